@@ -1,0 +1,113 @@
+"""The seam between a context's calls and the session that speaks with the meter.
+
+A context asks through ``Meter`` and answers with ``Answer``; it never sees bytes, lines or clocks. Addresses and
+group texts are those of LIS-200 (fact sheet sections 2 and 3). Refusals of the meter arrive as
+``protocol.iec62056.MeterRefusal`` and may be handled (``#0103``: empty range) or left to end the run.
+"""
+
+import dataclasses
+import datetime as dt
+import decimal
+import zoneinfo
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Value:
+    """One value of the answer. ``timestamp`` is aware UTC, or None if the meter gave no time for it."""
+
+    series: str
+    value: decimal.Decimal
+    unit: str = ""
+    timestamp: dt.datetime | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """One event that the meter logged: its own code (``0x8103``), and what we know of its meaning."""
+
+    timestamp: dt.datetime
+    code: str
+    title: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """Which rows of an archive the gateway has stored without a gap: times in UTC, by the archive's own number."""
+
+    start: dt.datetime
+    through: dt.datetime
+    through_number: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call brought: values, events, a result for people (``set_time``), and what is held of an archive now."""
+
+    values: Sequence[Value] = ()
+    events: Sequence[LoggedEvent] = ()
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    archive: int | None = None
+    held: Held | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns of one archive: the meter's own attributes 4 (sources), 2 (names), 3 (units), as delivered.
+
+    ``sources`` are normalised addresses such as ``2:300`` (empty for a column without one).
+    """
+
+    sources: tuple[str, ...]
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moment:
+    """When a call runs: ``now`` is the gateway's UTC; ``reference`` the instant that relative ranges count from.
+
+    For a scheduled run the reference is its tick, so that neither the run offset nor a late start moves the range;
+    for a coalesced run ``since`` is the oldest tick that was missed. ``clock_believed`` guards writes of time.
+    """
+
+    now: dt.datetime
+    reference: dt.datetime
+    since: dt.datetime | None = None
+    clock_believed: bool = True
+
+
+class Meter(Protocol):
+    """One open session with one meter, as a context sees it."""
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The time zone that the meter's clock and archives are in."""
+
+    @property
+    def mappings(self) -> Mapping[tuple[int, str], str]:
+        """Other series names for (archive, source address); archive 0 stands for single reads and totals."""
+
+    async def read(self, address: str) -> list[str]:
+        """Read one object (R1) and return the texts of its groups, e.g. ``["20.16*{C"]``."""
+
+    async def write(self, address: str, value: str) -> None:
+        """Write one object (W1); a refusal is raised."""
+
+    async def layout(self, archive: int) -> Layout:
+        """Return the archive's columns; read once per meter, then remembered."""
+
+    def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
+        """Read an archive (R3) oldest first, block by block; each row is the list of its group texts.
+
+        ``position`` is the column that ``start`` and ``end`` (meter's notation, inclusive, empty = open) are compared
+        with. The line may be lent to an on-demand command between two blocks; the readout goes on after its last row.
+        """
+
+    def held(self, archive: int) -> Held | None:
+        """Return what the gateway already holds of this archive."""
+
+    async def now(self) -> dt.datetime:
+        """Return the gateway's UTC at this instant (a session may take long)."""

@@ -1,0 +1,72 @@
+"""On-demand commands and what becomes of them.
+
+A command names the store it is for: an agent that has lost its store cannot know whether it ran the command before,
+so it refuses, and the hub reports the command as interrupted rather than let it run twice. A command that comes over
+MQTT from a caller (direct invocation) may leave the store out; then its id is remembered like any other.
+"""
+
+import uuid
+from typing import Annotated, Any
+
+import msgspec
+
+from protocol.readings import NewMeterReading
+from protocol.wire import Instant, Sequence, StoreId, Text
+
+ACCEPTED = "accepted"
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+REFUSED = "refused"
+EXPIRED = "expired"
+CANCELLED = "cancelled"
+INTERRUPTED = "interrupted"
+
+FINAL_STATES = frozenset({DONE, FAILED, REFUSED, EXPIRED, CANCELLED, INTERRUPTED})
+"""Every command ends in exactly one of these."""
+
+MAX_COMMAND_SECONDS = 7 * 86400
+"""The longest life a command may ask for, its delay included."""
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True):
+    """Run one call on one meter now (or after ``delay_seconds``), unless it is older than ``ttl_seconds``.
+
+    The meter is named by ``device`` (UUID), or by ``meter`` (its name in the plan) when device is None.
+    ``expires`` is ``issued`` plus ``ttl_seconds`` by the sender's clock; an agent whose own clock is not believed
+    counts ``ttl_seconds`` from the arrival on its monotonic clock instead.
+    With ``cancels`` set the command asks for the end of that other command, and nothing else counts.
+    """
+
+    id: uuid.UUID
+    gateway: str
+    context: str
+    call: str
+    kwargs: dict[str, Any]
+    issued: Instant
+    ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_SECONDS)]
+    device: uuid.UUID | None = None
+    meter: str = ""
+    delay_seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_COMMAND_SECONDS)] = 0
+    store: StoreId | None = None
+    cancels: uuid.UUID | None = None
+
+
+class CommandUpdate(msgspec.Struct, frozen=True, array_like=True, tag="command"):
+    """One step in the life of a command; a lower (session, sequence) never overwrites a higher one.
+
+    ``origin`` is ``hub`` or the caller's name, ``command`` the whole command when the hub may not know it yet
+    (direct invocation), ``cause`` the first cause of an end that is not ``done``, ``readings`` the result.
+    """
+
+    id: uuid.UUID
+    command_id: uuid.UUID
+    state: str
+    at: Instant
+    session: Sequence
+    sequence: Sequence
+    origin: str = "hub"
+    cause: Text = ""
+    readings: list[NewMeterReading] = []
+    result: dict[str, Any] = {}
+    command: Command | None = None

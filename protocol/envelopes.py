@@ -1,0 +1,93 @@
+"""Signed envelopes: who says it, the bytes that were said, and the proof.
+
+The body is signed as it is and never encoded again. The signature covers the topic as well, so that a message which
+is moved to another topic (another gateway, another channel) no longer verifies:
+``signature = Ed25519(b"metergate/1\\0" + topic + b"\\0" + body)``.
+
+Keys are raw Ed25519 keys: 32 bytes public, 32 bytes private seed. The public key itself is the key id; people compare
+its fingerprint. Without enrolment the first key seen is trusted and pinned: the pinning is the caller's affair.
+"""
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode, encode
+
+DOMAIN = b"metergate/1\0"
+ENVELOPE_BYTES = 112
+"""More than an envelope adds to its body (key 34, signature 66, array and body headers)."""
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True):
+    """Key id, body, signature: the payload of every message."""
+
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    body: bytes
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class ForgedError(ContractError):
+    """The envelope's signature does not fit its key, topic and body."""
+
+
+class SigningKey:
+    """A private Ed25519 key that signs bodies for topics. Its seed appears in no repr and no message."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+        self.seed = seed
+        self.public = self._key.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> "SigningKey":
+        """Make a new key from the system's random source."""
+        return cls(ed25519.Ed25519PrivateKey.generate().private_bytes_raw())
+
+    def seal(self, topic: str, body: bytes) -> bytes:
+        """Sign the body for the topic and encode the envelope.
+
+        Raises:
+            ContractError: when the message would be larger than MAX_MESSAGE_BYTES.
+        """
+        if len(body) + ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
+            raise ContractError(f"a message of {len(body)} bytes is larger than {MAX_MESSAGE_BYTES}")
+        signature = self._key.sign(signed_bytes(topic, body))
+        return encode(Signed(self.public, body, signature))
+
+    def __repr__(self) -> str:
+        """Show the public half only."""
+        return f"SigningKey({fingerprint(self.public)})"
+
+
+def signed_bytes(topic: str, body: bytes) -> bytes:
+    """Return the bytes that the signature covers."""
+    return DOMAIN + topic.encode() + b"\0" + body
+
+
+def open_envelope(topic: str, payload: bytes) -> Signed:
+    """Decode an envelope and verify it against the key that it names. Whether that key is trusted is not judged here.
+
+    Raises:
+        ForgedError: when the signature is wrong.
+        ContractError: when the payload is no envelope, or too large.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ContractError(f"a message of {len(payload)} bytes is larger than {MAX_MESSAGE_BYTES}")
+    signed = decode(payload, Signed)
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(signed.key).verify(
+            signed.signature, signed_bytes(topic, signed.body)
+        )
+    except InvalidSignature:
+        raise ForgedError(f"the message on {topic} is not signed by {fingerprint(signed.key)}") from None
+    return signed
+
+
+def fingerprint(public: bytes) -> str:
+    """Return what people compare: the first 32 hex digits of SHA-256 over the public key, in groups of four."""
+    digits = hashlib.sha256(public).hexdigest()[:32]
+    return "-".join(digits[i : i + 4] for i in range(0, 32, 4))

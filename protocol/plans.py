@@ -1,0 +1,197 @@
+"""The plan: everything that one gateway should run, as one whole, retained document.
+
+A plan is judged item by item: a line, device, task or caller that this agent cannot understand becomes a problem in
+``PlanApplied`` and is left out; the rest runs. On the wire a plan is zlib-compressed MessagePack.
+"""
+
+import datetime as dt
+import hashlib
+import uuid
+import zlib
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from protocol.wire import ContractError, Instant, MeterName, Name, Text, decode, encode
+
+MAX_PLAN_BYTES = 4 * 1024 * 1024
+"""Bound on the decompressed document, so that a small message cannot fill a small gateway's memory."""
+
+PARITIES = ("auto", "even", "none")
+MISSED_POLICIES = ("default", "skip", "latest", "each")
+"""What to do with runs that could not start in time; ``default`` coalesces archive reads into one."""
+
+Rate = Annotated[int, msgspec.Meta(ge=50, le=4_000_000)]
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """One serial port or TCP endpoint: ``/dev/serial/by-id/...`` or ``socket://host:port``.
+
+    ``rate`` is the opening rate in baud; ``fixed_rate`` means that it is never changed (wired ports, TCP).
+    ``parity`` is ``auto``, ``even`` or ``none`` and is made in the protocol core; ports are opened 8N1.
+    """
+
+    id: uuid.UUID
+    name: Name
+    endpoint: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    rate: Rate = 300
+    fixed_rate: bool = False
+    parity: str = "auto"
+    wake_up: bool = False
+    echo: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no agent can do."""
+        if self.parity not in PARITIES:
+            raise ContractError(f"parity {self.parity!r} is none of {', '.join(PARITIES)}")
+
+
+class SeriesMapping(msgspec.Struct, frozen=True, array_like=True):
+    """Gives a quantity another series name, such as an OBIS code.
+
+    ``archive`` 0 stands for a single read and for totals; ``source`` is the LIS-200 address, e.g. ``2:300``.
+    """
+
+    archive: int
+    source: str
+    series: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
+
+
+class Device(msgspec.Struct, frozen=True, array_like=True):
+    """A meter device as the gateway needs it; ``tasks`` has each task once, however it reached the meter."""
+
+    id: uuid.UUID
+    name: MeterName
+    line: uuid.UUID
+    timezone: str
+    address: str = ""
+    serial: str | None = None
+    tasks: list[uuid.UUID] = []
+    mappings: list[SeriesMapping] = []
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """How and when to poll. Schedule, context, call and policy are text: what is unknown is left out, not fatal."""
+
+    id: uuid.UUID
+    name: Name
+    schedule: str
+    run_offset_seconds: int
+    context: str
+    call: str
+    kwargs: dict[str, Any] = {}
+    missed: str = "default"
+
+
+class CallerGrant(msgspec.Struct, frozen=True, array_like=True):
+    """Who may invoke calls on this gateway over MQTT: ``allowed`` has ``context.call`` or ``context.*``."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    allowed: list[str]
+    expires: Instant | None = None
+
+    def allows(self, context: str, call: str) -> bool:
+        """Whether the grant covers the call."""
+        return f"{context}.{call}" in self.allowed or f"{context}.*" in self.allowed
+
+
+class GatewayPlan(msgspec.Struct, frozen=True, array_like=True):
+    """The whole document. The items stay raw until ``read_plan`` judges each of them."""
+
+    gateway: str
+    revision: int
+    issued: Instant
+    lines: list[msgspec.Raw] = []
+    devices: list[msgspec.Raw] = []
+    tasks: list[msgspec.Raw] = []
+    callers: list[msgspec.Raw] = []
+
+
+class Problem(msgspec.Struct, frozen=True, array_like=True):
+    """One item of a plan that is not run, and why. ``kind`` is line, device, task or caller."""
+
+    kind: str
+    item: str
+    text: Text
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A plan as decoded: what can run, and the problems of the rest. Not a wire struct."""
+
+    gateway: str
+    revision: int
+    issued: dt.datetime
+    digest: bytes
+    lines: dict[uuid.UUID, Line]
+    devices: dict[uuid.UUID, Device]
+    tasks: dict[uuid.UUID, Task]
+    callers: dict[str, CallerGrant]
+    problems: list[Problem]
+
+
+_Item = TypeVar("_Item", Line, Device, Task, CallerGrant)
+
+
+def render_plan(  # noqa: PLR0913 - one argument per list of the document
+    gateway: str,
+    revision: int,
+    issued: dt.datetime,
+    *,
+    lines: list[Line],
+    devices: list[Device],
+    tasks: list[Task],
+    callers: list[CallerGrant],
+) -> bytes:
+    """Render the compressed document that goes, signed, on the channel ``plan``."""
+
+    def raw(items: list[Any]) -> list[msgspec.Raw]:
+        return [msgspec.Raw(encode(item)) for item in items]
+
+    plan = GatewayPlan(gateway, revision, issued, raw(lines), raw(devices), raw(tasks), raw(callers))
+    return zlib.compress(encode(plan), 9)
+
+
+def plan_digest(body: bytes) -> bytes:
+    """The digest of a rendered plan that PlanApplied and Online repeat: 16 bytes of SHA-256."""
+    return hashlib.sha256(body).digest()[:16]
+
+
+def read_plan(body: bytes) -> Plan:
+    """Decompress and decode a plan, item by item.
+
+    Raises:
+        ContractError: when the document as a whole cannot be read, or is larger than MAX_PLAN_BYTES.
+    """
+    engine = zlib.decompressobj()
+    try:
+        document = engine.decompress(body, MAX_PLAN_BYTES + 1)
+    except zlib.error as error:
+        raise ContractError(f"the plan cannot be decompressed: {error}") from error
+    if len(document) > MAX_PLAN_BYTES:
+        raise ContractError(f"the plan is larger than {MAX_PLAN_BYTES} bytes when decompressed")
+    if not engine.eof:
+        raise ContractError("the plan is cut short")
+    plan = decode(document, GatewayPlan)
+    problems: list[Problem] = []
+
+    def judged(kind: str, raw: list[msgspec.Raw], item_type: type[_Item]) -> list[_Item]:
+        items = []
+        for position, data in enumerate(raw):
+            try:
+                items.append(decode(data, item_type))
+            except ContractError as error:
+                problems.append(Problem(kind, f"#{position}", str(error)))
+        return items
+
+    return Plan(
+        gateway=plan.gateway,
+        revision=plan.revision,
+        issued=plan.issued,
+        digest=plan_digest(body),
+        lines={line.id: line for line in judged("line", plan.lines, Line)},
+        devices={device.id: device for device in judged("device", plan.devices, Device)},
+        tasks={task.id: task for task in judged("task", plan.tasks, Task)},
+        callers={caller.name: caller for caller in judged("caller", plan.callers, CallerGrant)},
+        problems=problems,
+    )

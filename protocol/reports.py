@@ -1,0 +1,173 @@
+"""What a gateway says besides readings, what the hub answers, and the life sign that ties both to a session.
+
+Rows on the channel ``report`` are one of RunReport, CommandUpdate, PlanApplied, MeterSystemEvent and LossRecord,
+told apart by the tag in their first element; a row with an unknown tag costs that row only.
+"""
+
+import uuid
+from typing import Annotated
+
+import msgspec
+
+from protocol.commands import CommandUpdate
+from protocol.plans import Problem
+from protocol.readings import BatchName
+from protocol.wire import ContractError, Digest, Instant, Sequence, StoreId, Text, decode
+
+DONE = "done"
+FAILED = "failed"
+MISSED = "missed"
+WRONG_METER = "wrong_meter"
+REFUSED = "refused"
+CANCELLED = "cancelled"
+INTERRUPTED = "interrupted"
+
+STORED = "stored"
+"""Receipt outcome: the rows are committed in the hub's database (as reading, duplicate, revision or staged)."""
+
+QUARANTINED = "quarantined"
+"""Receipt outcome: the batch could not be read; its bytes are committed in the hub's quarantine."""
+
+
+class RunReport(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+    """One execution of one task or command on one meter, and its outcome.
+
+    ``tick`` is the due time without the offset (None for a command); ``cause`` says why it is not ``done``;
+    ``readings`` counts the rows stored with it, ``line_bytes`` what it moved on the line, both directions.
+    """
+
+    id: uuid.UUID
+    device: uuid.UUID
+    outcome: str
+    started: Instant | None
+    ended: Instant
+    task: uuid.UUID | None = None
+    command: uuid.UUID | None = None
+    tick: Instant | None = None
+    cause: Text = ""
+    readings: int = 0
+    line_bytes: int = 0
+
+
+class PlanApplied(msgspec.Struct, frozen=True, array_like=True, tag="plan"):
+    """The agent runs the plan of this revision, but for the items listed as problems."""
+
+    id: uuid.UUID
+    revision: int
+    digest: Digest
+    at: Instant
+    session: Sequence
+    sequence: Sequence
+    problems: list[Problem] = []
+
+
+class MeterSystemEvent(msgspec.Struct, frozen=True, array_like=True, tag="event"):
+    """Something that the meter logged: a code of its own with the meaning we know for it."""
+
+    id: uuid.UUID
+    device: uuid.UUID
+    meter: str
+    timestamp: Instant
+    code: str
+    title: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
+    content: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+    collected: Instant | None = None
+
+
+class LossRecord(msgspec.Struct, frozen=True, array_like=True, tag="loss"):
+    """Rows that had to go before they were delivered: never silently, always one of these."""
+
+    id: uuid.UUID
+    device: uuid.UUID | None
+    meter: str
+    series: str
+    start: Instant
+    end: Instant
+    count: int
+    reason: Text
+
+
+Report = RunReport | CommandUpdate | PlanApplied | MeterSystemEvent | LossRecord
+
+
+def decode_report(row: bytes | msgspec.Raw) -> Report:
+    """Decode one row of the channel ``report``.
+
+    Raises:
+        ContractError: when the row is none of the reports that this version knows.
+    """
+    try:
+        report: Report = msgspec.msgpack.decode(row, type=Report)
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise ContractError(f"not a report: {error}") from error
+    return report
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
+    """The hub's word that these batches of one channel are committed. ``hub_time`` lets the agent judge its clock."""
+
+    channel: str
+    names: list[BatchName]
+    hub_time: Instant
+    outcome: str = STORED
+
+
+class Resend(msgspec.Struct, frozen=True, array_like=True, tag="resend"):
+    """Send again from this sequence on whatever the store still holds, the receipted tail included."""
+
+    store: StoreId
+    channel: str
+    first: Sequence
+    hub_time: Instant
+
+
+def decode_receipt(body: bytes) -> Receipt | Resend:
+    """Decode a message of the channel ``receipt``.
+
+    Raises:
+        ContractError: when it is neither a receipt nor a resend.
+    """
+    try:
+        message: Receipt | Resend = msgspec.msgpack.decode(body, type=Receipt | Resend)
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise ContractError(f"not a receipt: {error}") from error
+    return message
+
+
+class Online(msgspec.Struct, frozen=True, array_like=True):
+    """The gateway's life sign, retained; with ``online`` false it is the will.
+
+    ``readings_through`` and ``reports_through`` are the highest sequences up to which every row has its receipt;
+    ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection.
+    """
+
+    gateway: str
+    online: bool
+    session: Sequence
+    store: StoreId
+    software: str
+    at: Instant
+    plan_revision: int = 0
+    plan_digest: bytes = b""
+    readings_through: Sequence = 0
+    reports_through: Sequence = 0
+    depth: int = 0
+    oldest: Instant | None = None
+    clock_believed: bool = True
+    status: Text = ""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """A relay has started: end your back-off, with jitter, and say that you are online."""
+
+    hub_time: Instant
+    relay: str = ""
+
+
+def decode_online(body: bytes) -> Online:
+    """Decode a life sign.
+
+    Raises:
+        ContractError: when it is not one.
+    """
+    return decode(body, Online)
