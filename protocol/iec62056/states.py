@@ -1,0 +1,146 @@
+"""When what may be said: the conversation of mode C as one table.
+
+Rule 1: everything that decides whether a telegram is legal is in this file.
+Rule 2: this file does not know which role we play, so that no other rules hold for us than for the other side.
+
+Theory of operation. A conversation has one state, which reader and meter each keep for themselves. Every telegram,
+sent or received, is a ``Kind``; ``TRANSITIONS[state, sender, kind]`` is the next state, and what is not in the table
+is not legal. A telegram that is damaged on the way leaves the two with different states for a moment; the table is
+made so that every ``Nak``, repeated command, ``Request`` or ``Break`` brings them together again.
+
+Nothing here waits: time-outs belong to drivers. Source: IEC 62056-21 6.4 and Annex A, LIS-200 fact sheet 1.3 to 1.8,
+2.1, 3.3.
+"""
+
+import enum
+from collections.abc import Iterator
+
+from protocol.iec62056.events import Role
+
+
+class State(enum.Enum):
+    """Where a conversation stands, and with that whose turn it is."""
+
+    IDLE = "idle, at the opening rate"
+    REQUESTED = "requested: the meter owes its identification"
+    IDENTIFIED = "identified: the reader owes an option select"
+    SELECTED = "programming mode selected: the meter owes its prompt"
+    READOUT = "readout selected: the meter owes the data message"
+    PROMPTED = "prompted: the reader commands"
+    READY = "ready: the reader commands"
+    READING = "reading: the meter owes a block"
+    HOLDING = "holding a partial block: the reader acknowledges it"
+    ANSWERED = "answered: the reader commands, or asks for the answer again"
+    WRITING = "writing: the meter owes an acknowledgement"
+    UNREADABLE = "a command was not readable: the meter owes a Nak or a refusal"
+
+
+class Kind(enum.Enum):
+    """The words of the table; what ``Connection`` sends and receives is one of these."""
+
+    WAKE_UP = "wake-up"
+    REQUEST = "request"
+    IDENTIFICATION = "identification"
+    PROGRAMMING = "option select, programming"
+    OTHER_MODE = "option select, any other mode"
+    PROMPT = "P0"
+    PASSWORD = "P1"  # noqa: S105 - the name of a command
+    READ = "R1"
+    READ_BLOCKS = "R3"
+    WRITE = "W1"
+    LAST_BLOCK = "last block"
+    PARTIAL_BLOCK = "partial block"
+    REFUSAL = "refusal"
+    ACK = "ACK"
+    NAK = "NAK"
+    BREAK = "break"
+    DAMAGED = "damaged or unknown telegram"
+
+
+Key = tuple[State, Role, Kind]
+
+_R, _M = Role.READER, Role.METER
+_COMMANDS = {
+    Kind.PASSWORD: State.WRITING,
+    Kind.WRITE: State.WRITING,
+    Kind.READ: State.READING,
+    Kind.READ_BLOCKS: State.READING,
+}
+_PROGRAMMING_MODE = (
+    State.PROMPTED,
+    State.READY,
+    State.READING,
+    State.HOLDING,
+    State.ANSWERED,
+    State.WRITING,
+    State.UNREADABLE,
+)
+
+
+def _everywhere() -> Iterator[tuple[Key, State]]:
+    """A request restarts and a break ends a conversation from any state; commands run anywhere in programming mode.
+
+    A command is also legal while an answer is owed: after a time-out the reader cannot know whether the meter heard
+    it. Such a command, or one instead of an acknowledgement, ends the answer before.
+    """
+    for state in State:
+        yield (state, _R, Kind.REQUEST), State.REQUESTED
+        yield (state, _R, Kind.BREAK), State.IDLE
+    for state in _PROGRAMMING_MODE:
+        yield (state, _R, Kind.DAMAGED), State.UNREADABLE
+        for kind, following in _COMMANDS.items():
+            yield (state, _R, kind), following
+
+
+TRANSITIONS: dict[Key, State] = {
+    **dict(_everywhere()),
+    # opening
+    (State.IDLE, _R, Kind.WAKE_UP): State.IDLE,
+    (State.REQUESTED, _R, Kind.WAKE_UP): State.IDLE,
+    (State.REQUESTED, _M, Kind.IDENTIFICATION): State.IDENTIFIED,
+    (State.IDENTIFIED, _R, Kind.PROGRAMMING): State.SELECTED,
+    (State.IDENTIFIED, _R, Kind.OTHER_MODE): State.READOUT,
+    (State.SELECTED, _M, Kind.PROMPT): State.PROMPTED,
+    (State.SELECTED, _R, Kind.NAK): State.SELECTED,
+    (State.PROMPTED, _R, Kind.NAK): State.SELECTED,
+    (State.READOUT, _M, Kind.LAST_BLOCK): State.IDLE,
+    # answers to reads
+    (State.READING, _M, Kind.LAST_BLOCK): State.ANSWERED,
+    (State.READING, _M, Kind.PARTIAL_BLOCK): State.HOLDING,
+    (State.READING, _M, Kind.REFUSAL): State.ANSWERED,
+    (State.READING, _M, Kind.NAK): State.READY,
+    (State.READING, _R, Kind.NAK): State.READING,
+    (State.HOLDING, _R, Kind.ACK): State.READING,
+    (State.HOLDING, _R, Kind.NAK): State.READING,
+    (State.ANSWERED, _R, Kind.ACK): State.ANSWERED,
+    (State.ANSWERED, _R, Kind.NAK): State.READING,
+    # answers to writes and passwords
+    (State.WRITING, _M, Kind.ACK): State.READY,
+    (State.WRITING, _M, Kind.NAK): State.READY,
+    (State.WRITING, _M, Kind.REFUSAL): State.ANSWERED,
+    (State.WRITING, _R, Kind.NAK): State.WRITING,
+    # a command that the meter could not read
+    (State.UNREADABLE, _M, Kind.NAK): State.READY,
+    (State.UNREADABLE, _M, Kind.REFUSAL): State.ANSWERED,
+    # nothing stands to be repeated
+    (State.READY, _R, Kind.ACK): State.READY,
+    (State.READY, _R, Kind.NAK): State.READY,
+    (State.UNREADABLE, _R, Kind.NAK): State.UNREADABLE,
+}
+"""``(state, sender, kind) -> next state``; a missing key is an illegal telegram."""
+
+SILENT: frozenset[Key] = frozenset(
+    {
+        (State.ANSWERED, _R, Kind.ACK),
+        (State.READY, _R, Kind.ACK),
+        (State.READY, _R, Kind.NAK),
+        (State.UNREADABLE, _R, Kind.NAK),
+    }
+)
+"""Legal, but nothing follows from it, so a meter's driver never hears of it (an Ack after the last block)."""
+
+UNHEARD: frozenset[State] = frozenset({State.IDLE, State.REQUESTED})
+"""Where a meter is not spoken to: illegal telegrams here are another conversation on the bus, not errors."""
+
+AWAITED_BY_READER: frozenset[State] = frozenset(state for state, sender, _ in TRANSITIONS if sender is _M)
+"""Where the meter owes something; elsewhere a reader takes every byte for noise."""
