@@ -133,7 +133,7 @@ class Plan(msgspec.Struct, frozen=True):
 _Item = TypeVar("_Item", Line, Device, Task, CallerGrant)
 
 
-def render_plan(  # noqa: PLR0913 - one argument per list of the document
+def render_plan(
     gateway: str,
     revision: int,
     issued: dt.datetime,

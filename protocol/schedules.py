@@ -84,9 +84,7 @@ def check_offset(schedule: str, run_offset_seconds: int) -> int:
     """
     limit = OFFSET_LIMITS[check_schedule(schedule)]
     if not 0 <= run_offset_seconds <= limit:
-        raise ContractError(
-            f"run_offset_seconds is {run_offset_seconds}; for {schedule} it must lie within 0..{limit}"
-        )
+        raise ContractError(f"run_offset_seconds is {run_offset_seconds}; for {schedule} it must lie within 0..{limit}")
     return run_offset_seconds
 
 
