@@ -246,9 +246,7 @@ class Nak:
     """A meter: the command was damaged or broke the protocol. A reader: send this block again."""
 
 
-ReaderEvent = (
-    WakeUp | Request | OptionSelect | Password | ReadCommand | ReadBlocks | WriteCommand | Ack | Nak | Break
-)
+ReaderEvent = WakeUp | Request | OptionSelect | Password | ReadCommand | ReadBlocks | WriteCommand | Ack | Nak | Break
 MeterEvent = Identification | Prompt | Data | Refusal | Ack | Nak
 Event = ReaderEvent | MeterEvent
 Effect = Pause | SwitchRate

@@ -6,6 +6,7 @@ LIS-200 fact sheet 2.2, 2.3, 3.1, 3.3.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -27,11 +28,13 @@ _ADDRESS = re.compile(
     r"(?:_(?P<sub>[0-9A-Fa-f]+))?(?:\.(?P<attribute>[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?))?"
 )
 _GROUP = re.compile(r"\(([^()]*)\)")
-_ROW = re.compile(r"[^()]*(?:\([^()]*\)\s*)+")
+_ROW = re.compile(r"(?P<address>[^()]*)(?P<groups>(?:\([^()]*\)[ \x00\x7f\xff]*)+)")
 _NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?", re.ASCII)
 _DATETIME = re.compile(r"(\d{4})-(\d\d)-(\d\d), ?(\d\d):(\d\d):(\d\d)", re.ASCII)
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9A-Fa-f]{2}))")
-_UNITS = {"{C": "°C", "{F": "°F", "{K": "K", "m3|h": "m3/h", "m3:h": "m3/h"}
+_EVENT_CODE = re.compile(r"0x([0-9A-Fa-f]{1,4})")
+_LINE_BREAK = re.compile(r"\r?\n|\r")
+_UNIT_CHARACTERS = str.maketrans({"{": "°", "|": "/", ":": "/"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,41 @@ def matches(asked: str, echoed: str) -> bool:
         return False
 
 
+def parse_groups(text: str) -> Row:
+    """The texts in brackets of an answer that is one row, with or without an address in front."""
+    rows = parse_rows(text)
+    if len(rows) != 1:
+        raise UnreadableValue(text, "one row of groups in brackets")
+    return rows[0]
+
+
+def parse_rows(text: str) -> tuple[Row, ...]:
+    """The rows of one block: CR LF between them and none after the last, blanks at their ends tolerated.
+
+    Rows never cross blocks, so the rows of an archive are those of its blocks one after the other; joining the *texts*
+    of blocks would melt two rows into one. Source: LIS-200 fact sheet 3.3.
+    """
+    lines = (line.strip(" \x00\x7f\xff") for line in _LINE_BREAK.split(text))
+    return tuple(_row(line) for line in lines if line)
+
+
+def join_blocks(texts: Iterable[str]) -> tuple[Row, ...]:
+    """The rows of an archive that came in several blocks."""
+    return tuple(row for text in texts for row in parse_rows(text))
+
+
+def format_rows(rows: Iterable[Iterable[str]]) -> str:
+    """The text of one block: the inverse of ``parse_rows``."""
+    return "\r\n".join("".join(f"({group})" for group in row) for row in rows)
+
+
+def _row(line: str) -> Row:
+    found = _ROW.fullmatch(line)
+    if found is None:
+        raise UnreadableValue(line, "a row of groups in brackets")
+    return tuple(_GROUP.findall(found["groups"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """One group: its text without the unit, and the unit normalised (empty: none)."""
@@ -94,3 +132,148 @@ class Value:
     def number(self) -> Decimal:
         """The exact number; raises UnreadableValue if the text is none."""
         return parse_decimal(self.text)
+
+
+def parse_value(group: str) -> Value:
+    """``20.16*{C`` -> text ``20.16``, unit ``°C``. Source: LIS-200 fact sheet 2.3."""
+    text, star, unit = group.partition("*")
+    if not star or not text.strip():  # a hidden code is logged as ***
+        return Value(decode_text(group))
+    return Value(decode_text(text), normalise_unit(unit))
+
+
+def parse_decimal(text: str) -> Decimal:
+    """The exact number in ``text``, every digit kept (``000144076.2083`` is 144076.2083).
+
+    Raises UnreadableValue for everything that is not sign, digits and point, so also for NaN and exponents, and beyond
+    38 digits or 18 decimals.
+    """
+    stripped = text.strip()
+    found = _NUMBER.fullmatch(stripped)
+    if found is None or not (found[2] or found[3]):
+        raise UnreadableValue(text, "a decimal number")
+    decimals = found[3] or ""
+    if len((found[2] + decimals).lstrip("0")) > MAX_DIGITS or len(decimals) > MAX_EXPONENT:
+        raise UnreadableValue(text, f"a number of at most {MAX_DIGITS} digits, {MAX_EXPONENT} after the point")
+    return Decimal(stripped)
+
+
+def normalise_unit(unit: str) -> str:
+    """``{C`` -> ``°C``, ``m3|h`` and ``m3:h`` -> ``m3/h``, `` bar`` -> ``bar``. Source: LIS-200 fact sheet 2.3."""
+    return decode_text(unit).strip().translate(_UNIT_CHARACTERS)
+
+
+def decode_text(text: str) -> str:
+    r"""Undo the escapes ``\xHH`` and ``\\`` (read as ISO 8859-1). Source: LIS-200 fact sheet 2.3."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", text)
+
+
+def encode_text(text: str) -> str:
+    r"""Escape what is not 7-bit as ``\xHH`` and the backslash as ``\\``: the inverse of ``decode_text``.
+
+    Raises UnreadableValue for characters outside ISO 8859-1, which no escape can name.
+    """
+    if any(ord(character) > 0xFF for character in text):  # noqa: PLR2004 - the last code of ISO 8859-1
+        raise UnreadableValue(text, "a text in ISO 8859-1")
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    return character if " " <= character <= "~" else f"\\x{ord(character):02X}"
+
+
+def parse_datetime(text: str) -> datetime:
+    """``YYYY-MM-DD,HH:MM:SS`` in the meter's local time, as a naive ``datetime``; a blank may follow the comma."""
+    found = _DATETIME.fullmatch(text.strip())
+    try:
+        if found is not None:
+            year, month, day, hour, minute, second = map(int, found.groups())
+            return datetime(year, month, day, hour, minute, second)  # noqa: DTZ001 - the meter knows no zone
+    except ValueError as error:
+        raise UnreadableValue(text, "an existing date and time") from error
+    raise UnreadableValue(text, "a date and time YYYY-MM-DD,HH:MM:SS")
+
+
+def format_datetime(moment: datetime) -> str:
+    """``moment``, meter-local, as the meter reads it: whole seconds, no zone."""
+    return moment.strftime("%Y-%m-%d,%H:%M:%S").rjust(19, "0")
+
+
+def parse_status(text: str) -> tuple[int, ...]:
+    """The message numbers of a status list: ``13;15`` -> (13, 15); ``0`` is none. Source: LIS-200 fact sheet 2.3."""
+    try:
+        numbers = tuple(_message_number(part) for part in text.split(";") if part.strip())
+    except ValueError as error:
+        raise UnreadableValue(text, "a list of message numbers such as 13;15") from error
+    return tuple(number for number in numbers if number)
+
+
+def format_status(messages: Iterable[int]) -> str:
+    """The inverse of ``parse_status``."""
+    return ";".join(map(str, messages)) or "0"
+
+
+def _message_number(part: str) -> int:
+    stripped = part.strip()
+    if not (stripped.isascii() and stripped.isdigit() and len(stripped) <= 3):  # noqa: PLR2004 - 16 messages exist
+        raise ValueError(part)
+    return int(stripped)
+
+
+def parse_event_code(text: str) -> int:
+    """The number of an event column: ``0x8103``. Source: LIS-200 fact sheet 5.3."""
+    found = _EVENT_CODE.fullmatch(text.strip())
+    if found is None:
+        raise UnreadableValue(text, "an event code such as 0x8103")
+    return int(found[1], 16)
+
+
+Bound = datetime | int | str | None
+"""A limit of an archive range: a time, a row number, a text as the meter writes it, or None for open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveRange:
+    """The argument of an archive command as the meter gets it; empty texts are open. LIS-200 fact sheet 3.1."""
+
+    position: int | None = None
+    start: str = ""
+    end: str = ""
+    rows: int | None = None
+
+    @classmethod
+    def parse(cls, argument: str) -> "ArchiveRange":
+        """Read ``position;from;to;rows``, also with fewer parts; ``1`` alone (as in ``V.2(1)``) is everything."""
+        parts = [part.strip() for part in argument.split(";")]
+        if len(parts) == 1:
+            return cls()
+        if len(parts) > 4:  # noqa: PLR2004 - the four named above
+            raise UnreadableValue(argument, "position;from;to;rows")
+        position, start, end, rows = (*parts, "", "", "")[:4]
+        try:
+            return cls(int(position) if position else None, start, end, int(rows) if rows else None)
+        except ValueError as error:
+            raise UnreadableValue(argument, "position;from;to;rows") from error
+
+
+def archive_address(number: int, attribute: str = VALUE) -> str:
+    """``3:V.0`` for the rows of archive 3, ``3:V.2`` for its column names. Source: LIS-200 fact sheet 3.1, 3.2."""
+    return f"{number}:V.{attribute}"
+
+
+def archive_argument(
+    position: int | None = None, start: Bound = None, end: Bound = None, rows: int | None = None
+) -> str:
+    """``position;from;to;rows``: the column that is compared (3 is time on EK and DL), limits inclusive.
+
+    ``rows`` is the number of rows per partial block, 1 to 999. Source: LIS-200 fact sheet 3.1.
+    """
+    return f"{'' if position is None else position};{_bound(start)};{_bound(end)};{'' if rows is None else rows}"
+
+
+def _bound(bound: Bound) -> str:
+    if bound is None:
+        return ""
+    return format_datetime(bound) if isinstance(bound, datetime) else str(bound)
