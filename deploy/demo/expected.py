@@ -70,88 +70,81 @@ def instant(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
 
 
-def compare(
-    tasks: Iterable[ArchiveTask | SingleTask],
-    truth: Iterable[dict[str, Any]],
-    readings: Iterable[dict[str, Any]],
-    meters: dict[str, str],
-) -> Comparison:
-    """Compare the hub's readings (meter, series, timestamp, value) with the truth; ``meters`` maps serial to name."""
-    rows: dict[Key, decimal.Decimal] = {}
-    singles: dict[tuple[str, str], list[decimal.Decimal]] = defaultdict(list)
-    archives: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for line in truth:
-        name = meters[line["serial"]]
-        if "single" in line:
-            singles[name, line["single"]].append(decimal.Decimal(line["value"]))
-            continue
-        archives[name, line["archive"]].append(line)
-        for source, value in line["values"].items():
-            rows[name, series_of(source, line["archive"]), instant(line["timestamp"])] = decimal.Decimal(value)
+class Truth:
+    """What the simulated meters had: archive values by key, and the single values that they served."""
 
+    def __init__(self, lines: Iterable[dict[str, Any]], meters: dict[str, str]) -> None:
+        """Take the lines of the truth files apart; ``meters`` maps serial numbers to the hub's names."""
+        self.rows: dict[Key, decimal.Decimal] = {}
+        self.archives: dict[tuple[str, int], list[Key]] = defaultdict(list)
+        self.singles: dict[tuple[str, str], list[decimal.Decimal]] = defaultdict(list)
+        for line in lines:
+            name = meters[line["serial"]]
+            if "single" in line:
+                self.singles[name, line["single"]].append(decimal.Decimal(line["value"]))
+                continue
+            for source, value in line["values"].items():
+                key = (name, series_of(source, line["archive"]), instant(line["timestamp"]))
+                self.rows[key] = decimal.Decimal(value)
+                self.archives[name, line["archive"]].append(key)
+
+    def wanted(self, task: ArchiveTask) -> set[Key]:
+        """Return the keys of all values that the task had to bring."""
+        return {key for key in self.archives[task.meter, task.archive] if task.start <= key[2] <= task.end}
+
+
+def compare(tasks: Iterable[ArchiveTask | SingleTask], truth: Truth, readings: Iterable[dict[str, Any]]) -> Comparison:
+    """Compare the hub's readings (meter, series, timestamp, value) with the truth."""
     figures = Comparison()
     stored: dict[Key, decimal.Decimal] = {}
-    by_series: dict[tuple[str, str], list[tuple[dt.datetime, decimal.Decimal]]] = defaultdict(list)
-    for key, count in Counter((r["meter"], r["series"], instant(r["timestamp"])) for r in readings).items():
-        if count > 1:
-            figures.duplicates += count - 1
-            figures.complain(f"{count} times in the hub: {key}")
     for reading in readings:
-        when = instant(reading["timestamp"])
-        value = decimal.Decimal(reading["value"])
-        stored[reading["meter"], reading["series"], when] = value
-        by_series[reading["meter"], reading["series"]].append((when, value))
+        key = (reading["meter"], reading["series"], instant(reading["timestamp"]))
+        if key in stored:
+            figures.duplicates += 1
+            figures.complain(f"twice in the hub: {key}")
+        stored[key] = decimal.Decimal(reading["value"])
     figures.stored = len(stored)
 
     wanted: set[Key] = set()
-    single_tasks = set()
+    served: set[tuple[str, str]] = set()
     for task in tasks:
         if isinstance(task, SingleTask):
-            single_tasks.add((task.meter, task.address))
-            continue
-        for row in archives[task.meter, task.archive]:
-            when = instant(row["timestamp"])
-            if task.start <= when <= task.end:
-                wanted |= {(task.meter, series_of(source, task.archive), when) for source in row["values"]}
-    figures.expected = len(wanted)
+            served.add((task.meter, task.address))
+        else:
+            wanted |= truth.wanted(task)
+    figures.expected = len(wanted) + sum(len(truth.singles[meter_and_series]) for meter_and_series in served)
     for key in sorted(wanted - stored.keys()):
         figures.missing += 1
-        figures.complain(f"missing: {key} = {rows[key]}")
-
-    # A single read of a total shares its series with archive rows; what no archive row explains is a single value.
-    for task_key in single_tasks:
-        served = singles[task_key]
-        figures.expected += len(served)
-    compare_values(figures, rows, singles, single_tasks, by_series)
+        figures.complain(f"missing: {key} = {truth.rows[key]}")
+    left = judge_values(figures, truth, stored)
+    for meter_and_series in sorted(served):
+        figures.missing += left[meter_and_series].total()
+        if left[meter_and_series].total():
+            figures.complain(f"missing single values of {meter_and_series}: {left[meter_and_series]}")
     return figures
 
 
-def compare_values(
-    figures: Comparison,
-    rows: dict[Key, decimal.Decimal],
-    singles: dict[tuple[str, str], list[decimal.Decimal]],
-    single_tasks: set[tuple[str, str]],
-    by_series: dict[tuple[str, str], list[tuple[dt.datetime, decimal.Decimal]]],
-) -> None:
-    """Judge every stored value: equal to its archive row, or one of the single values that the meter served."""
-    for (meter, series), values in by_series.items():
-        left = Counter(singles[meter, series])
-        for when, value in sorted(values):
-            if (meter, series, when) in rows:
-                if rows[meter, series, when] != value:
-                    figures.wrong += 1
-                    figures.complain(f"wrong: {meter} {series} {when}: {value}, not {rows[meter, series, when]}")
-            elif left[value] > 0:
-                left[value] -= 1
-            else:
+def judge_values(
+    figures: Comparison, truth: Truth, stored: dict[Key, decimal.Decimal]
+) -> dict[tuple[str, str], Counter[decimal.Decimal]]:
+    """Judge every stored value: equal to its archive row, or one of the single values that the meter served.
+
+    A single read of a total shares its series with archive rows; what no archive row explains is a single value.
+    Returns the single values that were served and are not in the hub.
+    """
+    left = defaultdict(Counter, {key: Counter(values) for key, values in truth.singles.items()})
+    for (meter, series, when), value in sorted(stored.items()):
+        row = truth.rows.get((meter, series, when))
+        if row is not None:
+            if row != value:
                 figures.wrong += 1
-                figures.complain(f"no meter ever said: {meter} {series} {when} = {value}")
-        if (meter, series) in single_tasks:
-            figures.missing += left.total()
-            if left.total():
-                figures.complain(f"missing single values of {meter} {series}: {left.total()}")
-    for meter, series in single_tasks - by_series.keys():
-        figures.missing += len(singles[meter, series])
+                figures.complain(f"wrong: {meter} {series} {when}: {value}, not {row}")
+        elif left[meter, series][value] > 0:
+            left[meter, series][value] -= 1
+        else:
+            figures.wrong += 1
+            figures.complain(f"no meter ever said: {meter} {series} {when} = {value}")
+    return left
 
 
 def read_tasks(plan: dict[str, Any]) -> list[ArchiveTask | SingleTask]:
@@ -177,7 +170,7 @@ def main(arguments: list[str]) -> int:
     plan_path, readings_path, *truth_paths = (pathlib.Path(argument) for argument in arguments)
     plan = json.loads(plan_path.read_text(encoding="utf-8"))
     readings = json.loads(readings_path.read_text(encoding="utf-8"))
-    figures = compare(read_tasks(plan), read_truth(truth_paths), readings, plan["meters"])
+    figures = compare(read_tasks(plan), Truth(read_truth(truth_paths), plan["meters"]), readings)
     print(json.dumps(dataclasses.asdict(figures)))
     return 1 if figures.missing or figures.duplicates or figures.wrong else 0
 

@@ -116,9 +116,7 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
 
     units = {series: unit for place in METERS for series, unit in place.series}
     series_ids = {
-        name: str(
-            hub.post("/v1/metering/meter-reading-series", organization=organization, name=name, unit=unit)["id"]
-        )
+        name: str(hub.post("/v1/metering/meter-reading-series", organization=organization, name=name, unit=unit)["id"])
         for name, unit in units.items()
     }
     tasks = {}
@@ -132,9 +130,7 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
                 "read_archive_by_offset_seconds",
                 archive_kwargs(place),
             )
-    tasks["volume"] = create_task(
-        hub, organization, "Standard volume now", "read_single_value", {"address": "2:300"}
-    )
+    tasks["volume"] = create_task(hub, organization, "Standard volume now", "read_single_value", {"address": "2:300"})
     tasks["extra"] = create_task(hub, organization, "Temperature now", "read_single_value", {"address": "6:310_1"})
     group = hub.post(
         "/v1/metering/amr-task-groups/", organization=organization, name="Correctors", tasks=[tasks["volume"]]

@@ -1,0 +1,169 @@
+"""``python -m deploy.demo [--once]``: hub, two gateways and three meters on this machine.
+
+Without ``--once`` it goes on until Ctrl-C. With it, it tells the story once and prints one JSON object last; exit
+status 0 only if every expected reading is in the hub exactly once.
+"""
+
+import argparse
+import datetime as dt
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from deploy.demo import fleet as fleets
+from deploy.demo.expected import instant
+from deploy.demo.hub_client import RestError
+from deploy.demo.processes import Stage, StartError, quiet_interrupt
+from deploy.demo.story import (
+    QUARTER,
+    TICKS_BEFORE_EDIT,
+    TICKS_PER_TASK,
+    Screen,
+    ShownClock,
+    Story,
+    last_tick,
+)
+
+START = dt.datetime(2026, 3, 2, 5, 58, tzinfo=dt.UTC)
+RATE = 150.0
+MIN_EXPECTED = 500
+
+
+def main() -> int:
+    """Run the demo and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--once", action="store_true", help="tell the story once, within three minutes, and end")
+    parser.add_argument("--keep", metavar="DIR", type=pathlib.Path, help="keep databases, logs and truth in DIR")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="metergate-demo-") as temporary:
+        folder = arguments.keep or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        clock = ShownClock(START, RATE)
+        with Stage(folder, clock.environment()) as stage:
+            try:
+                return tell(Story(stage, clock, Screen(clock)), once=arguments.once)
+            except (StartError, RestError, subprocess.SubprocessError, OSError) as error:
+                print(f"the demo failed: {error}", file=sys.stderr)
+                return 1
+
+
+def tell(story: Story, *, once: bool) -> int:
+    """Tell the story: polling, a lost broker, two calls on demand, an edit, and more polling."""
+    story.open()
+    story.wait_settled(60)
+    story.first_tick = last_tick(story.clock.now()) + QUARTER
+    story.screen.say("both gateways have their plan and poll on their own from here on", loud=True)
+    story.poll_for(TICKS_BEFORE_EDIT)
+    command_ms = story.invoke_rest()
+    mqtt_ms = story.invoke_mqtt()
+    story.lose_broker()
+    story.wait_settled(60)
+    story.edit_group()
+    story.poll_for(TICKS_PER_TASK + 1)
+    if not once:
+        with quiet_interrupt():
+            story.screen.say("the story is told; the meters go on until Ctrl-C", loud=True)
+            while True:
+                story.poll_for(1)
+    return report(story, story.close_schedules(), {"command_ms": round(command_ms), "mqtt_command_ms": round(mqtt_ms)})
+
+
+def report(story: Story, last: dt.datetime, timings: dict[str, int]) -> int:
+    """Compare what arrived with what was there, and print the figures."""
+    figures: dict[str, Any] = {**compared(story, last), **scheduled(story, last), **timings}
+    for example in figures.pop("examples"):
+        story.screen.say(example)
+    kept = not (figures["missing"] or figures["duplicates"] or figures["wrong"] or figures["staged"])
+    shown = (
+        figures["expected"] >= MIN_EXPECTED
+        and figures["least_ticks_per_task"] >= TICKS_PER_TASK
+        and figures["missed_runs"] == 0
+        and figures["ticks_without_broker"] >= 1
+        and figures["ticks_after_edit"] >= 1
+    )
+    print(json.dumps(figures), flush=True)
+    return 0 if kept and shown else 1
+
+
+def compared(story: Story, last: dt.datetime) -> dict[str, Any]:
+    """Let the independent program compare the simulators' truth with the hub's readings."""
+    folder = story.stage.folder
+    first = story.first_tick - dt.timedelta(seconds=fleets.ARCHIVE_SPAN_SECONDS)
+    plan = {
+        "meters": {place.serial: place.name for place in fleets.METERS},
+        "archives": [
+            {"meter": place.name, "archive": place.archive, "start": first.isoformat(), "end": last.isoformat()}
+            for place in fleets.METERS
+        ],
+        "singles": [
+            {"meter": place.name, "address": address}
+            for place in fleets.METERS
+            if place.model != "DL220"
+            for address in ("2:300", "6:310_1")
+        ]
+        + [{"meter": "Heating plant", "address": address} for address in ("4:300", "4:302")],
+    }
+    series = {row["id"]: row["name"] for row in story.hub.all("/v1/metering/meter-reading-series")}
+    meters = {id_: name for name, id_ in story.fleet.devices.items()}
+    readings = []
+    revisions = 0
+    for row in story.hub.all("/v1/metering/meter-readings"):
+        readings.append({**row, "meter": meters[row["meter_device"]], "series": series[row["series"]]})
+        revisions += max(0, len(row.get("versions") or []) - 1)
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (folder / "readings.json").write_text(json.dumps(readings), encoding="utf-8")
+    truths = [str(story.truth(gateway)) for gateway in fleets.GATEWAYS]
+    answer = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "deploy.demo.expected",
+            str(folder / "plan.json"),
+            str(folder / "readings.json"),
+            *truths,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not answer.stdout:
+        raise StartError(f"the comparison failed: {answer.stderr}")
+    staged = story.hub.count("/v1/metering/staged-meter-readings")
+    return {**json.loads(answer.stdout), "revisions": revisions, "staged": staged}
+
+
+def scheduled(story: Story, last: dt.datetime) -> dict[str, int]:
+    """Count the runs, and the due runs (by the schedule alone) that did not take place."""
+    north = [place for place in fleets.METERS if place.model != "DL220"]
+    due = [(f"archive {place.archive}/{place.time_position}", place, story.first_tick) for place in fleets.METERS]
+    due += [("volume", place, story.first_tick) for place in north]
+    due += [("extra", place, story.edit_tick) for place in north]
+    missed = 0
+    least = sys.maxsize
+    for task, place, first in due:
+        done = story.runs.done[story.fleet.tasks[task], story.fleet.devices[place.name]]
+        wanted = {first + i * QUARTER for i in range((last - first) // QUARTER + 1)}
+        missed += len(wanted - done)
+        least = min(least, len(done))
+    away_from, away_until = story.away
+    return {
+        "scheduled_runs": sum(len(ticks) for ticks in story.runs.done.values()),
+        "missed_runs": missed,
+        "least_ticks_per_task": least,
+        "ticks_without_broker": sum(
+            any(away_from < instant(str(start)) < away_until for start in starts)
+            for starts in story.runs.started.values()
+        ),
+        "ticks_after_edit": min(
+            len(story.runs.done[story.fleet.tasks["extra"], story.fleet.devices[place.name]]) for place in north
+        ),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

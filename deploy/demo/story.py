@@ -1,0 +1,299 @@
+"""The course of the demo, step by step, and the figures at its end."""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from deploy.demo import fleet as fleets
+from deploy.demo.expected import instant
+from deploy.demo.hub_client import HubClient
+from deploy.demo.processes import Process, Stage, StartError, program
+
+QUARTER = dt.timedelta(minutes=15)
+TICKS_BEFORE_EDIT = 3
+TICKS_PER_TASK = 8
+
+
+class ShownClock:
+    """The clock that all processes of the demo share: ``rate`` seconds pass in every real one."""
+
+    def __init__(self, start: dt.datetime, rate: float) -> None:
+        self.start = start
+        self.anchor = time.time()
+        self.rate = rate
+
+    def now(self) -> dt.datetime:
+        """Return the instant that every process of the demo takes for now."""
+        return self.start + dt.timedelta(seconds=(time.time() - self.anchor) * self.rate)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that set the clock of a process."""
+        return {
+            "METERGATE_CLOCK": f"{self.start.isoformat()}@{self.anchor!r},{self.rate!r}",
+            "METERGATE_ENVIRONMENT": "demo",
+        }
+
+    def wait_until(self, when: dt.datetime, meanwhile: Callable[[], None]) -> None:
+        """Let time pass, looking at what happens about twice a second."""
+        while self.now() < when:
+            meanwhile()
+            time.sleep(max(0.0, min(0.5, (when - self.now()).total_seconds() / self.rate)))
+
+
+def last_tick(at: dt.datetime) -> dt.datetime:
+    """Return the quarter of an hour at or before the instant."""
+    return at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
+
+
+class Screen:
+    """What people see: one line per thing that happened, with the shown time in front."""
+
+    def __init__(self, clock: ShownClock) -> None:
+        self._clock = clock
+        self._colour = sys.stdout.isatty()
+
+    def say(self, text: str, *, loud: bool = False) -> None:
+        """Print one line."""
+        stamp = f"{self._clock.now():%H:%M:%S}"
+        if self._colour:
+            text = f"\x1b[1;36m{text}\x1b[0m" if loud else text
+            stamp = f"\x1b[2m{stamp}\x1b[0m"
+        print(f"{stamp}  {text}", flush=True)
+
+
+@dataclasses.dataclass
+class Runs:
+    """What the hub knows of runs: by (task, device) the ticks that were done."""
+
+    seen: set[str] = dataclasses.field(default_factory=set)
+    done: dict[tuple[str, str], set[dt.datetime]] = dataclasses.field(default_factory=lambda: defaultdict(set))
+    started: dict[dt.datetime, list[dt.datetime]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+
+
+class Story:
+    """One showing of the demo."""
+
+    def __init__(self, stage: Stage, clock: ShownClock, screen: Screen) -> None:
+        self.stage = stage
+        self.clock = clock
+        self.screen = screen
+        self.runs = Runs()
+        self.hub: HubClient
+        self.fleet: fleets.Fleet
+        self.mqtt = ""
+        self.names: dict[str, str] = {}
+        self.readings = 0
+        self.away = (clock.start, clock.start)
+        self.first_tick = clock.start
+        self.edit_tick = clock.start
+
+    # --- setting up -------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the hub, the meters and the gateways, and tell the hub about them."""
+        folder = self.stage.folder
+        hub = self.stage.start(
+            "hub",
+            ["metergate-hub", "run", "--data", str(folder / "hub"), "--port", "0", "--mqtt-port", "0"],
+            hello=True,
+        )
+        token = self.stage.run(["metergate-hub", "token", "create", "demo", "--data", str(folder / "hub")])
+        self.hub = HubClient(hub.hello["rest"], token.strip().splitlines()[-1])
+        self.mqtt = hub.hello["mqtt"]
+        self.screen.say(f"hub is up: REST {hub.hello['rest']}, MQTT {self.mqtt}", loud=True)
+        self.screen.say(f"try it:  curl -H 'Authorization: Token {token.strip().splitlines()[-1]}' \\")
+        self.screen.say(f"              {hub.hello['rest']}/v1/metering/meter-readings?limit=3")
+        endpoints = {gateway: self.start_line(gateway).hello["endpoint"] for gateway in fleets.GATEWAYS}
+        self.fleet = fleets.create_fleet(self.hub, endpoints)
+        self.names = {id_: name for group in (self.fleet.devices, self.fleet.tasks) for name, id_ in group.items()}
+        self.register_caller()
+        for gateway in fleets.GATEWAYS:
+            self.start_agent(gateway)
+
+    def start_line(self, gateway: str) -> Process:
+        """Start the simulated meters of one gateway's line on a pseudo-terminal."""
+        places = [place for place in fleets.METERS if place.gateway == gateway]
+        meters = [part for place in places for part in ("--meter", f"{place.address}:{place.serial}:{place.model}")]
+        process = self.stage.start(
+            f"line-{gateway}",
+            [
+                *("metergate-agent", "simulate", "--listen", "pty", *meters, "--seed", "7", "--interval", "15"),
+                *("--history", "2", "--timezone", fleets.ZONE, "--truth", str(self.truth(gateway))),
+            ],
+            hello=True,
+        )
+        what = " and ".join(f"{place.name} ({place.model}, no. {place.serial})" for place in places)
+        self.screen.say(f"line of gateway {gateway} at {process.hello['endpoint']}: {what}")
+        return process
+
+    def truth(self, gateway: str) -> pathlib.Path:
+        """Return where the simulator of a gateway's line writes the truth."""
+        return self.stage.folder / f"truth-{gateway}.jsonl"
+
+    def register_caller(self) -> None:
+        """Make a key for direct invocation over MQTT and let the hub grant it one call on one gateway."""
+        key = self.stage.folder / "caller.key"
+        public = self.stage.run(["metergate-agent", "invoke", "--new-key", str(key)]).split()[-1]
+        self.hub.post(
+            "/v1/callers/",
+            organization=self.fleet.organization,
+            gateway=self.fleet.gateways["north"],
+            name="field-laptop",
+            public_key=public,
+            allowed=["generic_lis200.read_single_value"],
+        )
+
+    def start_agent(self, gateway: str) -> None:
+        """Write the settings of one gateway and start its agent."""
+        folder = self.stage.folder / f"agent-{gateway}"
+        folder.mkdir()
+        settings = folder / "agent.toml"
+        settings.write_text(f'gateway = "{gateway}"\nbroker = "{self.mqtt}"\ndata = "{folder}"\n', encoding="utf-8")
+        self.stage.start(f"agent-{gateway}", ["metergate-agent", "run", "--config", str(settings)], hello=False)
+
+    # --- watching ---------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Show what has happened since the last look."""
+        for run in self.hub.all("/v1/runs/", ordering="-ended", since=self.oldest_wanted()):
+            if run["id"] in self.runs.seen:
+                continue
+            self.runs.seen.add(run["id"])
+            task = self.names.get(run["task"] or "", "on demand")
+            device = self.names.get(run["meter_device"], run["meter_device"])
+            if run["tick"] is not None and run["outcome"] == "done":
+                tick = instant(run["tick"])
+                self.runs.done[run["task"], run["meter_device"]].add(tick)
+                self.runs.started[tick].append(instant(run["started"]))
+            tick_text = f"tick {instant(run['tick']):%H:%M}" if run["tick"] else "now"
+            cause = f": {run['cause']}" if run["cause"] else ""
+            self.screen.say(
+                f"{device:<14} {task:<14} {tick_text:<11} {run['outcome']} ({run['readings']} readings){cause}"
+            )
+        readings = self.hub.count("/v1/metering/meter-readings")
+        if readings != self.readings:
+            self.screen.say(f"{'':14} {readings} readings in the hub (+{readings - self.readings})")
+            self.readings = readings
+
+    def oldest_wanted(self) -> str:
+        """Return an instant before which no run is new: late reports come within an hour of shown time."""
+        return (self.clock.now() - dt.timedelta(hours=3)).isoformat()
+
+    def gateways_settled(self) -> bool:
+        """Whether every gateway runs its newest plan and has nothing left to send."""
+        return all(
+            gateway["online"] and gateway["applied_revision"] == gateway["desired_revision"] and not gateway["depth"]
+            for gateway in self.hub.all("/v1/gateways/")
+        )
+
+    def wait_settled(self, seconds: float) -> None:
+        """Wait until the gateways have settled, looking meanwhile.
+
+        Raises:
+            StartError: when they do not settle in time.
+        """
+        until = time.monotonic() + seconds
+        while not self.gateways_settled():
+            if time.monotonic() > until:
+                states = json.dumps(list(self.hub.all("/v1/gateways/")), indent=1)
+                raise StartError(f"the gateways did not settle within {seconds:.0f} s: {states}")
+            self.look()
+            time.sleep(0.3)
+
+    def ticks_done(self, task: str) -> int:
+        """Return how many ticks this task has run at the meter where it ran least."""
+        return min((len(ticks) for (id_, _), ticks in self.runs.done.items() if id_ == task), default=0)
+
+    # --- the acts ---------------------------------------------------------------------------------------------
+
+    def poll_for(self, ticks: int) -> None:
+        """Let some quarters of an hour pass; end in the middle between two ticks."""
+        until = last_tick(self.clock.now()) + ticks * QUARTER + QUARTER / 2
+        self.clock.wait_until(until, self.look)
+
+    def lose_broker(self) -> None:
+        """Kill the embedded broker, and again whenever it comes back, until a tick has passed without it."""
+        self.screen.say("the broker is killed (SIGKILL); its memory is gone", loud=True)
+        begun = self.clock.now()
+        until = last_tick(begun) + QUARTER + QUARTER / 2
+        pid_file = self.stage.folder / "hub" / "broker.pid"
+        while self.clock.now() < until:
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(pid_file.read_text(encoding="utf-8")), signal.SIGKILL)
+            time.sleep(0.1)
+        self.away = (begun, self.clock.now())
+        self.screen.say("the broker may come back, with nothing in it", loud=True)
+
+    def edit_group(self) -> None:
+        """Add a task to the group and wait until the gateway runs it."""
+        self.screen.say("the task group gets one more task: temperature", loud=True)
+        tasks = [self.fleet.tasks["volume"], self.fleet.tasks["extra"]]
+        self.hub.patch(f"/v1/metering/amr-task-groups/{self.fleet.group}", tasks=tasks)
+        self.wait_settled(30)
+        self.edit_tick = last_tick(self.clock.now()) + QUARTER
+        self.screen.say("the gateways have applied the edited plan", loud=True)
+
+    def invoke_rest(self) -> float:
+        """Read one value on demand through REST and return how many milliseconds that took."""
+        begun = time.monotonic()
+        command = self.hub.post(
+            "/v1/metering/amr-tasks/invoke",
+            meter_device=self.fleet.devices["Heating plant"],
+            meter_execution_type="generic_lis200",
+            task_call="read_single_value",
+            task_kwargs={"address": "4:300"},
+            run_offset_seconds=0,
+            ttl_seconds=86400,
+        )
+        ended = self.hub.get(f"/v1/commands/{command['command']}", wait=30)
+        taken = (time.monotonic() - begun) * 1000
+        self.screen.say(
+            f"on demand through REST: 4:300 of Heating plant, {ended['state']} in {taken:.0f} ms", loud=True
+        )
+        if ended["state"] != "done":
+            raise StartError(f"the command ended as {ended['state']}: {ended.get('cause')}")
+        return taken
+
+    def invoke_mqtt(self) -> float:
+        """Read one value over MQTT, without the hub's help, and return the milliseconds it took."""
+        begun = time.monotonic()
+        answer = subprocess.run(
+            [
+                *(program("metergate-agent"), "invoke", "--broker", self.mqtt, "--caller", "field-laptop"),
+                *("--key-file", str(self.stage.folder / "caller.key"), "north", "Heating plant", "generic_lis200"),
+                *("read_single_value", "address=4:302", "--json"),
+            ],
+            env=self.stage.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        taken = (time.monotonic() - begun) * 1000
+        if answer.returncode:
+            raise StartError(f"the invocation over MQTT failed: {answer.stdout}{answer.stderr}")
+        self.screen.say(f"on demand over MQTT: {answer.stdout.strip()} in {taken:.0f} ms", loud=True)
+        return taken
+
+    def close_schedules(self) -> dt.datetime:
+        """Switch the tasks off, wait until everything has arrived, and return the last tick that ran."""
+        until = last_tick(self.clock.now()) + QUARTER / 2
+        self.clock.wait_until(until if until > self.clock.now() else until + QUARTER, self.look)
+        last = last_tick(self.clock.now())
+        self.screen.say("the tasks are switched off", loud=True)
+        for task in self.fleet.tasks.values():
+            self.hub.patch(f"/v1/metering/amr-tasks/{task}", is_active=False)
+        self.wait_settled(40)
+        time.sleep(1.0)
+        self.wait_settled(40)
+        self.look()
+        return last
