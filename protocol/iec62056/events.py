@@ -165,9 +165,9 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """``/XXXZ<ident>``: the meter's maker, the rate it offers, and its type. LIS-200 fact sheet 1.4.
+    r"""``/XXXZ<ident>``: the meter's maker, the rate it offers, and its type. LIS-200 fact sheet 1.4.
 
-    ``escapes`` holds the ``\\W`` pairs in front of ``ident`` (``"\\2"``: HDLC is possible).
+    ``escapes`` holds the ``\W`` pairs in front of ``ident`` (``"\2"``: HDLC is possible).
     """
 
     maker: str

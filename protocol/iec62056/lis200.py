@@ -41,8 +41,8 @@ _UNIT_CHARACTERS = str.maketrans({"{": "°", "|": "/", ":": "/"})
 class Address:
     """``[medium-]instance:object[_sub][.attribute]``, normalised. Source: LIS-200 fact sheet 2.2.
 
-    ``object`` is upper-case hexadecimal of three digits without the leading zero, or ``V`` for an archive. A four-digit object
-    that does not begin with 0 is the older notation, whose first digit is the attribute.
+    ``object`` is upper-case hexadecimal of three digits without the leading zero, or ``V`` for an archive. A four-digit
+    object that does not begin with 0 is the older notation, whose first digit is the attribute.
     """
 
     instance: int
@@ -77,7 +77,7 @@ class Address:
 
 
 def matches(asked: str, echoed: str) -> bool:
-    """Whether an answer that echoes ``echoed`` may answer ``asked``: same core, or no address at all. Fact sheet 2.2."""
+    """Whether an answer with the address ``echoed`` may answer ``asked``: same core, or none at all. Fact sheet 2.2."""
     if not echoed.strip():
         return True
     try:

@@ -15,7 +15,24 @@ Nothing here waits: time-outs belong to drivers. Source: IEC 62056-21 6.4 and An
 import enum
 from collections.abc import Iterator
 
-from protocol.iec62056.events import Role
+from protocol.iec62056.events import (
+    Ack,
+    Break,
+    Data,
+    Event,
+    Identification,
+    Nak,
+    OptionSelect,
+    Password,
+    Prompt,
+    ReadBlocks,
+    ReadCommand,
+    Refusal,
+    Request,
+    Role,
+    WakeUp,
+    WriteCommand,
+)
 
 
 class State(enum.Enum):
@@ -142,5 +159,33 @@ SILENT: frozenset[Key] = frozenset(
 UNHEARD: frozenset[State] = frozenset({State.IDLE, State.REQUESTED})
 """Where a meter is not spoken to: illegal telegrams here are another conversation on the bus, not errors."""
 
-AWAITED_BY_READER: frozenset[State] = frozenset(state for state, sender, _ in TRANSITIONS if sender is _M)
-"""Where the meter owes something; elsewhere a reader takes every byte for noise."""
+_KINDS: dict[type, Kind] = {
+    WakeUp: Kind.WAKE_UP,
+    Request: Kind.REQUEST,
+    Identification: Kind.IDENTIFICATION,
+    Prompt: Kind.PROMPT,
+    Password: Kind.PASSWORD,
+    ReadCommand: Kind.READ,
+    ReadBlocks: Kind.READ_BLOCKS,
+    WriteCommand: Kind.WRITE,
+    Refusal: Kind.REFUSAL,
+    Ack: Kind.ACK,
+    Nak: Kind.NAK,
+    Break: Kind.BREAK,
+}
+
+
+def kind_of(event: Event) -> Kind:
+    """The word of the table for ``event``."""
+    match event:
+        case Data():
+            return Kind.LAST_BLOCK if event.last else Kind.PARTIAL_BLOCK
+        case OptionSelect():
+            return Kind.PROGRAMMING if event.programming else Kind.OTHER_MODE
+        case _:
+            return _KINDS[type(event)]
+
+
+def legal_kinds(state: State, sender: Role) -> frozenset[Kind]:
+    """What ``sender`` may say in ``state``."""
+    return frozenset(kind for at, who, kind in TRANSITIONS if at is state and who is sender)
