@@ -1,0 +1,59 @@
+"""The seal beside the store file: proof that the file is the one that this agent wrote last, and written by it alone.
+
+``<store>.seal`` holds the store's id, the number of its last write (*generation*) and the file's inode, and is locked
+while an agent runs. A store file that was deleted, copied or put back from a backup no longer fits its seal; the
+store then takes a new id (``agent.store``), because sequences it will use again may already name other rows.
+
+The seal is written after the commit that it counts, and not synced: after a crash or a power cut the store may be
+ahead of its seal, which is fine, but never behind it.
+"""
+
+import fcntl
+import os
+import pathlib
+
+_FORM = "metergate-seal 1 {store} {generation:020d} {inode:020d}\n"
+_FIELDS = 5
+
+
+class SealError(Exception):
+    """Another agent has the store open."""
+
+
+class Seal:
+    """The open, locked seal of one store file."""
+
+    def __init__(self, store_path: pathlib.Path) -> None:
+        self.path = store_path.with_name(store_path.name + ".seal")
+        self._store_path = store_path
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise SealError(
+                f"the store {store_path} is in use by another process; one store belongs to one agent "
+                "(give each its own `data` folder)"
+            ) from error
+
+    def fits(self, store: bytes, generation: int) -> bool:
+        """Whether the store is the one that was sealed, at least as far as it was then."""
+        fields = os.pread(self._file, 200, 0).decode("ascii", "replace").split()
+        if len(fields) != _FIELDS or not (fields[3].isdigit() and fields[4].isdigit()):
+            return False
+        sealed_store, sealed_generation, inode = fields[2], int(fields[3]), int(fields[4])
+        return sealed_store == store.hex() and generation >= sealed_generation and inode == self._inode()
+
+    def press(self, store: bytes, generation: int, *, sync: bool = False) -> None:
+        """Write what the store is now; of fixed length, so that one write replaces the one before."""
+        text = _FORM.format(store=store.hex(), generation=generation, inode=self._inode())
+        os.pwrite(self._file, text.encode("ascii"), 0)
+        if sync:
+            os.fsync(self._file)
+
+    def _inode(self) -> int:
+        return self._store_path.stat().st_ino
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        os.close(self._file)

@@ -1,0 +1,206 @@
+"""The agent's store: one SQLite file with everything that must survive SIGKILL and power cuts.
+
+WAL with ``synchronous=FULL``; every write transaction begins IMMEDIATE. The parts (``outbox``, ``journal``,
+``memory``) write inside ``transaction()``, so that readings, events, a run's outcome, held marks and a command's
+update are stored together or not at all.
+
+The file has a *store id*: 16 random bytes, made when the file is. A file that does not fit its seal (``agent.seal``:
+it was copied, or put back from a backup) and a file of another gateway get a new id, and everything in them is sent
+again: the hub knows what it has by content. A file that SQLite cannot read is moved aside, never deleted.
+"""
+
+import contextlib
+import datetime as dt
+import pathlib
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from agent import journal, memory, outbox
+from agent.clocks import Clock
+from agent.seal import Seal
+from protocol.readings import STORE_ID_BYTES
+from protocol.topics import Channel
+
+_VERSION = 1
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+    + outbox.SCHEMA
+    + journal.SCHEMA
+    + memory.SCHEMA
+)
+
+NEW = "new"
+KEPT = "kept"
+RESTORED = "restored"
+BROKEN = "broken"
+
+
+class StoreError(Exception):
+    """The store file cannot be used; the text names the file and says what to do."""
+
+
+class Store:
+    """The open store of one agent process.
+
+    Attributes:
+        id: The store id.
+        session: The number of this process start or connection; rises with each and never falls.
+        origin: ``new``, ``kept``, ``restored`` (found not to fit its seal) or ``broken`` (moved aside, new file).
+    """
+
+    def __init__(self, path: pathlib.Path, gateway: str, clock: Clock) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._clock = clock
+        self._depth = 0
+        self._seal = Seal(path)
+        self.origin = KEPT
+        try:
+            self._db = self._open(path)
+        except BaseException:
+            self._seal.close()
+            raise
+        self.readings = outbox.Outbox(self._db, Channel.READINGS, clock.now)
+        self.reports = outbox.Outbox(self._db, Channel.REPORT, clock.now)
+        self.runs = journal.Runs(self._db, clock.now)
+        self.commands = journal.Commands(self._db, clock.now)
+        self.memory = memory.Memory(self._db, self.transaction)
+        self.session = int(self.get("session") or 0)
+        self.id = self._identify(gateway)
+        self.next_session()
+        self._seal.press(self.id, self._generation(), sync=True)
+
+    def _open(self, path: pathlib.Path) -> sqlite3.Connection:
+        try:
+            return _connected(path)
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"the store {path} cannot be opened: {error}; check the folder and its rights") from error
+        except sqlite3.DatabaseError:
+            for number in range(1, 1000):
+                aside = path.with_name(f"{path.name}.broken-{number}")
+                if not aside.exists():
+                    break
+            path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            self.origin = BROKEN
+            return _connected(path)
+
+    def _identify(self, gateway: str) -> bytes:
+        """Return the id of the file, a new one where the old one can no longer be trusted to name its rows."""
+        known: bytes | None = self.get("store")
+        if known is not None and self._seal.fits(known, self._generation()) and self.get("gateway") == gateway:
+            return known
+        fresh = secrets.token_bytes(STORE_ID_BYTES)
+        with self.transaction(sealed=False):
+            if known is None:
+                self.origin = NEW if self.origin == KEPT else self.origin
+                self.put("generation", 0)
+            else:
+                self.origin = RESTORED
+                self.readings.send_again()
+                self.reports.send_again()
+            self.put("store", fresh)
+            self.put("gateway", gateway)
+        return fresh
+
+    def _generation(self) -> int:
+        return int(self.get("generation") or 0)
+
+    @contextlib.contextmanager
+    def transaction(self, *, sealed: bool = True) -> Iterator[None]:
+        """Write all of it or nothing; blocks inside each other are one transaction."""
+        if self._depth:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            generation = self._generation()
+            self._db.execute("COMMIT")
+        except BaseException:
+            # SQLite itself may have rolled back already (disk full, I/O error).
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+        if sealed:
+            self._seal.press(self.id, generation)
+
+    def get(self, key: str) -> Any:  # noqa: ANN401 - SQLite's own types, each key has its own
+        """Return one of the store's single values; None if it was never put."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def put(self, key: str, value: float | str | bytes | None) -> None:
+        """Keep a single value; call it inside a transaction."""
+        self._db.execute(
+            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, value),
+        )
+
+    def get_instant(self, key: str) -> dt.datetime | None:
+        """Return a single value that is a time, in UTC."""
+        value = self.get(key)
+        return None if value is None else dt.datetime.fromtimestamp(value, dt.UTC)
+
+    def next_session(self) -> int:
+        """Begin a session: of a new process, or of a new connection.
+
+        The number is at least the clock's seconds, so that it rises also over a store that was lost or put back.
+        """
+        session = max(self.session + 1, int(self._clock.now().timestamp()))
+        with self.transaction():
+            self.put("session", session)
+        self.session = session
+        return session
+
+    def next_state(self) -> int:
+        """Return the next number for state-like messages; call it inside the transaction that stores the message."""
+        number = int(self.get("state") or 0) + 1
+        self.put("state", number)
+        return number
+
+    def oldest_waiting(self) -> dt.datetime | None:
+        """Return when the oldest row without a receipt was stored."""
+        return min((at for box in (self.readings, self.reports) if (at := box.oldest()) is not None), default=None)
+
+    def prune(self) -> int:
+        """Delete what is past its time: receipted tails, ended runs and commands."""
+        with self.transaction():
+            return self.readings.prune() + self.reports.prune() + self.runs.prune() + self.commands.prune()
+
+    def close(self) -> None:
+        """Close the file and let go of its seal."""
+        self._db.close()
+        self._seal.close()
+
+
+def _connected(path: pathlib.Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        _check_version(db, path)
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    path.chmod(0o600)
+    return db
+
+
+def _check_version(db: sqlite3.Connection, path: pathlib.Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise StoreError(
+            f"the store {path} was written by a newer version (form {version}); this one knows form {_VERSION}. "
+            "Update metergate, or start with another `data` folder"
+        )
