@@ -1,7 +1,7 @@
 """The seal beside the store file: proof that the file is the one that this agent wrote last, and written by it alone.
 
-``<store>.seal`` holds the store's id, the number of its last write (*generation*) and the file's inode, and is locked
-while an agent runs. A store file that was deleted, copied or put back from a backup no longer fits its seal; the
+``<store>.seal`` holds the store's id, the number of its last write (*generation*), the session number and the file's
+inode, and is locked while an agent runs. A store file that was deleted, copied or put back from a backup no longer fits its seal; the
 store then takes a new id (``agent.store``), because sequences it will use again may already name other rows.
 
 The seal is written after the commit that it counts, and not synced: after a crash or a power cut the store may be
@@ -12,8 +12,8 @@ import fcntl
 import os
 import pathlib
 
-_FORM = "metergate-seal 1 {store} {generation:020d} {inode:020d}\n"
-_FIELDS = 5
+_FORM = "metergate-seal 1 {store} {generation:020d} {inode:020d} {session:020d}\n"
+_FIELDS = 6
 
 
 class SealError(Exception):
@@ -38,18 +38,29 @@ class Seal:
 
     def fits(self, store: bytes, generation: int) -> bool:
         """Whether the store is the one that was sealed, at least as far as it was then."""
-        fields = os.pread(self._file, 200, 0).decode("ascii", "replace").split()
-        if len(fields) != _FIELDS or not (fields[3].isdigit() and fields[4].isdigit()):
+        fields = self._fields()
+        if fields is None:
             return False
-        sealed_store, sealed_generation, inode = fields[2], int(fields[3]), int(fields[4])
-        return sealed_store == store.hex() and generation >= sealed_generation and inode == self._inode()
+        sealed_generation, inode, _ = (int(field) for field in fields[1:])
+        return fields[0] == store.hex() and generation >= sealed_generation and inode == self._inode()
 
-    def press(self, store: bytes, generation: int, *, sync: bool = False) -> None:
+    def session(self) -> int:
+        """Return the session number that was sealed last; it outlives the store file."""
+        fields = self._fields()
+        return int(fields[3]) if fields else 0
+
+    def press(self, store: bytes, generation: int, session: int, *, sync: bool = False) -> None:
         """Write what the store is now; of fixed length, so that one write replaces the one before."""
-        text = _FORM.format(store=store.hex(), generation=generation, inode=self._inode())
+        text = _FORM.format(store=store.hex(), generation=generation, inode=self._inode(), session=session)
         os.pwrite(self._file, text.encode("ascii"), 0)
         if sync:
             os.fsync(self._file)
+
+    def _fields(self) -> list[str] | None:
+        fields = os.pread(self._file, 200, 0).decode("ascii", "replace").split()
+        if len(fields) != _FIELDS or not all(field.isdigit() for field in fields[3:]):
+            return None
+        return fields[2:]
 
     def _inode(self) -> int:
         return self._store_path.stat().st_ino

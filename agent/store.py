@@ -67,10 +67,10 @@ class Store:
         self.runs = journal.Runs(self._db, clock.now)
         self.commands = journal.Commands(self._db, clock.now)
         self.memory = memory.Memory(self._db, self.transaction)
-        self.session = int(self.get("session") or 0)
+        self.session = max(int(self.get("session") or 0), self._seal.session())
         self.id = self._identify(gateway)
         self.next_session()
-        self._seal.press(self.id, self._generation(), sync=True)
+        self._seal.press(self.id, self._generation(), self.session, sync=True)
 
     def _open(self, path: pathlib.Path) -> sqlite3.Connection:
         try:
@@ -131,7 +131,7 @@ class Store:
         finally:
             self._depth = 0
         if sealed:
-            self._seal.press(self.id, generation)
+            self._seal.press(self.id, generation, self.session)
 
     def get(self, key: str) -> Any:  # noqa: ANN401 - SQLite's own types, each key has its own
         """Return one of the store's single values; None if it was never put."""
@@ -155,11 +155,10 @@ class Store:
 
         The number is at least the clock's seconds, so that it rises also over a store that was lost or put back.
         """
-        session = max(self.session + 1, int(self._clock.now().timestamp()))
+        self.session = max(self.session + 1, int(self._clock.now().timestamp()))
         with self.transaction():
-            self.put("session", session)
-        self.session = session
-        return session
+            self.put("session", self.session)
+        return self.session
 
     def next_state(self) -> int:
         """Return the next number for state-like messages; call it inside the transaction that stores the message."""
