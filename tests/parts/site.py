@@ -1,0 +1,313 @@
+"""A whole site for system tests: real hub, relay, broker, database, agents and simulated meters, all as processes.
+
+Every process runs on one settable clock, so that a quarter of an hour passes in a few seconds. What must have arrived
+is computed by ``deploy.demo.expected``, which imports neither agent nor hub.
+"""
+
+import contextlib
+import datetime as dt
+import os
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from deploy.demo.expected import ArchiveTask, Comparison, SingleTask, Truth, compare, read_truth
+from deploy.demo.hub_client import HubClient
+from deploy.demo.processes import Process, Stage
+from deploy.demo.story import ShownClock
+from tests.parts.mosquitto import Mosquitto, free_port, mosquitto
+
+START = dt.datetime(2026, 3, 2, 5, 50, tzinfo=dt.UTC)
+RATE = 225.0
+"""A quarter of an hour passes in four seconds."""
+ZONE = "Europe/Berlin"
+PATIENCE = 60.0
+SPAN = 14_400
+EK_SERIES = {
+    "2:300": "m3",
+    "2:302": "m3",
+    "4:300": "m3",
+    "4:302": "m3",
+    "7:310/3": "bar",
+    "6:310_1/3": "°C",
+    "8:310/3": "1",
+    "5:310/3": "1",
+    "7:310": "bar",
+}
+
+
+class Site:
+    """One hub with everything that belongs to it."""
+
+    def __init__(self, stage: Stage, clock: ShownClock, broker: Mosquitto, database_url: str) -> None:
+        self.stage = stage
+        self.clock = clock
+        self.broker = broker
+        self.database_url = database_url
+        self.folder = stage.folder
+        self.port = free_port()
+        self.hub_broker_url = broker.url
+        self.agent_broker_url = broker.url
+        self.hub_processes: list[Process] = []
+        self.agents: dict[str, Process] = {}
+        self.lines: dict[str, Process] = {}
+        self.devices: dict[str, str] = {}
+        self.serials: dict[str, str] = {}
+        self.gateways: dict[str, str] = {}
+        self.interfaces: dict[str, str] = {}
+        self.tasks: dict[str, str] = {}
+        self.series: dict[str, str] = {}
+        self.configs: dict[str, str] = {}
+        self.types: dict[str, str] = {}
+        self.organization = ""
+        token = stage.run(["metergate-hub", "token", "create", "test", "--database", database_url])
+        self.hub = HubClient(f"http://127.0.0.1:{self.port}", token.strip().splitlines()[-1])
+
+    # --- hub -----------------------------------------------------------------------------------------------------
+
+    def start_hub(self) -> None:
+        """Start the hub: one process on SQLite, a REST process and two relays on PostgreSQL."""
+        data = self.folder / "hub"
+        broker = ["--broker", self.hub_broker_url, "--data", str(data)]
+        if self.database_url.startswith("sqlite"):
+            command = ["metergate-hub", "run", "--port", str(self.port), *broker]
+            self.hub_processes = [self.stage.start("hub", command, hello=True)]
+            return
+        database = ["--database", self.database_url]
+        serve = ["metergate-hub", "serve", "--port", str(self.port), *broker, *database]
+        self.hub_processes = [
+            self.stage.start("hub-rest", serve, hello=True),
+            *(
+                self.stage.start(f"hub-relay-{i}", ["metergate-hub", "relay", *broker, *database], hello=True)
+                for i in (1, 2)
+            ),
+        ]
+
+    def signal_hub(self, number: signal.Signals) -> None:
+        """Send every process of the hub a signal; after SIGKILL they are gone."""
+        for process in self.hub_processes:
+            process.popen.send_signal(number)
+        if number == signal.SIGKILL:
+            for process in self.hub_processes:
+                process.popen.wait()
+
+    # --- what the hub is told ------------------------------------------------------------------------------------
+
+    def create_basics(self, *series: str) -> None:
+        """Create the organization, the series, and one config and type that every meter shares."""
+        self.organization = str(self.hub.post("/v1/organizations/", name="Utility")["id"])
+        for name, unit in EK_SERIES.items():
+            row = self.hub.post(
+                "/v1/metering/meter-reading-series", organization=self.organization, name=name, unit=unit
+            )
+            self.series[name] = str(row["id"])
+        allowed = [self.series[name] for name in series or EK_SERIES]
+        config = self.hub.post(
+            "/v1/metering/meter-device-configs",
+            organization=self.organization,
+            name="EK280",
+            series=allowed,
+            timezone=ZONE,
+        )
+        self.configs["EK280"] = str(config["id"])
+        device_type = self.hub.post(
+            "/v1/metering/meter-device-types",
+            organization=self.organization,
+            name="EK280",
+            manufacturer="Elster",
+            manufacturer_model="EK280",
+            config=config["id"],
+        )
+        self.types["EK280"] = str(device_type["id"])
+
+    def create_gateway(self, gateway: str, endpoint: str) -> None:
+        """Create a gateway with one line."""
+        row = self.hub.post("/v1/gateways/", organization=self.organization, gateway_id=gateway, name=gateway)
+        self.gateways[gateway] = str(row["id"])
+        line = self.hub.post(
+            "/v1/metering/network-interfaces",
+            organization=self.organization,
+            gateway=row["id"],
+            name=f"line of {gateway}",
+            serial_port=endpoint,
+        )
+        self.interfaces[gateway] = str(line["id"])
+
+    def create_task(self, name: str, call: str, **kwargs: object) -> None:
+        """Create a quarter-hourly task."""
+        task = self.hub.post(
+            "/v1/metering/amr-tasks/",
+            organization=self.organization,
+            name=name,
+            schedule="quarterly",
+            run_offset_seconds=10,
+            meter_execution_type="generic_lis200",
+            task_call=call,
+            task_kwargs=kwargs,
+        )
+        self.tasks[name] = str(task["id"])
+
+    def create_archive_task(self) -> None:
+        """Create the task that most tests poll by: the interval archive of the last hours."""
+        self.create_task(
+            "archive", "read_archive_by_offset_seconds", offset_seconds=SPAN, archive_number=3, control_position=3
+        )
+
+    def create_meter(self, name: str, serial: str, gateway: str, *tasks: str, address: str = "") -> None:
+        """Create a meter on a gateway's line, with tasks of its own."""
+        device = self.hub.post(
+            "/v1/metering/meter-devices",
+            organization=self.organization,
+            name=name,
+            protocol="lis-200",
+            iec62056_21_address=address or None,
+            manufacturer_serial=serial,
+            type=self.types["EK280"],
+            network_interface=self.interfaces[gateway],
+            meter_tasks=[self.tasks[task] for task in tasks],
+        )
+        self.devices[name] = str(device["id"])
+        self.serials[serial] = name
+
+    # --- gateways and lines ----------------------------------------------------------------------------------------
+
+    def truth_path(self, line: str) -> pathlib.Path:
+        """Return where the simulator of a line writes the truth."""
+        return self.folder / f"truth-{line}.jsonl"
+
+    def start_line(self, line: str, *meters: str, extra: tuple[str, ...] = ()) -> str:
+        """Start simulated meters (``ADDRESS:SERIAL``) on a pseudo-terminal; return its endpoint."""
+        specs = [part for meter in meters for part in ("--meter", f"{meter}:EK280")]
+        command = [
+            *("metergate-agent", "simulate", "--listen", "pty", *specs, "--seed", "5", "--interval", "15"),
+            *("--history", "1", "--timezone", ZONE, "--truth", str(self.truth_path(line)), *extra),
+        ]
+        self.lines[line] = self.stage.start(f"line-{line}", command, hello=True)
+        return str(self.lines[line].hello["endpoint"])
+
+    def agent_folder(self, gateway: str) -> pathlib.Path:
+        """Return where an agent keeps its settings, key and store."""
+        return self.folder / f"agent-{gateway}"
+
+    def start_agent(self, gateway: str, extra: str = "") -> None:
+        """Start the agent of a gateway, with the settings of its first start if there are some."""
+        folder = self.agent_folder(gateway)
+        settings = folder / "agent.toml"
+        if not settings.exists():
+            folder.mkdir(exist_ok=True)
+            settings.write_text(
+                f'gateway = "{gateway}"\nbroker = "{self.agent_broker_url}"\ndata = "{folder}"\n{extra}',
+                encoding="utf-8",
+            )
+        command = ["metergate-agent", "run", "--config", str(settings)]
+        self.agents[gateway] = self.stage.start(f"agent-{gateway}", command, hello=False)
+
+    def kill_agent(self, gateway: str) -> None:
+        """SIGKILL."""
+        self.agents[gateway].popen.kill()
+        self.agents[gateway].popen.wait()
+
+    def end_agent(self, gateway: str) -> None:
+        """SIGTERM, and wait."""
+        self.agents[gateway].end()
+
+    # --- waiting and judging ----------------------------------------------------------------------------------------
+
+    def wait_for(self, what: str, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        """Wait until something holds; fail with what was waited for and the ends of all logs."""
+        until = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > until:
+                raise AssertionError(f"not within {seconds:.0f} s: {what}\n{self.logs()}")
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        """Return the end of every process's log, for people."""
+        parts = [f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log")]
+        return "\n".join(parts)
+
+    def gateway(self, gateway: str) -> dict[str, Any]:
+        """Return the hub's view of a gateway."""
+        return dict(self.hub.get(f"/v1/gateways/{self.gateways[gateway]}"))
+
+    def settled(self, *gateways: str) -> bool:
+        """Whether these gateways (all if none is named) run their newest plan and have nothing left to send."""
+        states = [self.gateway(name) for name in gateways or self.gateways]
+        return all(
+            state["online"] and state["applied_revision"] == state["desired_revision"] and not state["depth"]
+            for state in states
+        )
+
+    def wait_settled(self, *gateways: str) -> None:
+        """Wait until these gateways are settled."""
+        self.wait_for(f"gateways {gateways or 'all'} settle", lambda: self.settled(*gateways))
+
+    def count(self, path: str = "/v1/metering/meter-readings", **filters: object) -> int:
+        """Return how many readings (or rows of another list) the hub has."""
+        return self.hub.count(path, **filters)
+
+    def wait_readings(self, more_than: int) -> int:
+        """Wait until the hub has more readings than that; return how many."""
+        self.wait_for(f"more than {more_than} readings", lambda: self.count() > more_than)
+        return self.count()
+
+    def stop_tasks(self) -> None:
+        """Switch all tasks off and wait until everything has arrived."""
+        for task in self.tasks.values():
+            self.hub.patch(f"/v1/metering/amr-tasks/{task}", is_active=False)
+        self.wait_settled()
+        time.sleep(0.5)
+        self.wait_settled()
+
+    def judge(self, start: dt.datetime, end: dt.datetime, *singles: tuple[str, str]) -> Comparison:
+        """Compare the hub's readings with the truth: archive rows between the instants, and served single values."""
+        names = {id_: name for name, id_ in self.series.items()}
+        meters = {id_: name for name, id_ in self.devices.items()}
+        readings = [
+            {**row, "meter": meters[row["meter_device"]], "series": names[row["series"]]}
+            for row in self.hub.all("/v1/metering/meter-readings")
+        ]
+        truth = Truth(read_truth(self.folder.glob("truth-*.jsonl")), self.serials)
+        tasks: list[ArchiveTask | SingleTask] = [ArchiveTask(name, 3, start, end) for name in self.devices]
+        return compare([*tasks, *(SingleTask(*single) for single in singles)], truth, readings)
+
+    def finish(self, start: dt.datetime, *singles: tuple[str, str]) -> Comparison:
+        """End the polling in the middle of a quarter of an hour and judge; nothing may be missing, double or wrong."""
+        quarter = dt.timedelta(minutes=15)
+        last = self.clock.now().replace(second=0, microsecond=0)
+        last -= dt.timedelta(minutes=last.minute % 15)
+        ran = last + quarter
+        self.clock.wait_until(ran + quarter * 0.6, lambda: None)
+        self.stop_tasks()
+        figures = self.judge(start - dt.timedelta(seconds=SPAN), ran, *singles)
+        assert (figures.missing, figures.duplicates, figures.wrong) == (0, 0, 0), f"{figures}\n{self.logs()}"
+        assert figures.expected > 0, self.logs()
+        assert self.count("/v1/metering/staged-meter-readings") == 0
+        return figures
+
+
+@contextlib.contextmanager
+def site(
+    database_url: str, folder: pathlib.Path, *, rate: float = RATE, max_packet_size: int | None = None
+) -> Iterator[Site]:
+    """Open a site with a broker and a started hub; everything is ended afterwards."""
+    clock = ShownClock(START, rate)
+    environment = {**clock.environment(), "METERGATE_ENVIRONMENT": "test"}
+    with mosquitto(max_packet_size=max_packet_size) as broker, Stage(folder, environment) as stage:
+        opened = Site(stage, clock, broker, database_url)
+        try:
+            opened.start_hub()
+            yield opened
+        finally:
+            for process in stage.processes:
+                if process.popen.poll() is None:
+                    # A process that a test has stopped cannot end.
+                    os.kill(process.popen.pid, signal.SIGCONT)
+
+
+def copy_store(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy an agent's folder as a person would, whatever state it is in."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
