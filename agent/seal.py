@@ -1,8 +1,9 @@
 """The seal beside the store file: proof that the file is the one that this agent wrote last, and written by it alone.
 
 ``<store>.seal`` holds the store's id, the number of its last write (*generation*), the session number and the file's
-inode, and is locked while an agent runs. A store file that was deleted, copied or put back from a backup no longer fits its seal; the
-store then takes a new id (``agent.store``), because sequences it will use again may already name other rows.
+inode, and is locked while an agent runs. A store file that was deleted, copied or put back from a backup no longer
+fits its seal; the store then takes a new id (``agent.store``), because sequences that it will use again may already
+name other rows.
 
 The seal is written after the commit that it counts, and not synced: after a crash or a power cut the store may be
 ahead of its seal, which is fine, but never behind it.

@@ -1,0 +1,205 @@
+"""The agent's settings file: what this gateway is called, where its broker is, and what must not leave the gateway.
+
+TOML, decoded into frozen structs that refuse unknown keys; an error names the file and the key. Relative paths count
+from the file's folder. Everything else (lines, meters, tasks) comes from the hub as the plan.
+"""
+
+import pathlib
+import tomllib
+import urllib.parse
+from typing import Annotated
+
+import msgspec
+
+from protocol.topics import check_gateway_id
+from protocol.wire import ContractError
+
+DEFAULT_PATH = pathlib.Path("/etc/metergate/agent.toml")
+CUSTOMER_LOCK = 4
+SUPPLIER_LOCK = 3
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the text names the file, the key, and what is expected."""
+
+
+class MeterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Secrets of one meter, by its name in the plan. ``lock`` is 4 (customer) or 3 (supplier)."""
+
+    password: str | None = None
+    password_file: str | None = None
+    lock: int = CUSTOMER_LOCK
+
+
+class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is different here from the plan, by the line's name: the endpoint (``/dev/...``, ``socket://host:port``)."""
+
+    endpoint: str
+
+
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Waiting times of the uplink, in real seconds."""
+
+    resend: Seconds = 3.0
+    resend_max: Seconds = 60.0
+    reconnect: Seconds = 1.0
+    reconnect_max: Seconds = 60.0
+    keepalive: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 20
+    answer: Seconds = 10.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file as written."""
+
+    gateway: str
+    broker: str
+    data: str
+    store: str | None = None
+    broker_password_file: str | None = None
+    ca_file: str | None = None
+    hub_key: str | None = None
+    log_level: str = "info"
+    meters: dict[str, MeterSettings] = {}
+    lines: dict[str, LineSettings] = {}
+    timing: Timing = Timing()
+
+
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """A broker's URL taken apart. The password is never in the URL."""
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str | None = None
+
+
+class MeterPassword(msgspec.Struct, frozen=True):
+    """A meter's password and the lock that it opens. Its repr does not show the password."""
+
+    password: str
+    lock: int = CUSTOMER_LOCK
+
+    def __repr__(self) -> str:
+        """Keep the password out of logs and errors."""
+        return f"MeterPassword(lock={self.lock})"
+
+
+class AgentSettings(msgspec.Struct, frozen=True):
+    """The settings, checked and resolved."""
+
+    gateway: str
+    broker: BrokerAddress
+    data: pathlib.Path
+    store: pathlib.Path
+    key_file: pathlib.Path
+    timing: Timing
+    log_level: str = "info"
+    broker_password: str | None = None
+    ca_file: pathlib.Path | None = None
+    hub_key: str | None = None
+    passwords: dict[str, MeterPassword] = {}
+    endpoints: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Keep passwords out of logs and errors."""
+        return f"AgentSettings(gateway={self.gateway!r}, broker={self.broker!r}, data={str(self.data)!r})"
+
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def read_settings(path: pathlib.Path) -> AgentSettings:
+    """Read and check the file.
+
+    Raises:
+        SettingsError: naming the file and the key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"the settings file {path} cannot be read: {error.strerror}; name another with --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from error
+    try:
+        return _resolved(msgspec.convert(document, Settings), path.parent)
+    except msgspec.ValidationError as error:
+        # msgspec ends its sentence with the path of the key: `$.timing.resend`.
+        raise SettingsError(f"the settings file {path}: {str(error).replace('$.', '')}") from error
+    except (SettingsError, ContractError) as error:
+        raise SettingsError(f"the settings file {path}: {error}") from error
+
+
+def parse_broker(url: str, key: str = "broker") -> BrokerAddress:
+    """Take ``mqtt://[user@]host[:port]`` (or ``mqtts://``) apart.
+
+    Raises:
+        SettingsError: naming the key.
+    """
+    parts = urllib.parse.urlsplit(url)
+    expected = "expected mqtt://[user@]host[:port] or mqtts://[user@]host[:port]"
+    if parts.scheme not in _PORTS or not parts.hostname or parts.path not in {"", "/"}:
+        raise SettingsError(f"`{key}` is not the URL of a broker; {expected}")
+    if parts.password is not None:
+        raise SettingsError(f"`{key}` contains a password; put it into a file and name that as broker_password_file")
+    try:
+        port = parts.port or _PORTS[parts.scheme]
+    except ValueError:
+        raise SettingsError(f"`{key}` has no valid port; {expected}") from None
+    user = urllib.parse.unquote(parts.username) if parts.username else None
+    return BrokerAddress(parts.hostname, port, parts.scheme == "mqtts", user)
+
+
+def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
+    try:
+        check_gateway_id(settings.gateway)
+    except ContractError as error:
+        raise SettingsError(f"`gateway`: {error}") from error
+    if settings.log_level not in LOG_LEVELS:
+        raise SettingsError(f"`log_level` is {settings.log_level!r}; expected one of {', '.join(LOG_LEVELS)}")
+    data = folder / settings.data
+    return AgentSettings(
+        gateway=settings.gateway,
+        broker=parse_broker(settings.broker),
+        data=data,
+        store=folder / settings.store if settings.store else data / "store.sqlite",
+        key_file=data / "agent.key",
+        timing=settings.timing,
+        log_level=settings.log_level,
+        broker_password=_secret(folder, settings.broker_password_file, "broker_password_file"),
+        ca_file=folder / settings.ca_file if settings.ca_file else None,
+        hub_key=settings.hub_key,
+        passwords={
+            name: password
+            for name, meter in settings.meters.items()
+            if (password := _meter_password(folder, name, meter)) is not None
+        },
+        endpoints={name: line.endpoint for name, line in settings.lines.items()},
+    )
+
+
+def _meter_password(folder: pathlib.Path, name: str, meter: MeterSettings) -> MeterPassword | None:
+    key = f'meters."{name}"'
+    if meter.lock not in {SUPPLIER_LOCK, CUSTOMER_LOCK}:
+        raise SettingsError(
+            f"`{key}.lock` is {meter.lock}; expected {CUSTOMER_LOCK} (customer) or {SUPPLIER_LOCK} (supplier)"
+        )
+    if meter.password is not None and meter.password_file is not None:
+        raise SettingsError(f"`{key}` has both password and password_file; keep one of them")
+    password = meter.password
+    if password is None:
+        password = _secret(folder, meter.password_file, f"{key}.password_file")
+    return None if password is None else MeterPassword(password, meter.lock)
+
+
+def _secret(folder: pathlib.Path, name: str | None, key: str) -> str | None:
+    if name is None:
+        return None
+    try:
+        return (folder / name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"`{key}`: {folder / name} cannot be read: {error.strerror}") from error
