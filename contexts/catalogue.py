@@ -1,46 +1,94 @@
-"""Every context and call that a task may name, with what its kwargs must be.
+"""Every context and call that a task may name, and the one check of what a task asks.
 
-The kwargs of a call are a msgspec struct that forbids unknown fields: its fields are the documentation, the check of
-the hub's 422 and of the agent's refusal, and the typed argument of the call itself.
+The hub answers 422 with what ``check_call`` says, the agent refuses with the same sentence. A context is listed here
+and nowhere else.
 """
 
-import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from contexts.meters import Answer, Meter, Moment
+from contexts import generic_lis200
+from contexts.calls import Call, CallError, Context, Date
+
+__all__ = ["CONTEXTS", "Call", "CallError", "Context", "check_call", "find_call", "kwargs_from_text"]
+
+CONTEXTS: Mapping[str, Context] = types.MappingProxyType(
+    {context.name: context for context in (generic_lis200.CONTEXT,)}
+)
+"""The contexts by name, as ``meter_execution_type`` names them."""
 
 
-class CallError(ValueError):
-    """A call that cannot be made as asked. ``field`` names the key at fault (``task_call``, ``task_kwargs.address``)."""
+def find_call(context: str, call: str) -> Call:
+    """The call of that name.
 
-    def __init__(self, field: str, text: str) -> None:
-        super().__init__(f"{field}: {text}")
-        self.field = field
-        self.text = text
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a context: its kwargs struct, the coroutine that makes it, and how it behaves.
-
-    ``archive`` marks reads that a later read makes up for (missed runs coalesce); ``writes`` marks calls that change
-    the meter (never repeated blindly).
+    Raises:
+        CallError: naming ``meter_execution_type`` or ``task_call``, with what there is.
     """
+    known = CONTEXTS.get(context)
+    if known is None:
+        raise CallError("meter_execution_type", f"{context!r} is no known context; expected {_listed(CONTEXTS)}")
+    found = known.calls.get(call)
+    if found is None:
+        raise CallError("task_call", f"{call!r} is no call of {context}; expected {_listed(known.calls)}")
+    return found
 
-    name: str
-    kwargs: type[msgspec.Struct]
-    run: Callable[[Meter, Moment, Any], Awaitable[Answer]]
-    archive: bool = False
-    writes: bool = False
+
+def check_call(context: str, call: str, kwargs: Mapping[str, Any] | None) -> msgspec.Struct:
+    """The typed kwargs of a call; None stands for none at all.
+
+    Raises:
+        CallError: naming the key that is wrong, missing or unknown (``task_kwargs.address``), and what is expected.
+    """
+    return _checked(find_call(context, call), kwargs or {}, strict=True)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Context:
-    """An execution context: the calls that one kind of meter understands."""
+def kwargs_from_text(context: str, call: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Kwargs as JSON has them, from the ``key=value`` texts of a command line; checked like ``check_call`` does.
 
-    name: str
-    description: str
-    calls: Mapping[str, Call]
+    Raises:
+        CallError: as ``check_call``.
+    """
+    checked = _checked(find_call(context, call), texts, strict=False)
+    given = {key: getattr(checked, key) for key in texts}
+    return {key: value if isinstance(value, int) else texts[key] for key, value in given.items()}
+
+
+def _checked(call: Call, kwargs: Mapping[str, Any], *, strict: bool) -> msgspec.Struct:
+    fields = {field.name: field for field in msgspec.structs.fields(call.kwargs)}
+    for key in kwargs:
+        if key not in fields:
+            takes = f"takes {_listed(fields)}" if fields else "takes no kwargs"
+            raise CallError(f"task_kwargs.{key}", f"unknown; {call.name} {takes}")
+    values = {}
+    for key, field in fields.items():
+        if key not in kwargs:
+            if field.required:
+                raise CallError(f"task_kwargs.{key}", f"missing; expected {_expected(field.type)}")
+            continue
+        try:
+            values[key] = msgspec.convert(kwargs[key], field.type, strict=strict, dec_hook=_decoded)
+        except msgspec.ValidationError as error:
+            raise CallError(f"task_kwargs.{key}", f"{error}; expected {_expected(field.type)}") from error
+    return call.kwargs(**values)
+
+
+def _decoded(kind: type, value: object) -> object:
+    """What msgspec does not know by itself: ``Date`` and other types made from one text."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+    return kind(value)
+
+
+def _expected(kind: object) -> str:
+    if get_origin(kind) is Annotated:
+        for extra in get_args(kind)[1:]:
+            if isinstance(extra, msgspec.Meta) and extra.description:
+                return extra.description
+    return str(kind)
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(names)

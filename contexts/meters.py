@@ -35,7 +35,10 @@ class LoggedEvent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Held:
-    """Which rows of an archive the gateway has stored without a gap: times in UTC, by the archive's own number."""
+    """Which rows of an archive the gateway has stored without a gap: times in UTC, by the archive's own number.
+
+    Every row from the instant ``start`` on is stored up to the row ``through_number``, which was stamped ``through``.
+    """
 
     start: dt.datetime
     through: dt.datetime
@@ -44,13 +47,19 @@ class Held:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call brought: values, events, a result for people (``set_time``), and what is held of an archive now."""
+    """What a call brought: values, events, a result for people (``set_time``), and what is held of an archive now.
+
+    ``problems`` says what was not readable while the rest was (a damaged row, with its raw text): such a run has
+    failed with the first of them as its cause, but its values, events and held mark count. ``archive`` None means that
+    nothing is to be remembered of any archive.
+    """
 
     values: Sequence[Value] = ()
     events: Sequence[LoggedEvent] = ()
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     archive: int | None = None
     held: Held | None = None
+    problems: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
