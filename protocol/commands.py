@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from protocol.readings import NewMeterReading
-from protocol.wire import Instant, Sequence, StoreId, Text
+from protocol.wire import Checked, Instant, Sequence, StoreId, Text, Word
 
 ACCEPTED = "accepted"
 RUNNING = "running"
@@ -29,7 +29,7 @@ MAX_COMMAND_SECONDS = 7 * 86400
 """The longest life a command may ask for, its delay included."""
 
 
-class Command(msgspec.Struct, frozen=True, array_like=True):
+class Command(Checked, frozen=True, array_like=True):
     """Run one call on one meter now (or after ``delay_seconds``), unless it is older than ``ttl_seconds``.
 
     The meter is named by ``device`` (UUID), or by ``meter`` (its name in the plan) when device is None.
@@ -39,20 +39,20 @@ class Command(msgspec.Struct, frozen=True, array_like=True):
     """
 
     id: uuid.UUID
-    gateway: str
-    context: str
-    call: str
+    gateway: Word
+    context: Word
+    call: Word
     kwargs: dict[str, Any]
     issued: Instant
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_SECONDS)]
     device: uuid.UUID | None = None
-    meter: str = ""
+    meter: Word = ""
     delay_seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_COMMAND_SECONDS)] = 0
     store: StoreId | None = None
     cancels: uuid.UUID | None = None
 
 
-class CommandUpdate(msgspec.Struct, frozen=True, array_like=True, tag="command"):
+class CommandUpdate(Checked, frozen=True, array_like=True, tag="command"):
     """One step in the life of a command; a lower (session, sequence) never overwrites a higher one.
 
     ``origin`` is ``hub`` or the caller's name, ``command`` the whole command when the hub may not know it yet
@@ -61,12 +61,12 @@ class CommandUpdate(msgspec.Struct, frozen=True, array_like=True, tag="command")
 
     id: uuid.UUID
     command_id: uuid.UUID
-    state: str
+    state: Word
     at: Instant
     session: Sequence
     sequence: Sequence
-    origin: str = "hub"
+    origin: Word = "hub"
     cause: Text = ""
-    readings: list[NewMeterReading] = []
-    result: dict[str, Any] = {}
+    readings: list[NewMeterReading] = msgspec.field(default_factory=list)
+    result: dict[str, Any] = msgspec.field(default_factory=dict)
     command: Command | None = None

@@ -1,8 +1,8 @@
-"""Signed envelopes: who says it, the bytes that were said, and the proof.
+r"""Signed envelopes: who says it, the bytes that were said, and the proof.
 
 The body is signed as it is and never encoded again. The signature covers the topic as well, so that a message which
 is moved to another topic (another gateway, another channel) no longer verifies:
-``signature = Ed25519(b"metergate/1\\0" + topic + b"\\0" + body)``.
+``signature = Ed25519(b"metergate/1\0" + topic + b"\0" + body)``.
 
 Keys are raw Ed25519 keys: 32 bytes public, 32 bytes private seed. The public key itself is the key id; people compare
 its fingerprint. Without enrolment the first key seen is trusted and pinned: the pinning is the caller's affair.

@@ -12,10 +12,12 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from protocol.wire import ContractError, Instant, MeterName, Name, Text, decode, encode
+from protocol.wire import Checked, ContractError, Instant, MeterName, Name, Sequence, Text, Word, decode, encode, plain
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 """Bound on the decompressed document, so that a small message cannot fill a small gateway's memory."""
+
+UUID_BYTES = 16
 
 PARITIES = ("auto", "even", "none")
 MISSED_POLICIES = ("default", "skip", "latest", "each")
@@ -24,7 +26,7 @@ MISSED_POLICIES = ("default", "skip", "latest", "each")
 Rate = Annotated[int, msgspec.Meta(ge=50, le=4_000_000)]
 
 
-class Line(msgspec.Struct, frozen=True, array_like=True):
+class Line(Checked, frozen=True, array_like=True):
     """One serial port or TCP endpoint: ``/dev/serial/by-id/...`` or ``socket://host:port``.
 
     ``rate`` is the opening rate in baud; ``fixed_rate`` means that it is never changed (wired ports, TCP).
@@ -42,11 +44,12 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
     def __post_init__(self) -> None:
         """Refuse what no agent can do."""
+        super().__post_init__()
         if self.parity not in PARITIES:
-            raise ContractError(f"parity {self.parity!r} is none of {', '.join(PARITIES)}")
+            raise ContractError(f"parity {self.parity[:20]!r} is none of {', '.join(PARITIES)}")
 
 
-class SeriesMapping(msgspec.Struct, frozen=True, array_like=True):
+class SeriesMapping(Checked, frozen=True, array_like=True):
     """Gives a quantity another series name, such as an OBIS code.
 
     ``archive`` 0 stands for a single read and for totals; ``source`` is the LIS-200 address, e.g. ``2:300``.
@@ -57,7 +60,7 @@ class SeriesMapping(msgspec.Struct, frozen=True, array_like=True):
     series: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
 
 
-class Device(msgspec.Struct, frozen=True, array_like=True):
+class Device(Checked, frozen=True, array_like=True):
     """A meter device as the gateway needs it; ``tasks`` has each task once, however it reached the meter."""
 
     id: uuid.UUID
@@ -66,24 +69,24 @@ class Device(msgspec.Struct, frozen=True, array_like=True):
     timezone: str
     address: str = ""
     serial: str | None = None
-    tasks: list[uuid.UUID] = []
-    mappings: list[SeriesMapping] = []
+    tasks: list[uuid.UUID] = msgspec.field(default_factory=list)
+    mappings: list[SeriesMapping] = msgspec.field(default_factory=list)
 
 
-class Task(msgspec.Struct, frozen=True, array_like=True):
+class Task(Checked, frozen=True, array_like=True):
     """How and when to poll. Schedule, context, call and policy are text: what is unknown is left out, not fatal."""
 
     id: uuid.UUID
     name: Name
-    schedule: str
+    schedule: Word
     run_offset_seconds: int
-    context: str
-    call: str
-    kwargs: dict[str, Any] = {}
-    missed: str = "default"
+    context: Word
+    call: Word
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    missed: Word = "default"
 
 
-class CallerGrant(msgspec.Struct, frozen=True, array_like=True):
+class CallerGrant(Checked, frozen=True, array_like=True):
     """Who may invoke calls on this gateway over MQTT: ``allowed`` has ``context.call`` or ``context.*``."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -96,23 +99,27 @@ class CallerGrant(msgspec.Struct, frozen=True, array_like=True):
         return f"{context}.{call}" in self.allowed or f"{context}.*" in self.allowed
 
 
-class GatewayPlan(msgspec.Struct, frozen=True, array_like=True):
+class GatewayPlan(Checked, frozen=True, array_like=True):
     """The whole document. The items stay raw until ``read_plan`` judges each of them."""
 
-    gateway: str
-    revision: int
+    gateway: Word
+    revision: Sequence
     issued: Instant
-    lines: list[msgspec.Raw] = []
-    devices: list[msgspec.Raw] = []
-    tasks: list[msgspec.Raw] = []
-    callers: list[msgspec.Raw] = []
+    lines: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    devices: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    tasks: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    callers: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
-class Problem(msgspec.Struct, frozen=True, array_like=True):
-    """One item of a plan that is not run, and why. ``kind`` is line, device, task or caller."""
+class Problem(Checked, frozen=True, array_like=True):
+    """One item of a plan that is not run, and why.
 
-    kind: str
-    item: str
+    ``kind`` is line, device, task or caller; ``item`` its UUID or name, or ``#0``, ``#1``, ... by its position in the
+    plan when not even that can be read.
+    """
+
+    kind: Word
+    item: Word
     text: Text
 
 
@@ -157,6 +164,20 @@ def plan_digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:16]
 
 
+def _item_id(data: msgspec.Raw, position: int) -> str:
+    """Name an item that did not decode, as well as its first field allows."""
+    try:
+        fields = plain(data)
+    except ContractError:
+        fields = None
+    match fields:
+        case [bytes() as first, *_] if len(first) == UUID_BYTES:
+            return str(uuid.UUID(bytes=first))
+        case [str() as first, *_] if first.isprintable():
+            return first[:63]
+    return f"#{position}"
+
+
 def read_plan(body: bytes) -> Plan:
     """Decompress and decode a plan, item by item.
 
@@ -173,7 +194,7 @@ def read_plan(body: bytes) -> Plan:
     if not engine.eof:
         raise ContractError("the plan is cut short")
     plan = decode(document, GatewayPlan)
-    problems: list[Problem] = []
+    problems: list[Problem] = msgspec.field(default_factory=list)
 
     def judged(kind: str, raw: list[msgspec.Raw], item_type: type[_Item]) -> list[_Item]:
         items = []
@@ -181,7 +202,7 @@ def read_plan(body: bytes) -> Plan:
             try:
                 items.append(decode(data, item_type))
             except ContractError as error:
-                problems.append(Problem(kind, f"#{position}", str(error)))
+                problems.append(Problem(kind, _item_id(data, position), str(error)))
         return items
 
     return Plan(

@@ -12,7 +12,7 @@ import msgspec
 from protocol.commands import CommandUpdate
 from protocol.plans import Problem
 from protocol.readings import BatchName
-from protocol.wire import ContractError, Digest, Instant, Sequence, StoreId, Text, decode
+from protocol.wire import Checked, ContractError, Count, Digest, Instant, Sequence, StoreId, Text, Word, decode
 
 DONE = "done"
 FAILED = "failed"
@@ -29,7 +29,7 @@ QUARANTINED = "quarantined"
 """Receipt outcome: the batch could not be read; its bytes are committed in the hub's quarantine."""
 
 
-class RunReport(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+class RunReport(Checked, frozen=True, array_like=True, tag="run"):
     """One execution of one task or command on one meter, and its outcome.
 
     ``tick`` is the due time without the offset (None for a command); ``cause`` says why it is not ``done``;
@@ -38,52 +38,52 @@ class RunReport(msgspec.Struct, frozen=True, array_like=True, tag="run"):
 
     id: uuid.UUID
     device: uuid.UUID
-    outcome: str
+    outcome: Word
     started: Instant | None
     ended: Instant
     task: uuid.UUID | None = None
     command: uuid.UUID | None = None
     tick: Instant | None = None
     cause: Text = ""
-    readings: int = 0
-    line_bytes: int = 0
+    readings: Count = 0
+    line_bytes: Sequence = 0
 
 
-class PlanApplied(msgspec.Struct, frozen=True, array_like=True, tag="plan"):
+class PlanApplied(Checked, frozen=True, array_like=True, tag="plan"):
     """The agent runs the plan of this revision, but for the items listed as problems."""
 
     id: uuid.UUID
-    revision: int
+    revision: Sequence
     digest: Digest
     at: Instant
     session: Sequence
     sequence: Sequence
-    problems: list[Problem] = []
+    problems: list[Problem] = msgspec.field(default_factory=list)
 
 
-class MeterSystemEvent(msgspec.Struct, frozen=True, array_like=True, tag="event"):
+class MeterSystemEvent(Checked, frozen=True, array_like=True, tag="event"):
     """Something that the meter logged: a code of its own with the meaning we know for it."""
 
     id: uuid.UUID
     device: uuid.UUID
-    meter: str
+    meter: Word
     timestamp: Instant
-    code: str
+    code: Word
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
     collected: Instant | None = None
 
 
-class LossRecord(msgspec.Struct, frozen=True, array_like=True, tag="loss"):
+class LossRecord(Checked, frozen=True, array_like=True, tag="loss"):
     """Rows that had to go before they were delivered: never silently, always one of these."""
 
     id: uuid.UUID
     device: uuid.UUID | None
-    meter: str
-    series: str
+    meter: Word
+    series: Word
     start: Instant
     end: Instant
-    count: int
+    count: Count
     reason: Text
 
 
@@ -103,20 +103,20 @@ def decode_report(row: bytes | msgspec.Raw) -> Report:
     return report
 
 
-class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
+class Receipt(Checked, frozen=True, array_like=True, tag="receipt"):
     """The hub's word that these batches of one channel are committed. ``hub_time`` lets the agent judge its clock."""
 
-    channel: str
+    channel: Word
     names: list[BatchName]
     hub_time: Instant
-    outcome: str = STORED
+    outcome: Word = STORED
 
 
-class Resend(msgspec.Struct, frozen=True, array_like=True, tag="resend"):
+class Resend(Checked, frozen=True, array_like=True, tag="resend"):
     """Send again from this sequence on whatever the store still holds, the receipted tail included."""
 
     store: StoreId
-    channel: str
+    channel: Word
     first: Sequence
     hub_time: Instant
 
@@ -134,34 +134,34 @@ def decode_receipt(body: bytes) -> Receipt | Resend:
     return message
 
 
-class Online(msgspec.Struct, frozen=True, array_like=True):
+class Online(Checked, frozen=True, array_like=True):
     """The gateway's life sign, retained; with ``online`` false it is the will.
 
     ``readings_through`` and ``reports_through`` are the highest sequences up to which every row has its receipt;
     ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection.
     """
 
-    gateway: str
+    gateway: Word
     online: bool
     session: Sequence
     store: StoreId
-    software: str
+    software: Word
     at: Instant
-    plan_revision: int = 0
-    plan_digest: bytes = b""
+    plan_revision: Sequence = 0
+    plan_digest: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
     readings_through: Sequence = 0
     reports_through: Sequence = 0
-    depth: int = 0
+    depth: Sequence = 0
     oldest: Instant | None = None
     clock_believed: bool = True
     status: Text = ""
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True):
+class Hello(Checked, frozen=True, array_like=True):
     """A relay has started: end your back-off, with jitter, and say that you are online."""
 
     hub_time: Instant
-    relay: str = ""
+    relay: Word = ""
 
 
 def decode_online(body: bytes) -> Online:
