@@ -194,7 +194,7 @@ def read_plan(body: bytes) -> Plan:
     if not engine.eof:
         raise ContractError("the plan is cut short")
     plan = decode(document, GatewayPlan)
-    problems: list[Problem] = msgspec.field(default_factory=list)
+    problems: list[Problem] = []
 
     def judged(kind: str, raw: list[msgspec.Raw], item_type: type[_Item]) -> list[_Item]:
         items = []
