@@ -1,0 +1,176 @@
+"""Whether a reading that arrived may become a reading, or has to wait staged, and for what.
+
+The same judgement is passed when a reading arrives and when a staged one may be adopted, so both ways end alike.
+A gateway's reading names its meter by the UUID from the plan: that UUID alone counts, whatever the meter is called
+now, so a rename never moves a reading. The name counts only where there is no UUID: within the gateway's
+organization, or, from push doors, within the caller's organization or (staff) wherever just one meter has it.
+"""
+
+import dataclasses
+import datetime as dt
+import decimal
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.models import DeviceGateway, MeterDevice, MeterDeviceType, NetworkInterface, ReadingSeries, config_series
+from hub.versions import Arrival
+
+UNKNOWN_METER = "unknown_meter"
+NOT_THIS_GATEWAY = "not_this_gateway"
+TIMESTAMP_OUT_OF_BOUNDS = "timestamp_out_of_bounds"
+SERIES_NOT_ALLOWED = "series_not_allowed"
+REASONS = (UNKNOWN_METER, NOT_THIS_GATEWAY, TIMESTAMP_OUT_OF_BOUNDS, SERIES_NOT_ALLOWED)
+"""Why a reading is staged; the first that holds, in this order."""
+
+OLDEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+"""No reading is older: such a timestamp is a meter's clock that was never set."""
+
+FUTURE = dt.timedelta(days=2)
+"""How far ahead of the hub's clock a timestamp may lie: meters and zones are wrong by hours, rarely by more."""
+
+_T = TypeVar("_T", uuid.UUID, str)
+_CHUNK = 5000
+"""Values per IN list: SQLite takes 32,766 parameters in a statement."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """A reading as it was claimed. ``gateway`` is None from a push door; ``batch`` is the row in ``batches``."""
+
+    meter: str
+    series: str
+    timestamp: dt.datetime
+    value: decimal.Decimal
+    collected: dt.datetime
+    device: uuid.UUID | None = None
+    gateway: uuid.UUID | None = None
+    organization: uuid.UUID | None = None
+    unit: str = ""
+    provenance: str = "meter"
+    clock_offset: float | None = None
+    batch: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Meter:
+    id: uuid.UUID
+    name: str
+    organization: uuid.UUID | None
+    config: uuid.UUID | None
+    gateway: uuid.UUID | None
+
+
+class Directory:
+    """What the database says about the meters of some claims, read in three queries by ``look_up``."""
+
+    def __init__(self) -> None:
+        self._meters: dict[uuid.UUID, _Meter] = {}
+        self._named: dict[str, list[_Meter]] = {}
+        self._history: set[tuple[uuid.UUID, uuid.UUID]] = set()
+        self._series: dict[uuid.UUID, dict[str, tuple[uuid.UUID, uuid.UUID]]] = {}
+
+    def judge(self, claim: Claim, now: dt.datetime) -> Arrival | str:
+        """Return the claim as an arrival, or the reason why it has to wait."""
+        meter = self._find(claim)
+        if meter is None:
+            return UNKNOWN_METER
+        if claim.gateway not in {None, meter.gateway} and (meter.id, claim.gateway) not in self._history:
+            return NOT_THIS_GATEWAY
+        if not OLDEST <= claim.timestamp <= now + FUTURE:
+            return TIMESTAMP_OUT_OF_BOUNDS
+        series = self._series.get(meter.config, {}).get(claim.series) if meter.config is not None else None
+        if series is None:
+            return SERIES_NOT_ALLOWED
+        return Arrival(
+            organization=meter.organization or series[1],
+            device=meter.id,
+            series=series[0],
+            timestamp=claim.timestamp,
+            value=claim.value,
+            collected=claim.collected,
+            unit=claim.unit,
+            provenance=claim.provenance,
+            clock_offset=claim.clock_offset,
+            batch=claim.batch,
+        )
+
+    def _find(self, claim: Claim) -> _Meter | None:
+        if claim.device is not None:
+            return self._meters.get(claim.device)
+        named = self._named.get(claim.meter, [])
+        if claim.gateway is not None or claim.organization is not None:
+            named = [meter for meter in named if meter.organization == claim.organization]
+        return named[0] if len(named) == 1 else None
+
+    async def read_meters(self, session: AsyncSession, ids: set[uuid.UUID], names: set[str]) -> None:
+        """Read the meters with these ids or names."""
+        statement = (
+            select(
+                MeterDevice.id,
+                MeterDevice.name,
+                MeterDevice.organization,
+                MeterDeviceType.config,
+                NetworkInterface.gateway,
+            )
+            .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
+            .outerjoin(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
+        )
+        matches = [MeterDevice.id.in_(some) for some in _chunks(sorted(ids))]
+        matches += [MeterDevice.name.in_(some) for some in _chunks(sorted(names))]
+        for match in matches:
+            for row in await session.execute(statement.where(match)):
+                meter = _Meter(*row)
+                if meter.id not in self._meters and meter.name in names:
+                    self._named.setdefault(meter.name, []).append(meter)
+                self._meters[meter.id] = meter
+
+    async def read_history(self, session: AsyncSession, gateways: set[uuid.UUID]) -> None:
+        """Read which of the meters were ever assigned to these gateways."""
+        for some in _chunks(sorted(self._meters)) if gateways else ():
+            found = await session.execute(
+                select(DeviceGateway.device, DeviceGateway.gateway).where(
+                    DeviceGateway.device.in_(some), DeviceGateway.gateway.in_(gateways)
+                )
+            )
+            self._history.update((device, gateway) for device, gateway in found)
+
+    async def read_series(self, session: AsyncSession) -> None:
+        """Read the series that the meters' configs allow."""
+        configs = {meter.config for meter in self._meters.values() if meter.config is not None}
+        for some in _chunks(sorted(configs)):
+            found = await session.execute(
+                select(config_series.c.config, ReadingSeries.name, ReadingSeries.id, ReadingSeries.organization)
+                .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
+                .where(config_series.c.config.in_(some))
+                .order_by(ReadingSeries.id)
+            )
+            for config, name, series, organization in found:
+                self._series.setdefault(config, {}).setdefault(name, (series, organization))
+
+
+async def look_up(session: AsyncSession, claims: Iterable[Claim]) -> Directory:
+    """Read what is needed to judge the claims."""
+    ids: set[uuid.UUID] = set()
+    names: set[str] = set()
+    gateways: set[uuid.UUID] = set()
+    for claim in claims:
+        if claim.device is not None:
+            ids.add(claim.device)
+        else:
+            names.add(claim.meter)
+        if claim.gateway is not None:
+            gateways.add(claim.gateway)
+    directory = Directory()
+    await directory.read_meters(session, ids, names)
+    await directory.read_history(session, gateways)
+    await directory.read_series(session)
+    return directory
+
+
+def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
