@@ -1,0 +1,236 @@
+"""Speaking with one meter through the sans-io core: says, hears, waits exactly, asks again a bounded number of times.
+
+Rules: what is said and what is legal comes from ``protocol.iec62056``; here are only waiting and repeating. Every
+pause of the core is kept to the instant, counted from the arrival of the meter's last byte, and nothing waits longer
+than the protocol asks. Every wait has an end, and its error names the line and the meter. A read may be asked twice, a
+write never is, because nobody knows whether the first one arrived.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+from agent.links import Link
+from protocol import iec62056
+from protocol.iec62056 import MeterEvent, ReaderEvent
+from protocol.iec62056.states import legal_kinds
+
+NOISE = b"\x00\x7f\xff"
+"""Bytes that lines make by themselves; they begin no telegram. LIS-200 fact sheet 8.3."""
+FINE_WAIT = 0.0015
+"""Seconds before the end of a pause in which the loop is polled: its timers are only exact to a millisecond or more."""
+LONGEST_BLOCK = 60.0
+"""Seconds that one telegram may take after its first byte before it counts as endless."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """Time-outs in seconds of the wire, and how often something is tried. Source: LIS-200 fact sheet 1.6.
+
+    ``identification`` is the wait for an identification or prompt, ``tries`` how often a meter is called, ``telegram``
+    the wait for any other answer, ``character`` the longest gap inside one, ``quiet`` the silence after which a line
+    is free again, ``block`` the longest a block may last, ``closing`` the deadline of a session's end.
+    """
+
+    identification: float = 3.0
+    tries: int = 3
+    telegram: float = 20.0
+    character: float = 1.5
+    quiet: float = 0.3
+    block: float = 3.0
+    repeats: int = 3
+    closing: float = 6.0
+
+
+class SessionError(Exception):
+    """A session with a meter failed; the text names the meter and its line."""
+
+
+class NoAnswer(SessionError):  # noqa: N818 - named by what it is
+    """The meter said nothing, or stopped in the middle (``broken_off``)."""
+
+    def __init__(self, text: str, *, broken_off: bool = False) -> None:
+        super().__init__(text)
+        self.broken_off = broken_off
+
+
+class Conversation:
+    """One link, one core, one meter. ``who`` names meter and line in errors; ``line_bytes`` counts both directions."""
+
+    def __init__(
+        self,
+        link: Link,
+        core: iec62056.Connection,
+        who: str,
+        times: Times,
+        on_rate: Callable[[int], None],
+        *,
+        echo: bool = False,
+    ) -> None:
+        self.core = core
+        self.line_bytes = 0
+        self._link, self._who, self._times, self._on_rate = link, who, times, on_rate
+        self._echo, self._echo_left = echo, 0
+        self._loop = asyncio.get_running_loop()
+        self._last_byte = self._sent = self._not_before = self._loop.time()
+        self._stale = False
+
+    async def say(self, event: ReaderEvent) -> None:
+        """Send one telegram, as soon as the reaction time that the core asked for has passed."""
+        await self._wait_until(self._not_before)
+        if self._stale:
+            # After a time-out a late answer may lie in the link; it must not answer the next question.
+            await self._link.read(0)
+            self._stale = False
+        data = self.core.send(event)
+        begun = self._loop.time()
+        await self._link.write(data)
+        # A pseudo-terminal or socket takes bytes at once, the wire behind it does not.
+        self._sent = max(self._loop.time(), begun + len(data) * 10 / self.core.rate)
+        self.line_bytes += len(data)
+        self._echo_left = len(data) if self._echo else 0
+
+    async def effects(self) -> None:
+        """Do what the core asks for after ``say`` when no answer follows (wake-up, break)."""
+        while (effect := self.core.next_effect()) is not None:
+            await self._perform(effect, self._sent)
+
+    async def hear(self, wait: float) -> MeterEvent:
+        """Return the next telegram of the meter.
+
+        Raises:
+            NoAnswer: when nothing came for ``wait`` seconds, or the telegram broke off.
+            RemoteProtocolError: whatever the core finds wrong with what came.
+        """
+        deadline = self._loop.time() + wait
+        latest = deadline + LONGEST_BLOCK
+        begun = False
+        while True:
+            match self.core.next_event():
+                case iec62056.Pause() | iec62056.SwitchRate() as effect:
+                    await self._perform(effect, self._last_byte)
+                case iec62056.Need.DATA:
+                    data = await self._link.read(max(0.0, min(deadline, latest) - self._loop.time()))
+                    if not data:
+                        self._stale = True
+                        raise self._no_answer(wait, begun)
+                    self._last_byte = self._loop.time()
+                    self.line_bytes += len(data)
+                    self.core.receive_data(data)
+                    self._echo_left -= len(data)
+                    if self._echo_left < 0 and data.strip(NOISE):
+                        begun = True
+                        deadline = self._last_byte + self._times.character
+                case event:
+                    # The core gives a reader only what a meter says.
+                    return event  # type: ignore[return-value]
+
+    async def ask(self, command: ReaderEvent, *, again: bool) -> MeterEvent:
+        """Send a command and return its answer: a block, or the meter's acknowledgement.
+
+        ``again`` allows the command to be sent a second time when nothing came back.
+
+        Raises:
+            MeterRefusal: when the meter says no.
+            NoAnswer, RemoteProtocolError: when asking again did not help.
+        """
+        await self.settle()
+        await self.say(command)
+        refused = 0
+        silent = not again
+        while True:
+            try:
+                event = await self._hear_undamaged()
+            except NoAnswer as error:
+                if error.broken_off or silent:
+                    raise
+                silent = True
+                await self.say(command)
+                continue
+            if not isinstance(event, iec62056.Nak):
+                return event
+            refused += 1
+            if refused > self._times.repeats:
+                raise iec62056.RemoteProtocolError(f"the meter found the same command damaged {refused} times (NAK)")
+            await self.say(command)
+
+    async def next_block(self, *, good: bool) -> iec62056.Data:
+        """Acknowledge the block that came, or (not ``good``) ask for it again; return what the meter sends then.
+
+        A block whose acknowledgement was lost comes twice: ``Data.repeated`` is set on it.
+        """
+        await self.say(iec62056.Ack() if good else iec62056.Nak())
+        silent = False
+        while True:
+            try:
+                event = await self._hear_undamaged()
+            except NoAnswer:
+                if silent:
+                    raise
+                silent = True
+                await self.say(iec62056.Nak())
+                continue
+            if isinstance(event, iec62056.Data):
+                return event
+            raise iec62056.RemoteProtocolError("the meter stopped sending blocks in the middle of an archive")
+
+    async def settle(self) -> None:
+        """Wait until the meter has stopped talking, if it may be."""
+        if legal_kinds(self.core.state, iec62056.Role.METER):
+            await self.quiet()
+
+    async def quiet(self) -> None:
+        """Read and drop until the line is silent; not longer than a block may last."""
+        latest = self._loop.time() + self._times.block + self._times.quiet
+        while self._loop.time() < latest and (data := await self._link.read(self._times.quiet)):
+            self.line_bytes += len(data)
+            self._last_byte = self._loop.time()
+
+    async def end(self) -> None:
+        """Say goodbye from whatever state: break, then back to the opening rate."""
+        await self.settle()
+        await self.effects()
+        await self.say(iec62056.Break())
+        await self.effects()
+
+    async def _hear_undamaged(self) -> MeterEvent:
+        while True:
+            try:
+                event = await self.hear(self._times.telegram)
+            except iec62056.TooManyRepeats:
+                raise
+            except iec62056.RemoteProtocolError:
+                await self.quiet()
+                if not self.core.repeats_left:
+                    raise
+            except NoAnswer as error:
+                if not error.broken_off or not self.core.repeats_left:
+                    raise
+            else:
+                if isinstance(event, iec62056.Refusal):
+                    raise iec62056.MeterRefusal(event.code)
+                return event
+            await self.effects()
+            await self.say(iec62056.Nak())
+
+    def _no_answer(self, wait: float, begun: bool) -> NoAnswer:  # noqa: FBT001 - private, and named at its use
+        if begun:
+            text = f"{self._who} stopped in the middle of a telegram for {self._times.character:g} s"
+        else:
+            text = f"{self._who} gave no answer within {wait:g} s"
+        return NoAnswer(text, broken_off=begun)
+
+    async def _perform(self, effect: iec62056.Effect, since: float) -> None:
+        match effect:
+            case iec62056.Pause(seconds):
+                self._not_before = since + seconds
+            case iec62056.SwitchRate(baud):
+                await self._link.set_rate(baud)
+                self._on_rate(baud)
+
+    async def _wait_until(self, instant: float) -> None:
+        coarse = instant - self._loop.time() - FINE_WAIT
+        if coarse > 0:
+            await asyncio.sleep(coarse)
+        while self._loop.time() < instant:  # noqa: ASYNC110 - an instant is no event; this is its last millisecond
+            await asyncio.sleep(0)

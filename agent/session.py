@@ -1,0 +1,489 @@
+"""One session with one meter: opened, locked open if need be, used through ``contexts.meters.Meter``, always ended.
+
+Rules: ``open_session`` is the only way in, and its way out always says goodbye (lock closed if we opened it, break,
+opening rate), also on errors and cancellation, shielded and with a short deadline of its own. A device with a serial
+number is only used after it has shown that number. While a session is open its rate stands in the line's memory, so
+that after a crash the first act on the line is a break at that rate.
+
+How the core is driven (``agent.conversation`` does the waiting): request -> identification -> option select, after
+whose last bit the port changes its rate -> P0 -> commands, each after the meter's reaction time -> break.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import zoneinfo
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from agent.conversation import Conversation, NoAnswer, SessionError, Times
+from agent.links import Link, LinkError
+from agent.runs import LineMemory
+from agent.settings import MeterPassword
+from contexts.meters import Held, Layout
+from protocol import iec62056
+from protocol.iec62056 import codes, lis200
+from protocol.plans import Device, Line
+
+SERIAL_NUMBER = "1:180.0"
+LOCK_STATE, LOCK_CODE = "170.0", "171.0"
+"""Objects of a lock; its number is the instance. Writing 171 to an *open* lock changes its code. Fact sheet 2.4."""
+CLOSED, CLOSE = "0", "0"
+ROW_OVERWRITTEN = 109
+ROW_KEY = 3
+"""Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
+COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
+"""A row's length before one has been seen: per column with its brackets, and for time and row numbers."""
+UNKNOWN_COLUMNS = 18
+MOST_ROWS = 999
+DEFAULT_TIMES = Times()
+_LAYOUT_ATTRIBUTES = (lis200.SOURCES, lis200.NAMES, lis200.UNITS)
+
+Between = Callable[["Session"], Awaitable[bool]]
+"""Called between two blocks; True when the line was used for something else and the archive has to be asked again."""
+
+
+class SilentMeter(NoAnswer):
+    """Nobody answered the call: the meter is off, absent, or not at this address or rate."""
+
+
+class WrongMeter(SessionError):  # noqa: N818 - named by what it is
+    """Another meter answered than the one that the plan means."""
+
+
+@dataclasses.dataclass(slots=True)
+class Learned:
+    """What one process has learned about a line and uses from then on: whether its path carries even parity."""
+
+    parity: iec62056.Parity | None = None
+
+
+class Session:
+    """An open session; implements ``contexts.meters.Meter``. Made by ``open_session``.
+
+    Attributes:
+        broken: Set when the link or the conversation failed: the meter cannot be asked any more in this session.
+        line_bytes: Bytes moved on the line so far, both directions.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        line: Line,
+        device: Device,
+        *,
+        access: MeterPassword | None,
+        memory: LineMemory,
+        now: Callable[[], dt.datetime],
+        between_blocks: Between | None,
+        times: Times,
+        learned: Learned,
+    ) -> None:
+        self.device = device
+        self.who = who(device, line)
+        self.identification: iec62056.Identification | None = None
+        self._link, self._line, self._access, self._memory = link, line, access, memory
+        self._now, self._between_blocks, self._times, self._learned = now, between_blocks, times, learned
+        self._zone = _zone(device, self.who)
+        self._mappings = {(mapping.archive, mapping.source): mapping.series for mapping in device.mappings}
+        self._columns: dict[int, int] = {}
+        self._remembered: set[int] = set()
+        self._row_lengths: dict[int, int] = {}
+        self._bytes_before = 0
+        self._opened_lock = False
+        self._talk: Conversation | None = None
+
+    # --- what a context sees ---------------------------------------------------------------------------------------
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The time zone of the meter's clock and archives."""
+        return self._zone
+
+    @property
+    def mappings(self) -> Mapping[tuple[int, str], str]:
+        """Other series names for (archive, source address)."""
+        return self._mappings
+
+    async def read(self, address: str) -> list[str]:
+        """Read one object (R1); an answer to another question is not taken for this one."""
+        failure: Exception | None = None
+        for _ in range(self._times.repeats):
+            data = _data_only(await self._conversation.ask(iec62056.ReadCommand(address), again=True))
+            try:
+                groups = data.groups
+            except iec62056.UnreadableValue as error:
+                failure = error
+                continue
+            if lis200.matches(address, data.address):
+                return list(groups)
+            failure = iec62056.RemoteProtocolError(f"asked for {address}, the meter answers {data.address!r}")
+        raise failure or iec62056.TooManyRepeats
+
+    async def write(self, address: str, value: str) -> None:
+        """Write one object (W1), once: a write whose acknowledgement is missing is reported, not repeated."""
+        try:
+            await self._conversation.ask(iec62056.WriteCommand(address, value), again=False)
+        except NoAnswer as error:
+            raise NoAnswer(f"{error}; whether it took the write to {address} is not known") from error
+
+    async def layout(self, archive: int) -> Layout:
+        """Read the archive's columns (attributes 4, 2, 3), once per meter.
+
+        Raises:
+            RemoteProtocolError: when the three do not have the same number of columns.
+        """
+        known = self._memory.layout(self.device.id, archive)
+        if known is not None and known.sources:
+            self._columns[archive] = len(known.sources)
+            self._remembered.add(archive)
+            return known
+        texts = [await self.read(lis200.archive_address(archive, attribute)) for attribute in _LAYOUT_ATTRIBUTES]
+        if len({len(groups) for groups in texts}) != 1:
+            counts = "/".join(str(len(groups)) for groups in texts)
+            raise iec62056.RemoteProtocolError(
+                f"archive {archive}: the meter names {counts} columns in its sources/names/units; they must agree"
+            )
+        sources, names, units = texts
+        self._columns[archive] = len(sources)
+        layout = Layout(tuple(_source(text) for text in sources), tuple(names), tuple(units))
+        self._memory.keep_layout(self.device.id, archive, layout)
+        return layout
+
+    async def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
+        """Read an archive (R3) block by block; goes on after its last good row if the line was lent in between."""
+        seen: set[tuple[str, ...]] = set()
+        begin = start
+        overwritten = stuck = 0
+        while True:
+            try:
+                argument = lis200.archive_argument(position, begin, end, self._rows_per_block(archive))
+                command = iec62056.ReadBlocks(lis200.archive_address(archive), argument)
+                block = _data_only(await self._conversation.ask(command, again=True))
+                while True:
+                    block, rows = await self._sound(block, archive)
+                    fresh = [list(row) for row in rows if row[:ROW_KEY] not in seen]
+                    seen.update(row[:ROW_KEY] for row in rows)
+                    if fresh:
+                        begin = _later(start, fresh[-1], position)
+                        yield fresh
+                    if block.last:
+                        return
+                    if self._between_blocks is not None and await self._between_blocks(self):
+                        break
+                    # A block whose acknowledgement was lost comes again; its rows are dropped above.
+                    stuck = stuck + 1 if block.repeated else 0
+                    if stuck > self._times.repeats:
+                        raise iec62056.TooManyRepeats
+                    block = await self._conversation.next_block(good=True)
+            except iec62056.MeterRefusal as refusal:
+                if refusal.code == codes.ARCHIVE_EMPTY and seen:
+                    return
+                overwritten += refusal.code == ROW_OVERWRITTEN
+                if refusal.code != ROW_OVERWRITTEN or overwritten > self._times.repeats:
+                    raise
+
+    def held(self, archive: int) -> Held | None:
+        """Return what the gateway already holds of this archive."""
+        return self._memory.held(self.device.id, archive)
+
+    async def now(self) -> dt.datetime:
+        """Return the gateway's UTC at this instant."""
+        return self._now()
+
+    # --- what the line's worker does with it -----------------------------------------------------------------------
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes moved on the line so far, both directions."""
+        return self._bytes_before + (self._talk.line_bytes if self._talk else 0)
+
+    async def serial_number(self) -> str:
+        """Read the number that the meter gives itself."""
+        groups = await self.read(SERIAL_NUMBER)
+        return lis200.decode_text(groups[0]).strip() if groups else ""
+
+    async def begin(self) -> None:
+        """Open the conversation: identification, rate, P0, the right meter, the lock.
+
+        Raises:
+            NoAnswer: when nobody answers; names line and meter.
+            WrongMeter: when the meter shows another serial number than the plan has.
+            SessionError: when the lock cannot be opened, with the meter's reason.
+        """
+        self.identification = None
+        await self._break_at_remembered_rate()
+        await self._handshake()
+        if self.device.serial is not None:
+            await self._check_serial(self.device.serial)
+        if self._access is not None:
+            await self._open_lock(self._access)
+
+    async def end(self) -> None:
+        """Say goodbye: close the lock if we opened it, break, opening rate. Never fails, never waits for long."""
+        if self._talk is None:
+            return
+        failures = (LinkError, iec62056.Iec62056Error, SessionError, TimeoutError)
+        if self._opened_lock:
+            self._opened_lock = False
+            with contextlib.suppress(*failures):
+                async with asyncio.timeout(self._times.closing):
+                    await self.write(f"{self._access.lock if self._access else 0}:{LOCK_STATE}", CLOSE)
+        with contextlib.suppress(*failures):
+            async with asyncio.timeout(self._times.closing):
+                await self._talk.end()
+                self._memory.keep_line_rate(self._line.id, None)
+        self._bytes_before += self._talk.line_bytes
+        self._talk = None
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _conversation(self) -> Conversation:
+        if self._talk is None:
+            raise SessionError(f"{self.who}: the session is not open")
+        return self._talk
+
+    def _converse(self, parity: iec62056.Parity, rate: int | None = None) -> Conversation:
+        """Begin anew with nothing heard, the port standing at ``rate``."""
+        if self._talk is not None:
+            self._bytes_before += self._talk.line_bytes
+        core = iec62056.Connection(
+            iec62056.Role.READER,
+            parity=parity,
+            opening_rate=self._line.rate,
+            fixed_rate=self._line.fixed_rate,
+            rate=rate,
+            echo=self._line.echo,
+            max_repeats=self._times.repeats,
+        )
+        self._talk = Conversation(self._link, core, self.who, self._times, self._remember_rate, echo=self._line.echo)
+        return self._talk
+
+    def _remember_rate(self, baud: int) -> None:
+        # Back at the opening rate the session is over, and what is remembered is cleared once the break has left.
+        if baud != self._line.rate:
+            self._memory.keep_line_rate(self._line.id, baud)
+
+    @property
+    def _parity(self) -> iec62056.Parity:
+        return iec62056.Parity(self._line.parity)
+
+    async def _break_at_remembered_rate(self) -> None:
+        rate = self._memory.line_rate(self._line.id)
+        if rate is None:
+            return
+        talk = self._converse(self._learned.parity or self._parity, rate)
+        await self._link.set_rate(rate)
+        await talk.end()
+        await self._link.set_rate(self._line.rate)
+        await talk.quiet()
+
+    async def _handshake(self) -> None:
+        """Call the meter until it has opened programming mode, a bounded number of times, with a break between."""
+        failure: Exception | None = None
+        talk = self._converse(self._learned.parity or self._parity)
+        self._memory.keep_line_rate(self._line.id, self._line.rate)
+        await self._link.set_rate(self._line.rate)
+        for attempt in range(self._times.tries):
+            try:
+                if attempt:
+                    await talk.end()
+                    await talk.quiet()
+                if attempt == 1 and self._learned.parity is not None:
+                    # What was learned may no longer hold: the path may have been changed.
+                    talk = self._converse(self._parity)
+                await self._enter_programming(talk)
+            except (NoAnswer, iec62056.RemoteProtocolError) as error:
+                failure = error
+            else:
+                return
+        if isinstance(failure, NoAnswer) and self.identification is None:
+            raise SilentMeter(
+                f"{self.who} does not answer: {self._times.tries} calls, {self._times.identification:g} s each; "
+                "check cable, address and rate"
+            ) from failure
+        raise SessionError(f"{self.who} could not be opened in {self._times.tries} tries: {failure}") from failure
+
+    async def _enter_programming(self, talk: Conversation) -> None:
+        if self._line.wake_up:
+            await talk.say(iec62056.WAKE_UP)
+            await talk.effects()
+        await talk.say(iec62056.Request(self.device.address))
+        identification = await talk.hear(self._times.identification)
+        if not isinstance(identification, iec62056.Identification):
+            raise iec62056.RemoteProtocolError("the meter did not identify itself")
+        self.identification = identification
+        if identification.rate is None:
+            raise iec62056.RemoteProtocolError(
+                f"the meter offers baud character {identification.rate_id!r}, which is none of mode C (0 to 6)"
+            )
+        if self._parity is iec62056.Parity.AUTO:
+            self._learned.parity = iec62056.Parity.EVEN if talk.core.even_parity else iec62056.Parity.NONE
+        await talk.say(iec62056.OptionSelect(identification.rate_id))
+        if not isinstance(await talk.hear(self._times.identification), iec62056.Prompt):
+            raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
+
+    async def _check_serial(self, expected: str) -> None:
+        shown = await self.serial_number()
+        if shown.lstrip("0") != expected.strip().lstrip("0"):
+            raise WrongMeter(f"{self.who} has serial number {shown}, the plan expects {expected}; nothing was read")
+
+    async def _open_lock(self, access: MeterPassword) -> None:
+        """Write the code only to a closed lock: written to an open one it would become the new code."""
+        try:
+            try:
+                state = (await self.read(f"{access.lock}:{LOCK_STATE}"))[0].strip()
+            except iec62056.MeterRefusal as refusal:
+                if refusal.code != codes.NO_RIGHT_TO_READ:
+                    raise
+                state = CLOSED  # an open lock would give the right to read
+            if state == CLOSED:
+                await self.write(f"{access.lock}:{LOCK_CODE}", access.password)
+                self._opened_lock = True
+        except iec62056.MeterRefusal as refusal:
+            raise SessionError(
+                f"{self.who}: lock {access.lock} could not be opened: {refusal}; check password and lock of this meter"
+            ) from refusal
+
+    # --- archives --------------------------------------------------------------------------------------------------
+
+    def _rows_per_block(self, archive: int) -> int:
+        """As many rows as fit into the time that a block may last, so that nobody waits longer for the line."""
+        guess = self._columns.get(archive, UNKNOWN_COLUMNS) * COLUMN_CHARACTERS + ROW_CHARACTERS
+        characters = self._times.block * self._conversation.core.rate / 10
+        return max(1, min(MOST_ROWS, int(characters / self._row_lengths.get(archive, guess))))
+
+    async def _sound(self, block: iec62056.Data, archive: int) -> tuple[iec62056.Data, tuple[lis200.Row, ...]]:
+        """Return the block and its rows once they hold together: the block check lets some errors through.
+
+        What comes the same twice is the meter's own word, however odd, and is left to the context to judge.
+        """
+        odd = None
+        while True:
+            doubt: iec62056.RemoteProtocolError | None = None
+            rows: tuple[lis200.Row, ...] = ()
+            try:
+                rows = block.rows
+                doubt = self._doubt(rows, archive)
+            except iec62056.UnreadableValue as error:
+                doubt = error
+            same_again = bool(rows) and block.text == odd
+            if same_again and archive in self._remembered:
+                # The meter was changed since its columns were read; an empty layout is none.
+                self._memory.keep_layout(self.device.id, archive, Layout((), (), ()))
+                raise iec62056.RemoteProtocolError(f"{doubt}; its columns will be read anew by the next run")
+            if doubt is None or same_again:
+                length = -(-(len(block.text) + 2) // max(1, len(rows)))
+                self._row_lengths[archive] = max(self._row_lengths.get(archive, 0), length)
+                return block, rows
+            if not self._conversation.core.repeats_left:
+                raise doubt
+            odd = block.text
+            block = await self._conversation.next_block(good=False)
+
+    def _doubt(self, rows: tuple[lis200.Row, ...], archive: int) -> iec62056.RemoteProtocolError | None:
+        columns = self._columns.get(archive)
+        for row in rows:
+            if not row[0].strip().isdigit():
+                return iec62056.UnreadableValue(row[0], f"the number of a row of archive {archive}")
+            if len(row) != (columns or len(rows[0])):
+                return iec62056.RemoteProtocolError(
+                    f"a row of archive {archive} has {len(row)} columns instead of {columns or len(rows[0])}"
+                )
+        return None
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    link: Link,
+    line: Line,
+    device: Device,
+    *,
+    memory: LineMemory,
+    now: Callable[[], dt.datetime],
+    access: MeterPassword | None = None,
+    between_blocks: Between | None = None,
+    times: Times = DEFAULT_TIMES,
+    learned: Learned | None = None,
+) -> AsyncIterator[Session]:
+    """Open a session with ``device`` over ``link``; always ends it.
+
+    Args:
+        link: The open line.
+        line: How the line is worked: opening rate, parity, wake-up, echo.
+        device: Whom to call, and what is known of it.
+        memory: What the line remembers across restarts.
+        now: The gateway's UTC.
+        access: The lock to open and its code; None leaves locks alone.
+        between_blocks: Awaited between the blocks of an archive, see ``Between``.
+        times: Time-outs and repeats.
+        learned: What is known of the line from earlier sessions of this process; updated.
+
+    Raises:
+        LinkError, SessionError, Iec62056Error: when the session cannot be opened.
+    """
+    session = Session(
+        link,
+        line,
+        device,
+        access=access,
+        memory=memory,
+        now=now,
+        between_blocks=between_blocks,
+        times=times,
+        learned=learned or Learned(),
+    )
+    try:
+        await session.begin()
+        yield session
+    finally:
+        await _to_the_end(session.end())
+
+
+async def _to_the_end(closing: Coroutine[Any, Any, None]) -> None:
+    """Await a short clean-up to its end even when we are cancelled meanwhile: a meter left open blocks its line."""
+    task = asyncio.create_task(closing, name="session end")
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def who(device: Device, line: Line) -> str:
+    """Name a meter and its line for people."""
+    address = f"address {device.address}" if device.address else "general call"
+    return f"meter {device.name} ({address}) on {line.endpoint}"
+
+
+def _zone(device: Device, meter: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(device.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        raise SessionError(f"{meter}: no time zone is called {device.timezone!r}; use an IANA name") from error
+
+
+def _data_only(event: iec62056.MeterEvent) -> iec62056.Data:
+    if not isinstance(event, iec62056.Data):
+        raise iec62056.RemoteProtocolError("the meter acknowledged a read instead of answering it")
+    return event
+
+
+def _source(text: str) -> str:
+    """``0002:0300`` as ``2:300``; empty for a column without a source, or one that names none."""
+    try:
+        return lis200.Address.parse(text).core
+    except iec62056.UnreadableValue:
+        return ""
+
+
+def _later(start: str, row: list[str], position: int) -> str:
+    """Where to go on asking: at the row's own value, but not before ``start`` when the meter's clock went back."""
+    if not 0 < position <= len(row):
+        return start
+    value = row[position - 1].strip()
+    if value.isdigit() and start.isdigit():
+        return value if int(value) > int(start) else start
+    return max(value, start)
