@@ -1,0 +1,170 @@
+"""Request bodies: JSON becomes a struct, and every field that is wrong is named in one answer.
+
+A body's struct says what may be sent; fields that the answer has but the body has not are read-only: they are
+accepted and ignored, so that a client may send back what it got. Anything else unknown is refused by name. Numbers
+become decimals from their own text, never through a float.
+"""
+
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from litestar.dto import AbstractDTO
+from litestar.typing import FieldDefinition
+
+from hub.problems import Unreadable, Wrong, WrongField
+from protocol.wire import ContractError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_LARGEST_LIST = 10_000
+
+
+class Body(msgspec.Struct, kw_only=True):
+    """What a client may send. ``read_only`` of a subclass names the fields of the answer that it may send in vain."""
+
+    read_only: typing.ClassVar[frozenset[str]] = frozenset()
+
+
+@functools.cache
+def partial(kind: type[Body]) -> type[Body]:
+    """Return the struct of a PATCH: the same fields, each of which may be left out."""
+    derived: Any = msgspec.defstruct(
+        f"Partial{kind.__name__}",
+        [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(kind)],
+        bases=(Body,),
+        namespace={"read_only": kind.read_only},
+        kw_only=True,
+    )
+    kind_of_patch: type[Body] = derived
+    return kind_of_patch
+
+
+def given(body: Body) -> dict[str, Any]:
+    """Return the fields that a body has; those that a PATCH left out are not among them."""
+    return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not msgspec.UNSET}
+
+
+@functools.cache
+def _decoders(kind: type[msgspec.Struct]) -> dict[str, tuple[msgspec.json.Decoder[Any], bool]]:
+    return {field.name: (msgspec.json.Decoder(field.type), field.required) for field in msgspec.structs.fields(kind)}
+
+
+def _explain(error: msgspec.ValidationError, field: str) -> WrongField:
+    text, _, path = str(error).partition(" - at `$")
+    return WrongField(field + path.rstrip("`"), text)
+
+
+def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "") -> tuple[T | None, list[WrongField]]:
+    """Build the struct from an object's fields; return it, or None with everything that is wrong."""
+    decoders = _decoders(kind)
+    read_only: frozenset[str] = getattr(kind, "read_only", frozenset())
+    values: dict[str, Any] = {}
+    errors = [
+        WrongField(prefix + name, "there is no such field")
+        for name in raw
+        if name not in decoders and name not in read_only
+    ]
+    for name, (decoder, required) in decoders.items():
+        if name in raw:
+            try:
+                values[name] = decoder.decode(raw[name])
+            except msgspec.ValidationError as error:
+                errors.append(_explain(error, prefix + name))
+            except RecursionError:
+                errors.append(WrongField(prefix + name, "is nested too deeply"))
+        elif required:
+            errors.append(WrongField(prefix + name, "this field is required"))
+    if errors:
+        return None, errors
+    try:
+        return kind(**values), []
+    except ContractError as error:
+        return None, [WrongField(prefix.rstrip(".") or "body", str(error))]
+
+
+def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the handler's annotation says
+    """Decode a body as a struct, a list of structs, or either.
+
+    Raises:
+        Unreadable: when it is not JSON.
+        Wrong: naming every wrong field; in a list with its position, such as ``3.value``.
+    """
+    options = get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
+    single: type[msgspec.Struct] | None = next((option for option in options if isinstance(option, type) and get_origin(option) is None), None)
+    listed: Any = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
+    try:
+        document = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+    except msgspec.ValidationError:
+        raise Wrong(
+            WrongField("body", "a JSON object is expected" if listed is None else "give one or a list")
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"the body is not JSON: {error}") from error
+    if isinstance(document, dict):
+        if single is None:
+            raise Wrong(WrongField("body", "a list is expected"))
+        struct, errors = read_struct(document, single)
+        if struct is None:
+            raise Wrong(*errors)
+        return struct
+    if listed is None:
+        raise Wrong(WrongField("body", "a JSON object is expected, not a list"))
+    return _read_list(document, listed)
+
+
+def _read_list(document: list[msgspec.Raw], kind: type[T]) -> list[T]:
+    if len(document) > _LARGEST_LIST:
+        raise Wrong(WrongField("body", f"has {len(document)} items; at most {_LARGEST_LIST} are taken at once"))
+    structs: list[T] = []
+    errors: list[WrongField] = []
+    for position, item in enumerate(document):
+        try:
+            fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+        except msgspec.ValidationError:
+            errors.append(WrongField(str(position), "a JSON object is expected"))
+            continue
+        struct, found = read_struct(fields, kind, f"{position}.")
+        errors += found
+        if struct is not None:
+            structs.append(struct)
+    if errors:
+        raise Wrong(*errors)
+    return structs
+
+
+class StrictBody(AbstractDTO[Any]):
+    """Ties ``read_body`` to a handler's ``data`` parameter; its annotation says what is expected."""
+
+    def decode_bytes(self, value: bytes) -> Any:  # noqa: ANN401 - what the annotation says
+        """Decode as the handler's annotation says."""
+        field = self.asgi_connection.route_handler.parsed_data_field
+        if field is None:
+            raise TypeError("StrictBody is for handlers with a data parameter")
+        return read_body(value, field.annotation)
+
+    def decode_builtins(self, value: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - as decode_bytes
+        """Refuse forms."""
+        raise Unreadable("the body is a form; JSON is expected")
+
+    @classmethod
+    def create_for_field_definition(cls, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - nothing to prepare
+        """Do nothing: the annotation is enough."""
+
+    @classmethod
+    def create_openapi_schema(cls, field_definition: FieldDefinition, handler_id: str, schema_creator: Any) -> Any:  # noqa: ANN401, ARG003 - Litestar's own
+        """Describe the body by the annotation."""
+        return schema_creator.for_field_definition(field_definition)
+
+    @classmethod
+    def generate_field_definitions(cls, model_type: type[Any]) -> Any:  # noqa: ANN401, ARG003 - abstract, not used here
+        """Yield nothing: no transfer model is made."""
+        yield from ()
+
+    @classmethod
+    def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:  # noqa: ARG003 - abstract, not used here
+        """Say no: no transfer model is made."""
+        return False

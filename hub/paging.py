@@ -1,0 +1,168 @@
+"""Lists: ``limit`` and ``offset`` in, ``{"count", "next", "previous", "results"}`` out; filters by name.
+
+A query parameter that the list does not have is refused by name, because a misspelt filter would answer everything.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.problems import Wrong, WrongField, wrong
+from hub.state import HubRequest
+
+T = TypeVar("T")
+DEFAULT_LIMIT = 100
+LARGEST_LIMIT = 1000
+_LARGEST_OFFSET = 2**31 - 1
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """One page of a list; ``next`` and ``previous`` are URLs."""
+
+    count: int
+    next: str | None
+    previous: str | None
+    results: list[T]
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Which part of a list is asked for."""
+
+    limit: int
+    offset: int
+
+
+Condition = Callable[[str, str], ColumnElement[bool]]
+"""Turns a filter's name and text into a condition; raises Wrong when the text is unreadable."""
+
+
+def equals(column: Any) -> Condition:  # noqa: ANN401 - any mapped column
+    """Filter by equal text."""
+    return lambda _name, text: column == text
+
+
+def is_uuid(column: Any) -> Condition:  # noqa: ANN401 - any mapped column
+    """Filter by id."""
+    return lambda name, text: column == parse_uuid(name, text)
+
+
+def since(column: Any) -> Condition:  # noqa: ANN401 - any mapped column
+    """Filter by instant, from this one on, itself included."""
+    return lambda name, text: column >= parse_instant(name, text)
+
+
+def until(column: Any) -> Condition:  # noqa: ANN401 - any mapped column
+    """Filter by instant, up to this one, itself included."""
+    return lambda name, text: column <= parse_instant(name, text)
+
+
+def is_true(column: Any) -> Condition:  # noqa: ANN401 - any mapped column
+    """Filter by ``true`` or ``false``."""
+
+    def condition(name: str, text: str) -> ColumnElement[bool]:
+        if text not in {"true", "false"}:
+            raise wrong(name, f"{text!r} is neither true nor false")
+        found: ColumnElement[bool] = column.is_(text == "true")
+        return found
+
+    return condition
+
+
+def parse_uuid(name: str, text: str) -> uuid.UUID:
+    """Read an id from a query.
+
+    Raises:
+        Wrong: when it is no UUID.
+    """
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise wrong(name, f"{text!r} is not a UUID") from None
+
+
+def parse_instant(name: str, text: str) -> dt.datetime:
+    """Read an RFC 3339 instant from a query, where an unescaped ``+`` has become a space.
+
+    Raises:
+        Wrong: when it is unreadable or has no offset.
+    """
+    try:
+        instant = dt.datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text.upper() else text)
+        if instant.tzinfo is None:
+            raise wrong(name, f"{text!r} has no offset from UTC, such as Z or +01:00")
+        return instant.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        raise wrong(name, f"{text!r} is not an RFC 3339 date-time with an offset") from None
+
+
+def parse_number(name: str, text: str, least: int, largest: int) -> int:
+    """Read a whole number from a query.
+
+    Raises:
+        Wrong: when it is none, or out of bounds.
+    """
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(largest)) or not least <= int(text) <= largest:
+        raise wrong(name, f"{text!r} is not a whole number within {least}..{largest}")
+    return int(text)
+
+
+def query_of(request: HubRequest, known: Sequence[str]) -> dict[str, str]:
+    """Return the query's parameters.
+
+    Raises:
+        Wrong: naming those that the list does not have.
+    """
+    query = dict(request.query_params.items())
+    unknown = [WrongField(name, f"no such filter; there are {', '.join(known)}") for name in query if name not in known]
+    if unknown:
+        raise Wrong(*unknown)
+    return query
+
+
+def window_of(query: Mapping[str, str]) -> Window:
+    """Read ``limit`` (at most 1000 are answered) and ``offset``."""
+    limit = parse_number("limit", query.get("limit", str(DEFAULT_LIMIT)), 1, _LARGEST_OFFSET)
+    offset = parse_number("offset", query.get("offset", "0"), 0, _LARGEST_OFFSET)
+    return Window(min(limit, LARGEST_LIMIT), offset)
+
+
+async def select_page(
+    session: AsyncSession,
+    request: HubRequest,
+    model: type[T],
+    filters: Mapping[str, Condition],
+    order: Sequence[Any],
+    extra: Sequence[str] = (),
+) -> tuple[Page[Any], Sequence[T]]:
+    """Select one page of a table; return the page without results, and the rows to make them from."""
+    query = query_of(request, [*filters, *extra, "limit", "offset"])
+    window = window_of(query)
+    conditions = [filters[name](name, text) for name, text in query.items() if name in filters]
+    statement = select(model).where(*conditions).order_by(*order)
+    count = (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one()
+    rows = (await session.execute(statement.limit(window.limit).offset(window.offset))).scalars().all()
+    return frame(request, window, count), rows
+
+
+def frame(request: HubRequest, window: Window, count: int) -> Page[Any]:
+    """Return the page around results that are still to come."""
+
+    def link(offset: int) -> str:
+        query = {**dict(request.query_params.items()), "limit": str(window.limit), "offset": str(offset)}
+        if offset == 0:
+            del query["offset"]
+        return str(request.url.with_replacements(query=urlencode(query)))
+
+    after = window.offset + window.limit
+    return Page(
+        count=count,
+        next=link(after) if after < count else None,
+        previous=link(max(0, window.offset - window.limit)) if window.offset > 0 else None,
+        results=[],
+    )

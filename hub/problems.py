@@ -1,0 +1,130 @@
+"""What the REST API answers when it does not do what was asked: problem documents (RFC 9457).
+
+400 unreadable, 401 who are you, 404 no such thing, 409 conflicts with the state, 422 readable but wrong. A 422 names
+every wrong field in ``errors``; the sentence in ``detail`` names them too, for clients that show only that.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class WrongField(NamedTuple):
+    """One field that is wrong, and why. ``field`` is a path such as ``task_kwargs.address``."""
+
+    field: str
+    text: str
+
+
+class ProblemDocument(msgspec.Struct, frozen=True):
+    """The body of every error."""
+
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+    type: str = "about:blank"
+
+
+class ProblemError(Exception):
+    """The request cannot be answered as asked."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors: list[WrongField] = []
+        self.headers: dict[str, str] = {}
+
+
+class Unreadable(ProblemError):  # noqa: N818 - said as a sentence: raise Unreadable(...)
+    """The body is not JSON."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class NotAuthenticated(ProblemError):  # noqa: N818 - as above
+    """No valid token came with the request."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.headers = {"WWW-Authenticate": "Token"}
+
+
+class NotFound(ProblemError):  # noqa: N818 - as above
+    """There is no such thing."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class Conflict(ProblemError):  # noqa: N818 - as above
+    """What is asked does not fit the state of things; it may fit later."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class TooLarge(ProblemError):  # noqa: N818 - as above
+    """The body is larger than the hub takes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class Unavailable(ProblemError):  # noqa: N818 - as above
+    """The hub cannot do this now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Wrong(ProblemError):  # noqa: N818 - as above
+    """The request is readable, but fields of it are wrong."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+    def __init__(self, *errors: WrongField) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.text}" for error in errors))
+        self.errors = list(errors)
+
+
+def wrong(field: str, text: str) -> Wrong:
+    """Return the error for one wrong field."""
+    return Wrong(WrongField(field, text))
+
+
+def _respond(
+    status: int, detail: str, errors: Sequence[WrongField], headers: dict[str, str]
+) -> Response[ProblemDocument]:
+    return Response(
+        ProblemDocument(
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            errors=[error._asdict() for error in errors],
+        ),
+        status_code=status,
+        media_type=PROBLEM_JSON,
+        headers=headers,
+    )
+
+
+def answer_problem(_request: Request[Any, Any, Any], error: ProblemError) -> Response[ProblemDocument]:
+    """Answer with the problem that an operation raised."""
+    return _respond(error.status, error.detail, error.errors, error.headers)
+
+
+def answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDocument]:
+    """Answer what the framework itself refuses (no such path, method not allowed) in the same form."""
+    detail = error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not possible at {request.url.path}"
+    return _respond(error.status_code, detail, [], dict(error.headers or {}))

@@ -1,0 +1,29 @@
+"""What every request of one hub process shares, and the two ways to a session."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from litestar import Request
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.clocks import Clock
+from hub.settings import Settings
+
+HubRequest = Request[Any, Any, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hub:
+    """The parts of one process. ``wake`` is set after a commit that the relay should look at at once."""
+
+    settings: Settings
+    engine: AsyncEngine
+    clock: Clock
+    wake: asyncio.Event
+
+
+def hub_of(request: HubRequest) -> Hub:
+    """Return the process's parts, as ``create_app`` put them there."""
+    hub: Hub = request.app.state.hub
+    return hub
