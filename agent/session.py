@@ -63,8 +63,9 @@ class Session:
     """An open session; implements ``contexts.meters.Meter``. Made by ``open_session``.
 
     Attributes:
-        broken: Set when the link or the conversation failed: the meter cannot be asked any more in this session.
-        line_bytes: Bytes moved on the line so far, both directions.
+        device: The meter, as the plan has it.
+        who: The meter and its line, named for people.
+        identification: What the meter said of itself.
     """
 
     def __init__(

@@ -1,0 +1,375 @@
+"""One worker per line: the only one who opens it, one conversation at a time, everything due on a meter in one session.
+
+Rules, in this order: commands before scheduled runs; scheduled runs by due time; nothing before its ``not_before``.
+A scheduled archive readout lends the line to a waiting command between two blocks and goes on after its last row. A
+run ends in exactly one ``RunResult``, whatever happens: what a meter, a port or a call can do wrong is named in
+``_FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one time-out and is then
+left alone for a while, doubling, and probed with few calls; its runs wait for the probe, a command is a probe.
+
+Nothing here writes to the store: results are handed on through ``on_result``.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from agent.clocks import Clock
+from agent.conversation import SessionError, Times
+from agent.links import Link, LinkError, open_link
+from agent.runs import LineMemory, Run, RunResult
+from agent.session import DEFAULT_TIMES, Learned, Session, SilentMeter, WrongMeter, open_session, who
+from agent.settings import MeterPassword
+from contexts.catalogue import CallError, check_call, find_call
+from contexts.meters import Answer, Moment
+from protocol import reports
+from protocol.iec62056 import Iec62056Error, MeterRefusal, Parity, UnreadableValue
+from protocol.plans import Line
+
+LONGEST_WAIT = 60.0
+"""Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
+_FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
+
+_CONVERSATION_FAILURES = (LinkError, SessionError, Iec62056Error)
+_ANSWERS = (MeterRefusal, UnreadableValue)
+"""What the meter said in good form: the session goes on after it."""
+_FAILURES = (CallError, *_CONVERSATION_FAILURES, ValueError, LookupError, ArithmeticError)
+"""What a run may fail with: the call, the port, the session, the meter; and the last three when a meter sends what a
+context cannot make sense of (``ContractError`` is a ``ValueError``)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds in real seconds: of one run without the time that it lent the line, and of a silent meter's back-off."""
+
+    run: float = 4 * 3600.0
+    back_off: float = 30.0
+    longest_back_off: float = 900.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Silence:
+    """A meter that does not answer: since when, how often it was called, and until when it is left alone."""
+
+    since: dt.datetime
+    until: float = 0.0
+    sessions: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Current:
+    """A run that is being executed; ``scope`` ends it, at its deadline or because it was cancelled."""
+
+    run: Run
+    scope: asyncio.Timeout
+    cancelled: bool = False
+    bytes_of_others: int = 0
+
+
+class LineWorker:
+    """The owner of one line.
+
+    Args:
+        line: The line as the plan has it.
+        memory: What lines remember across restarts.
+        clock: The gateway's clock.
+        passwords: By the meter's name in the plan.
+        on_started: Called when the line begins to work on a run.
+        on_result: Called once for each run that was submitted, when it has ended.
+        connect: Opens the link.
+        clock_believed: Whether the gateway's own clock may be written into a meter now.
+        times: Time-outs of the wire.
+        limits: Bounds of runs and back-off.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        memory: LineMemory,
+        clock: Clock,
+        passwords: Mapping[str, MeterPassword],
+        on_started: Callable[[Run], None],
+        on_result: Callable[[RunResult], None],
+        connect: Callable[[str, int], Awaitable[Link]] = open_link,
+        clock_believed: Callable[[], bool] = lambda: True,
+        times: Times = DEFAULT_TIMES,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._line = self._next_line = line
+        self._memory, self._clock, self._passwords = memory, clock, passwords
+        self._on_started, self._on_result = on_started, on_result
+        self._connect, self._clock_believed, self._times, self._limits = connect, clock_believed, times, limits
+        self._queue: list[Run] = []
+        self._started: dict[uuid.UUID, dt.datetime] = {}
+        self._executing: list[_Current] = []
+        self._silent: dict[uuid.UUID, _Silence] = {}
+        self._learned = Learned()
+        self._link: Link | None = None
+        self._wake = asyncio.Event()
+
+    # --- from outside ----------------------------------------------------------------------------------------------
+
+    def submit(self, run: Run) -> None:
+        """Queue a run; one that is queued or executing already is not queued again."""
+        known = [queued.id for queued in self._queue] + [current.run.id for current in self._executing]
+        if run.id not in known:
+            self._queue.append(run)
+            self._wake.set()
+
+    def cancel(self, run_id: uuid.UUID) -> bool:
+        """End a run as ``cancelled``; False when this line does not have it (any more).
+
+        A queued run ends at once, an executing one after what it is saying; a session still ends with a break.
+        """
+        for run in self._queue:
+            if run.id == run_id:
+                self._take(run)
+                self._end(run, reports.CANCELLED, "cancelled before it was executed")
+                return True
+        for current in self._executing:
+            if current.run.id == run_id:
+                current.cancelled = True
+                if current is self._executing[-1] and not current.scope.expired():
+                    current.scope.reschedule(asyncio.get_running_loop().time())
+                return True
+        return False
+
+    def replace(self, line: Line) -> None:
+        """Work the line as this plan says, from the next session on."""
+        self._next_line = line
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work for ever; cancellation ends the session at hand properly."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._adopt_line()
+                run = self._next_due()
+                if run is None:
+                    # An idle line is given back: a device server serves others, an operator can plug in.
+                    await self._close_link()
+                    await self._sleep()
+                else:
+                    await self._serve(run)
+        finally:
+            await self._close_link()
+
+    # --- what is due -----------------------------------------------------------------------------------------------
+
+    def _next_due(self, *, device: uuid.UUID | None = None, commands: bool = False) -> Run | None:
+        """Return what is to be done next: of one meter, or (``commands``) only what overtakes a readout."""
+        now, instant = self._clock.now(), self._clock.monotonic()
+
+        def due(run: Run) -> bool:
+            if run.not_before is not None and run.not_before > now:
+                return False
+            if device is not None and run.device.id != device:
+                return False
+            silence = self._silent.get(run.device.id)
+            return run.command is not None or (not commands and (silence is None or silence.until <= instant))
+
+        return min(filter(due, self._queue), key=_precedence, default=None)
+
+    async def _sleep(self) -> None:
+        """Wait until something was submitted or something queued may become due."""
+        now, instant = self._clock.now(), self._clock.monotonic()
+        wait = LONGEST_WAIT
+        for run in self._queue:
+            until_due = (run.not_before - now).total_seconds() / self._clock.rate if run.not_before else 0.0
+            silence = self._silent.get(run.device.id)
+            until_probe = silence.until - instant if silence and run.command is None else 0.0
+            wait = min(wait, max(until_due, until_probe, 0.001))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    async def _serve(self, first: Run, *, commands: bool = False) -> None:
+        """Execute everything due on one meter in one session."""
+        if self._refused(first):
+            return
+        device = first.device
+        self._begin(first)
+        try:
+            link = await self._opened_link()
+        except LinkError as error:
+            self._fail_due(error, commands=commands)
+            return
+        try:
+            async with self._session(link, first) as session:
+                self._silent.pop(device.id, None)
+                usable, before = True, 0
+                while usable and (run := self._next_due(device=device.id, commands=commands)) is not None:
+                    overtaking = self._next_due(commands=True)
+                    if run.command is None and overtaking is not None and overtaking.device.id != device.id:
+                        break
+                    if not self._refused(run):
+                        usable = await self._execute(run, session, before)
+                    before = session.line_bytes
+        except (LinkError, SessionError, Iec62056Error) as error:
+            if isinstance(error, LinkError):
+                await self._close_link()
+            self._fail_due(error, device=device.id, commands=commands)
+            if isinstance(error, SilentMeter):
+                self._back_off(device.id)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, link: Link, first: Run) -> AsyncIterator[Session]:
+        times = self._times
+        if first.device.id in self._silent:
+            # A probe: one call, or one with each parity while that is not known.
+            unknown_parity = self._line.parity == Parity.AUTO.value and self._learned.parity is None
+            times = dataclasses.replace(times, tries=2 if unknown_parity else 1)
+        async with open_session(
+            link,
+            self._line,
+            first.device,
+            memory=self._memory,
+            now=self._clock.now,
+            access=self._passwords.get(first.device.name),
+            between_blocks=self._between_blocks,
+            times=times,
+            learned=self._learned,
+        ) as session:
+            yield session
+
+    async def _between_blocks(self, session: Session) -> bool:
+        """Lend the line of a scheduled readout to the commands that wait; whether any was served."""
+        outer = self._executing[-1]
+        if outer.run.command is not None or self._next_due(commands=True) is None:
+            return False
+        deadline = outer.scope.when()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        outer.scope.reschedule(None)
+        while (command := self._next_due(commands=True)) is not None:
+            if command.device.id == session.device.id:
+                before = session.line_bytes
+                usable = self._refused(command) or await self._execute(command, session, before)
+                outer.bytes_of_others += session.line_bytes - before
+            else:
+                await session.end()
+                await self._serve(command, commands=True)
+                usable = False
+            if not usable:
+                await session.end()
+                await session.begin()
+        if deadline is not None:
+            outer.scope.reschedule(loop.time() if outer.cancelled else deadline + loop.time() - begun)
+            await asyncio.sleep(0)
+        return True
+
+    # --- one run ---------------------------------------------------------------------------------------------------
+
+    async def _execute(self, run: Run, session: Session, bytes_before: int) -> bool:
+        """Make the call and report how it ended; whether the session can be used on."""
+        self._take(run)
+        self._begin(run)
+        scope = asyncio.timeout(self._limits.run)
+        current = _Current(run, scope)
+        outcome, cause, answer, usable = reports.DONE, "", None, True
+        try:
+            async with scope:
+                self._executing.append(current)
+                try:
+                    answer = await self._make_call(run, session)
+                finally:
+                    self._executing.pop()
+        except TimeoutError:
+            usable = False
+            outcome, cause = reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended"
+            if current.cancelled:
+                outcome, cause = reports.CANCELLED, "cancelled while it was executed"
+        except asyncio.CancelledError:
+            self._end(run, reports.INTERRUPTED, "the agent was stopped", session.line_bytes - bytes_before)
+            raise
+        except _FAILURES as error:
+            outcome, cause = _outcome(error, session.who)
+            usable = isinstance(error, _ANSWERS) or not isinstance(error, _CONVERSATION_FAILURES)
+            if isinstance(error, LinkError):
+                await self._close_link()
+        moved = session.line_bytes - bytes_before - current.bytes_of_others
+        self._end(run, outcome, cause, moved, answer)
+        return usable
+
+    async def _make_call(self, run: Run, session: Session) -> Answer:
+        kwargs = check_call(run.context, run.call, run.kwargs)
+        now = self._clock.now()
+        moment = Moment(now=now, reference=run.tick or now, since=run.since, clock_believed=self._clock_believed())
+        return await find_call(run.context, run.call).run(session, moment, kwargs)
+
+    def _refused(self, run: Run) -> bool:
+        """End a run that no meter need be asked about; whether it was one."""
+        try:
+            check_call(run.context, run.call, run.kwargs)
+        except CallError as error:
+            self._take(run)
+            self._end(run, reports.REFUSED, str(error))
+            return True
+        return False
+
+    def _begin(self, run: Run) -> None:
+        if run.id not in self._started:
+            self._started[run.id] = self._clock.now()
+            self._on_started(run)
+
+    def _take(self, run: Run) -> None:
+        self._queue.remove(run)
+
+    def _end(self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None) -> None:
+        started = self._started.pop(run.id, None)
+        self._on_result(RunResult(run, outcome, cause, started, self._clock.now(), answer, moved))
+
+    def _fail_due(self, error: Exception, *, device: uuid.UUID | None = None, commands: bool) -> None:
+        """End what was due when its session or line could not be opened: one attempt stands for all of it."""
+        while (run := self._next_due(device=device, commands=commands)) is not None:
+            self._take(run)
+            self._begin(run)
+            self._end(run, *_outcome(error, who(run.device, self._line)))
+
+    def _back_off(self, device: uuid.UUID) -> None:
+        silence = self._silent.setdefault(device, _Silence(self._clock.now()))
+        pause = min(self._limits.back_off * 2**silence.sessions, self._limits.longest_back_off)
+        silence.sessions += 1
+        silence.until = self._clock.monotonic() + pause
+
+    # --- the link --------------------------------------------------------------------------------------------------
+
+    async def _adopt_line(self) -> None:
+        if self._next_line == self._line:
+            return
+        self._line = self._next_line
+        self._learned = Learned()
+        self._silent.clear()
+        await self._close_link()
+
+    async def _opened_link(self) -> Link:
+        if self._link is None:
+            self._link = await self._connect(self._line.endpoint, self._line.rate)
+        return self._link
+
+    async def _close_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.aclose()
+
+
+def _precedence(run: Run) -> tuple[bool, dt.datetime]:
+    """Commands first, then by due time; equal ones in the order in which they were submitted."""
+    return run.command is None, run.not_before or run.tick or _FOREVER_AGO
+
+
+def _outcome(error: Exception, meter: str) -> tuple[str, str]:
+    """Outcome and cause of a run; the cause names meter and line."""
+    if isinstance(error, CallError):
+        return reports.REFUSED, str(error)
+    if isinstance(error, WrongMeter):
+        return reports.WRONG_METER, str(error)
+    if isinstance(error, SessionError):
+        return reports.FAILED, str(error)
+    return reports.FAILED, f"{meter}: {error}"
