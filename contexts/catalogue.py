@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 
 from contexts import generic_lis200
-from contexts.calls import Call, CallError, Context, Date
+from contexts.calls import Call, CallError, Context
 
 __all__ = ["CONTEXTS", "Call", "CallError", "Context", "check_call", "find_call", "kwargs_from_text"]
 
