@@ -35,6 +35,10 @@ class Clock:
         real = time.time()
         return self._setting.at(real) if self._setting else dt.datetime.fromtimestamp(real, dt.UTC)
 
+    def system_now(self) -> dt.datetime:
+        """Return what the machine's own clock shows, whatever this one does: commands are issued in that time."""
+        return dt.datetime.fromtimestamp(time.time(), dt.UTC)
+
     def monotonic(self) -> float:
         """Return real seconds that never go back; only differences mean something."""
         return time.monotonic()

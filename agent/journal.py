@@ -33,8 +33,9 @@ SCHEMA = """
     CREATE INDEX IF NOT EXISTS runs_open ON runs (state) WHERE ended_at IS NULL;
     CREATE TABLE IF NOT EXISTS commands (
         id BLOB PRIMARY KEY, body BLOB NOT NULL, origin TEXT NOT NULL, correlation BLOB, state TEXT NOT NULL,
-        deadline REAL NOT NULL, last_update BLOB NOT NULL, ended_at REAL
+        deadline REAL NOT NULL, last_update BLOB NOT NULL, cancels BLOB, ended_at REAL
     );
+    CREATE INDEX IF NOT EXISTS commands_cancel ON commands (cancels) WHERE cancels IS NOT NULL;
     CREATE INDEX IF NOT EXISTS commands_open ON commands (state) WHERE ended_at IS NULL;
 """
 
@@ -159,8 +160,8 @@ class Commands:
             sqlite3.IntegrityError: when it was.
         """
         self._db.execute(
-            "INSERT INTO commands (id, body, origin, correlation, state, deadline, last_update, ended_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO commands (id, body, origin, correlation, state, deadline, last_update, cancels, ended_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 order.command.id.bytes,
                 encode(order.command),
@@ -169,6 +170,7 @@ class Commands:
                 order.state,
                 order.deadline,
                 encode(order.last_update),
+                order.command.cancels.bytes if order.command.cancels else None,
                 self._ended_at(order.state),
             ),
         )
@@ -177,6 +179,14 @@ class Commands:
         """Return a command by its id."""
         found = self._select("id = ?", (command_id.bytes,))
         return found[0] if found else None
+
+    def cancelled_by(self, command_id: uuid.UUID, origin: str) -> bool:
+        """Whether the hub or the same caller has asked for the end of a command before it came."""
+        row = self._db.execute(
+            "SELECT 1 FROM commands WHERE cancels = ? AND origin IN ('hub', ?) AND state = 'done'",
+            (command_id.bytes, origin),
+        ).fetchone()
+        return row is not None
 
     def update(self, update: CommandUpdate) -> None:
         """Keep the newest step of a command that has not ended."""

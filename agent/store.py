@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from agent import journal, memory, outbox
+from agent import journal, looks, memory, outbox
 from agent.clocks import Clock
 from agent.seal import Seal
 from protocol.readings import STORE_ID_BYTES
@@ -28,6 +28,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;"
     + outbox.SCHEMA
     + journal.SCHEMA
+    + looks.SCHEMA
     + memory.SCHEMA
 )
 
@@ -66,6 +67,7 @@ class Store:
         self.reports = outbox.Outbox(self._db, Channel.REPORT, clock.now)
         self.runs = journal.Runs(self._db, clock.now)
         self.commands = journal.Commands(self._db, clock.now)
+        self.looks = looks.Looks(self._db)
         self.memory = memory.Memory(self._db, self.transaction)
         self.session = max(int(self.get("session") or 0), self._seal.session())
         self.id = self._identify(gateway)

@@ -1,0 +1,293 @@
+"""The scheduler: which runs are due between its last look and now, and what becomes of those that were missed.
+
+Every due tick ends as a run report: done, failed, or missed with its cause. Nothing is looked at while the clock is
+not believed; a clock that goes back takes the last look with it, and UNIQUE (task, device, tick) in the store keeps
+the ticks that come again from running again.
+
+Missed-run policies, when several ticks of a task are due at once (the gateway was off, or its clock not believed):
+``each`` runs all; ``latest`` the newest only; ``skip`` the newest, if a quarter of its period has not passed yet;
+``default`` makes up for missed archive reads by one read of what is not held (``since`` the oldest tick), and is
+``latest`` for calls that read what is there now.
+"""
+
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from agent.clocks import Clock
+from agent.duties import Duty
+from agent.journal import RUNNING
+from agent.looks import Timetable
+from agent.runs import Run
+from agent.store import Store
+from agent.trust import ClockTrust
+from protocol import reports
+from protocol.schedules import OFFSET_LIMITS, due_ticks, tick_after
+from protocol.wire import encode
+
+log = structlog.get_logger(__name__)
+
+MOST_TICKS = 3000
+"""Ticks of one duty that are reported one by one after a long absence (a month of quarters); older ones in one."""
+
+LONGEST_SLEEP = 20.0
+"""Real seconds between two looks at most: the clock may have been set meanwhile."""
+
+_LAST_LOOK = "last_look"
+_SKIP_AFTER = 0.25
+
+
+class Verdict(NamedTuple):
+    """What becomes of the due ticks of one duty: those to run (with ``since``), those missed (with the cause)."""
+
+    run: list[tuple[dt.datetime, dt.datetime | None]]
+    missed: list[tuple[dt.datetime, str]]
+
+
+def judge_ticks(duty: Duty, ticks: Sequence[dt.datetime], now: dt.datetime) -> Verdict:
+    """Apply the missed-run policy of a duty to its due ticks (oldest first, at least one)."""
+    policy = duty.task.missed
+    newest, older = ticks[-1], ticks[:-1]
+    when = newest.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if policy == "each":
+        return Verdict([(tick, None) for tick in ticks], [])
+    if policy == "skip":
+        late = now - newest - dt.timedelta(seconds=duty.task.run_offset_seconds)
+        skipped = [(tick, "policy skip: the gateway could not begin in time") for tick in older]
+        if late.total_seconds() > OFFSET_LIMITS[duty.task.schedule] * _SKIP_AFTER:
+            skipped.append((newest, f"policy skip: {late.total_seconds():.0f} s late"))
+            return Verdict([], skipped)
+        return Verdict([(newest, None)], skipped)
+    if policy == "default" and duty.archive:
+        since = older[0] if older else None
+        return Verdict([(newest, since)], [(tick, f"coalesced into the run of {when}") for tick in older])
+    return Verdict([(newest, None)], [(tick, f"only the latest is run, that of {when}") for tick in older])
+
+
+class Scheduler:
+    """Begins runs in the store and hands them to their lines."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        trust: ClockTrust,
+        submit: Callable[[Run], None],
+        withdraw: Callable[[uuid.UUID], bool],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._trust = trust
+        self._submit = submit
+        self._withdraw = withdraw
+        self._duties: list[tuple[Duty, dt.datetime]] = []
+        self._last: dt.datetime | None = store.get_instant(_LAST_LOOK)
+        # The run of a duty that has not been started by its line yet.
+        self._waiting: dict[tuple[uuid.UUID, uuid.UUID], Run] = {}
+        self._changed = asyncio.Event()
+        self.doubt = ""
+
+    def set_duties(self, duties: Iterable[Duty]) -> None:
+        """Take over the duties of a new plan; what is due under the old one is begun first."""
+        self.look()
+        now = self._clock.now()
+        by_timetable = {
+            Timetable(duty.task.id, duty.device.id, duty.task.schedule, duty.task.run_offset_seconds): duty
+            for duty in duties
+        }
+        with self._store.transaction():
+            known = self._store.looks.reconcile(by_timetable, now)
+        self._duties = [(duty, known[timetable]) for timetable, duty in by_timetable.items()]
+        self._changed.set()
+
+    def recover(self) -> None:
+        """After a start: take up scheduled runs that were waiting or interrupted by the end of the last process."""
+        now = self._clock.now()
+        duties = {duty.key: duty for duty, _ in self._duties}
+        for run, state in self._store.runs.open():
+            if run.task is None or run.tick is None:
+                continue
+            duty = duties.get((run.task, run.device.id))
+            if duty is None:
+                self._end(run, reports.INTERRUPTED, "the gateway restarted, and the plan no longer has this task here")
+            elif state == RUNNING and not duty.archive and (duty.writes or _is_over(duty, run.tick, now)):
+                self._end(run, reports.INTERRUPTED, "the gateway restarted while this ran")
+            else:
+                with self._store.transaction():
+                    self._store.runs.wait_again(run.id)
+                # The plan's device, not the stored one: it may have moved to another line meanwhile.
+                self._hand_over(duty, _moved(run, duty))
+
+    def started(self, run: Run) -> None:
+        """Hear that a line has begun to work on a run: it can no longer be superseded."""
+        if run.task is not None:
+            waiting = self._waiting.get((run.task, run.device.id))
+            if waiting is not None and waiting.id == run.id:
+                del self._waiting[run.task, run.device.id]
+
+    ended = started
+
+    def look(self) -> int:
+        """Begin what is due; return how many runs that is. Nothing while the clock is not believed."""
+        if not self._judge_clock():
+            return 0
+        now = self._clock.now()
+        if self._last is None or now < self._last:
+            self._follow(now)
+        due = self._due(self._last or now, now)
+        self._last = now
+        if not due:
+            return 0
+        runs: list[tuple[Duty, Run]] = []
+        with self._store.transaction():
+            for duty, ticks in due:
+                runs += [(duty, run) for run in self._begin(duty, ticks, now)]
+            self._store.put(_LAST_LOOK, now.timestamp())
+        for duty, run in runs:
+            self._hand_over(duty, run)
+        return len(runs)
+
+    def next_due(self) -> dt.datetime | None:
+        """Return when the next run of any duty is due."""
+        now = self._clock.now()
+        timetables = {(duty.task.schedule, duty.task.run_offset_seconds) for duty, _ in self._duties}
+        return min(
+            (
+                tick_after(schedule, now - dt.timedelta(seconds=offset)) + dt.timedelta(seconds=offset)
+                for schedule, offset in timetables
+            ),
+            default=None,
+        )
+
+    async def run(self) -> None:
+        """Look for ever, whenever something is due and at least every 20 seconds."""
+        while True:
+            self.look()
+            self._changed.clear()
+            wait = LONGEST_SLEEP
+            due = self.next_due()
+            if due is not None:
+                wait = min(wait, max(0.0, (due - self._clock.now()).total_seconds() / self._clock.rate))
+            try:
+                # A millisecond more, because a timer may be a little early.
+                await asyncio.wait_for(self._changed.wait(), wait + 0.001)
+            except TimeoutError:
+                continue
+
+    def _judge_clock(self) -> bool:
+        doubt = self._trust.doubt()
+        if doubt != self.doubt:
+            self.doubt = doubt
+            if doubt:
+                log.warning("clock_not_believed", cause=doubt)
+            else:
+                log.info("clock_believed")
+        return not doubt
+
+    def _due(self, last: dt.datetime, now: dt.datetime) -> list[tuple[Duty, list[dt.datetime]]]:
+        """Return the duties that have ticks due, with these. Thousands of duties share a few timetables."""
+        cache: dict[tuple[str, int, dt.datetime], list[dt.datetime]] = {}
+        due = []
+        for duty, since in self._duties:
+            key = (duty.task.schedule, duty.task.run_offset_seconds, max(last, since))
+            if key not in cache:
+                cache[key] = list(due_ticks(*key, now))
+            if cache[key]:
+                due.append((duty, cache[key]))
+        return due
+
+    def _follow(self, now: dt.datetime) -> None:
+        """Take the last look to a clock that went back, or make the first one."""
+        if self._last is not None:
+            log.warning("clock_went_back", last_look=self._last.isoformat(), now=now.isoformat())
+        self._last = now
+        self._duties = [(duty, min(since, now)) for duty, since in self._duties]
+        with self._store.transaction():
+            self._store.put(_LAST_LOOK, now.timestamp())
+            self._store.looks.not_after(now)
+
+    def _begin(self, duty: Duty, ticks: list[dt.datetime], now: dt.datetime) -> list[Run]:
+        """Note runs and misses of one duty, inside the transaction of the look."""
+        overflow = ticks[:-MOST_TICKS]
+        verdict = judge_ticks(duty, ticks[-MOST_TICKS:], now)
+        missed = verdict.missed
+        if overflow:
+            cause = f"with {len(overflow) - 1} ticks before it since {overflow[0]:%Y-%m-%dT%H:%M:%SZ}: too long ago"
+            missed = [(overflow[-1], cause), *missed]
+        for tick, cause in missed:
+            run_id = uuid.uuid4()
+            if self._store.runs.miss(run_id, duty.task.id, duty.device.id, tick, reports.MISSED):
+                self._report(run_id, duty.device.id, duty.task.id, tick, reports.MISSED, cause)
+        begun = []
+        for tick, since in verdict.run:
+            run = Run(
+                id=uuid.uuid4(),
+                device=duty.device,
+                context=duty.task.context,
+                call=duty.task.call,
+                kwargs=duty.task.kwargs,
+                tick=tick,
+                since=self._superseded(duty, tick) or since,
+                task=duty.task.id,
+            )
+            if self._store.runs.begin(run):
+                begun.append(run)
+        return begun
+
+    def _superseded(self, duty: Duty, tick: dt.datetime) -> dt.datetime | None:
+        """Take back a run of this duty that still waits for its line; return the oldest tick that it stood for.
+
+        A busy or silent line would else collect runs that all read the same.
+        """
+        waiting = self._waiting.get(duty.key)
+        if duty.task.missed == "each" or waiting is None or waiting.tick is None or waiting.tick >= tick:
+            return None
+        if not self._withdraw(waiting.id):
+            return None
+        del self._waiting[duty.key]
+        cause = f"its line was busy until the run of {tick:%Y-%m-%dT%H:%M:%SZ} took its place"
+        self._end(waiting, reports.MISSED, cause)
+        return (waiting.since or waiting.tick) if duty.archive and duty.task.missed == "default" else None
+
+    def _hand_over(self, duty: Duty, run: Run) -> None:
+        self._waiting[duty.key] = run
+        self._submit(run)
+
+    def _end(self, run: Run, outcome: str, cause: str) -> None:
+        with self._store.transaction():
+            if self._store.runs.end(run.id, outcome):
+                self._report(run.id, run.device.id, run.task, run.tick, outcome, cause)
+
+    def _report(
+        self,
+        run_id: uuid.UUID,
+        device: uuid.UUID,
+        task: uuid.UUID | None,
+        tick: dt.datetime | None,
+        outcome: str,
+        cause: str,
+    ) -> None:
+        report = reports.RunReport(
+            id=run_id,
+            device=device,
+            outcome=outcome,
+            started=None,
+            ended=self._clock.now(),
+            task=task,
+            tick=tick,
+            cause=cause,
+        )
+        self._store.reports.append([encode(report)])
+
+
+def _is_over(duty: Duty, tick: dt.datetime, now: dt.datetime) -> bool:
+    offset = dt.timedelta(seconds=duty.task.run_offset_seconds)
+    return now >= tick_after(duty.task.schedule, tick) + offset
+
+
+def _moved(run: Run, duty: Duty) -> Run:
+    return Run(run.id, duty.device, run.context, run.call, run.kwargs, run.tick, run.since, run.task)
