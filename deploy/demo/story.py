@@ -164,7 +164,7 @@ class Story:
 
     def look(self) -> None:
         """Show what has happened since the last look."""
-        for run in self.hub.all("/v1/runs/", ordering="-ended", since=self.oldest_wanted()):
+        for run in self.hub.all("/v1/runs/", start_time=self.oldest_wanted()):
             if run["id"] in self.runs.seen:
                 continue
             self.runs.seen.add(run["id"])
