@@ -37,7 +37,7 @@ _CHUNK = 5000
 """Values per IN list: SQLite takes 32,766 parameters in a statement."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Claim:
     """A reading as it was claimed. ``gateway`` is None from a push door; ``batch`` is the row in ``batches``."""
 
@@ -56,7 +56,9 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Meter:
+class Meter:
+    """What judging needs to know about a meter; ``gateway`` is the one that polls it now."""
+
     id: uuid.UUID
     name: str
     organization: uuid.UUID | None
@@ -68,8 +70,8 @@ class Directory:
     """What the database says about the meters of some claims, read in three queries by ``look_up``."""
 
     def __init__(self) -> None:
-        self._meters: dict[uuid.UUID, _Meter] = {}
-        self._named: dict[str, list[_Meter]] = {}
+        self._meters: dict[uuid.UUID, Meter] = {}
+        self._named: dict[str, list[Meter]] = {}
         self._history: set[tuple[uuid.UUID, uuid.UUID]] = set()
         self._series: dict[uuid.UUID, dict[str, tuple[uuid.UUID, uuid.UUID]]] = {}
 
@@ -78,7 +80,7 @@ class Directory:
         meter = self._find(claim)
         if meter is None:
             return UNKNOWN_METER
-        if claim.gateway not in {None, meter.gateway} and (meter.id, claim.gateway) not in self._history:
+        if claim.gateway is not None and not self.has_polled(claim.gateway, meter):
             return NOT_THIS_GATEWAY
         if not OLDEST <= claim.timestamp <= now + FUTURE:
             return TIMESTAMP_OUT_OF_BOUNDS
@@ -98,7 +100,15 @@ class Directory:
             batch=claim.batch,
         )
 
-    def _find(self, claim: Claim) -> _Meter | None:
+    def meter(self, device: uuid.UUID) -> Meter | None:
+        """Return the meter with this id."""
+        return self._meters.get(device)
+
+    def has_polled(self, gateway: uuid.UUID, meter: Meter) -> bool:
+        """Whether the meter is, or ever was, that gateway's."""
+        return meter.gateway == gateway or (meter.id, gateway) in self._history
+
+    def _find(self, claim: Claim) -> Meter | None:
         if claim.device is not None:
             return self._meters.get(claim.device)
         named = self._named.get(claim.meter, [])
@@ -123,7 +133,7 @@ class Directory:
         matches += [MeterDevice.name.in_(some) for some in _chunks(sorted(names))]
         for match in matches:
             for row in await session.execute(statement.where(match)):
-                meter = _Meter(*row)
+                meter = Meter(*row)
                 if meter.id not in self._meters and meter.name in names:
                     self._named.setdefault(meter.name, []).append(meter)
                 self._meters[meter.id] = meter
@@ -168,6 +178,14 @@ async def look_up(session: AsyncSession, claims: Iterable[Claim]) -> Directory:
     await directory.read_meters(session, ids, names)
     await directory.read_history(session, gateways)
     await directory.read_series(session)
+    return directory
+
+
+async def look_up_meters(session: AsyncSession, devices: set[uuid.UUID], gateway: uuid.UUID) -> Directory:
+    """Read the meters with these ids, and whether they are or were the gateway's."""
+    directory = Directory()
+    await directory.read_meters(session, devices, set())
+    await directory.read_history(session, {gateway})
     return directory
 
 

@@ -19,8 +19,7 @@ from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy import Table, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import (
@@ -36,6 +35,8 @@ from hub.models import (
     device_tasks,
     group_tasks,
 )
+from hub.once import insert_once
+from hub.problems import Conflict
 from protocol import plans
 from protocol.envelopes import ENVELOPE_BYTES
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
@@ -44,7 +45,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-class PlanTooLargeError(RuntimeError):
+class PlanTooLargeError(Conflict):
     """An edit would make a gateway's plan larger than a message may be. ``gateway`` is its id in topics."""
 
     def __init__(self, gateway: str, size: int, limit: int) -> None:
@@ -166,7 +167,8 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
         select(Gateway.id, Gateway.gateway_id, Gateway.content_digest, Gateway.desired_revision)
         .where(Gateway.id.in_(gateways))
         .order_by(Gateway.gateway_id)
-        .with_for_update()
+        # Not FOR UPDATE: ingestion holds key shares of gateways, and the two would form a ring.
+        .with_for_update(key_share=True)
     )
     raised: list[str] = []
     rows = locked.all()
@@ -228,14 +230,8 @@ def _lists(content: Content) -> Iterable[list[Any]]:
 async def _remember_devices(
     session: AsyncSession, gateway: uuid.UUID, devices: list[uuid.UUID], now: dt.datetime
 ) -> None:
-    if not devices:
-        return
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    connection = await session.connection()
-    await connection.execute(
-        insert(cast("Table", DeviceGateway.__table__)).on_conflict_do_nothing(),
-        [{"device": device, "gateway": gateway, "since": now} for device in sorted(devices)],
-    )
+    rows = [{"device": device, "gateway": gateway, "since": now} for device in devices]
+    await insert_once(session, DeviceGateway, rows, "device", "gateway")
 
 
 async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:

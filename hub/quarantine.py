@@ -9,20 +9,16 @@ import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from typing import cast
 
 import sqlalchemy as sa
-from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import Quarantined
+from hub.once import insert_once
 from protocol.readings import BatchName
 
 ROW = "-row"
 """Ends the channel of a single row."""
-
-_quarantine = cast("Table", Quarantined.__table__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,10 +40,8 @@ class Unreadable:
 
 async def quarantine(session: AsyncSession, unreadable: Sequence[Unreadable], now: dt.datetime) -> None:
     """Keep what could not be read, each once, in the caller's transaction."""
-    if not unreadable:
-        return
-    rows = {
-        item.identity: {
+    rows = [
+        {
             "gateway": item.gateway,
             "channel": item.channel,
             "topic": item.topic,
@@ -62,15 +56,22 @@ async def quarantine(session: AsyncSession, unreadable: Sequence[Unreadable], no
             "replayed_at": None,
         }
         for item in unreadable
-    }
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    connection = await session.connection()
-    await connection.execute(
-        insert(_quarantine).on_conflict_do_nothing(index_elements=["identity"]), [rows[key] for key in sorted(rows)]
-    )
+    ]
+    await insert_once(session, Quarantined, rows, "identity")
+
+
+async def admitted(session: AsyncSession, unreadable: Sequence[Unreadable], limit: int) -> set[bytes]:
+    """Return the identities that may be kept: those that are already, and new ones while there are fewer than limit."""
+    if not unreadable:
+        return set()
+    wanted = [item.identity for item in unreadable]
+    known = set((await session.scalars(sa.select(Quarantined.identity).where(Quarantined.identity.in_(wanted)))).all())
+    room = max(0, limit - await quarantined_count(session))
+    new = [identity for identity in dict.fromkeys(wanted) if identity not in known]
+    return known | set(new[:room])
 
 
 async def quarantined_count(session: AsyncSession) -> int:
     """Return how many unreadable payloads and rows are kept and were not replayed."""
-    statement = sa.select(sa.func.count()).select_from(_quarantine).where(_quarantine.c.replayed_at.is_(None))
+    statement = sa.select(sa.func.count()).select_from(Quarantined).where(Quarantined.replayed_at.is_(None))
     return (await session.execute(statement)).scalar_one()

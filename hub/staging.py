@@ -9,29 +9,23 @@ import datetime as dt
 import decimal
 import hashlib
 from collections.abc import Sequence
-from typing import cast
 
 import sqlalchemy as sa
-from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.columns import to_microseconds
 from hub.judging import Claim
 from hub.models import StagedReading
+from hub.once import insert_once
 
 _EXACT = decimal.Context(prec=60)
 """Wide enough that no value within the contract's 38 digits is rounded."""
 
-_staged = cast("Table", StagedReading.__table__)
-
 
 async def stage(session: AsyncSession, waiting: Sequence[tuple[Claim, str]], now: dt.datetime) -> None:
     """Keep the claims with their reasons, each once, in the caller's transaction."""
-    if not waiting:
-        return
-    rows = {
-        identity(claim): {
+    rows = [
+        {
             "identity": identity(claim),
             "organization": claim.organization,
             "meter_device_name": claim.meter,
@@ -50,17 +44,13 @@ async def stage(session: AsyncSession, waiting: Sequence[tuple[Claim, str]], now
             "updated_at": now,
         }
         for claim, reason in waiting
-    }
-    # Ordered, so that relays which stage the same readings wait for each other and form no ring.
-    ordered = [rows[key] for key in sorted(rows)]
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    connection = await session.connection()
-    await connection.execute(insert(_staged).on_conflict_do_nothing(index_elements=["identity"]), ordered)
+    ]
+    await insert_once(session, StagedReading, rows, "identity")
 
 
 async def staged_count(session: AsyncSession) -> int:
     """Return how many readings wait."""
-    return (await session.execute(sa.select(sa.func.count()).select_from(_staged))).scalar_one()
+    return (await session.execute(sa.select(sa.func.count()).select_from(StagedReading))).scalar_one()
 
 
 def claim_of(row: StagedReading) -> Claim:

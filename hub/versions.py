@@ -34,7 +34,7 @@ _readings = cast("Table", Reading.__table__)
 _versions = cast("Table", ReadingVersion.__table__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Arrival:
     """One value that may become a reading: it belongs to a meter and a series that the meter may have."""
 

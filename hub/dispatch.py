@@ -1,0 +1,299 @@
+"""On-demand commands: what is to be published, what gateways say about them, and that every one ends.
+
+Theory of operation. REST writes a row in state ``pending``. A relay pins it to the gateway's present store, publishes
+it (``sent``), and publishes it again whenever the gateway comes online and has not answered; the agent runs it once. The
+gateway's updates set the state in the order of (session, sequence), whatever the order of arrival. The hub itself ends
+what can no longer end otherwise: *expired* when its time is over and nothing was heard, *interrupted* when the gateway
+came back with another store (it cannot know whether it ran the command), *cancelled* when it was never sent.
+An end that the hub set is overwritten only by an end that the gateway reports: the gateway knows.
+"""
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import models
+from hub.models import Gateway
+from hub.once import insert_once
+from protocol import commands
+
+PENDING = "pending"
+"""Written by REST, not yet published."""
+
+SENT = "sent"
+"""Published; the gateway has not answered."""
+
+STATES = {PENDING, SENT, commands.ACCEPTED, commands.RUNNING} | commands.FINAL_STATES
+OPEN_STATES = (PENDING, SENT, commands.ACCEPTED, commands.RUNNING)
+HUB = "hub"
+"""Origin of a command that came through REST."""
+
+EXPIRY_GRACE = dt.timedelta(seconds=30)
+"""How long after its expiry a command that was sent may still be answered: the answer travels, clocks differ."""
+
+RUNNING_GRACE = dt.timedelta(hours=1)
+"""How long after its expiry a command that was begun may still end."""
+
+UNKNOWN_COMMAND = "unknown_command"
+UNKNOWN_STATE = "unknown_state"
+
+_Row = models.Command
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message for the channel ``command``: to whom, what, and how many seconds the broker may keep it."""
+
+    gateway: str
+    command: commands.Command
+    expiry_seconds: int
+
+
+async def claim_outgoing(
+    session: AsyncSession, now: dt.datetime, *, gateway: uuid.UUID | None = None
+) -> list[Outgoing]:
+    """Take what is to be published to gateways that are online, pinned and marked as sent; commit, then publish.
+
+    Without ``gateway``: commands never published, and cancellations never published. With it (it came online just
+    now): also those that were published and never answered.
+    """
+    unpublished = sa.and_(_Row.state == PENDING, _Row.cancel_requested.is_(False))
+    uncancelled = sa.and_(
+        _Row.cancel_requested, _Row.state.in_(OPEN_STATES), _Row.published_at.is_not(None), _Row.origin == HUB
+    )
+    if gateway is None:
+        wanted = sa.or_(unpublished, sa.and_(uncancelled, _Row.cancel_published_at.is_(None)))
+    else:
+        unanswered = sa.and_(_Row.state == SENT, _Row.cancel_requested.is_(False))
+        wanted = sa.and_(_Row.gateway == gateway, sa.or_(unpublished, unanswered, uncancelled))
+    statement = (
+        sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
+        .join(Gateway, Gateway.id == _Row.gateway)
+        .where(wanted, Gateway.online, Gateway.store_id.is_not(None), _Row.expires_at > now, _Row.origin == HUB)
+        .order_by(_Row.created_at, _Row.id)
+        .limit(500)
+        # Another relay that looks at the same moment takes others, or none.
+        .with_for_update(of=_Row, skip_locked=True)
+    )
+    outgoing = []
+    for row, gateway_id, store_id in (await session.execute(statement)).all():
+        if row.store_id is None:
+            row.store_id = store_id
+        if row.cancel_requested:
+            row.cancel_published_at = now
+        else:
+            row.published_at = row.published_at or now
+            row.state = SENT
+        row.updated_at = now
+        left = max(1, int((row.expires_at - now).total_seconds()))
+        outgoing.append(Outgoing(gateway_id, _message(row, gateway_id, now), left))
+    await session.flush()
+    return outgoing
+
+
+def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands.Command:
+    cancel = row.cancel_requested
+    left = max(1, int((row.expires_at - now).total_seconds()))
+    return commands.Command(
+        id=uuid.uuid5(row.id, "cancel") if cancel else row.id,
+        gateway=gateway_id,
+        context=row.context,
+        call=row.call,
+        kwargs={} if cancel else row.kwargs or {},
+        issued=now if cancel else row.created_at,
+        ttl_seconds=min(left, row.ttl_seconds) if cancel else row.ttl_seconds,
+        device=row.meter_device,
+        meter=row.meter,
+        delay_seconds=0 if cancel else row.delay_seconds,
+        store=row.store_id,
+        cancels=row.id if cancel else None,
+    )
+
+
+async def end_overdue(session: AsyncSession, now: dt.datetime) -> int:
+    """End what cannot end otherwise: cancelled before it was sent, or out of time; return how many."""
+    ended = 0
+    for condition, state, cause in (
+        (
+            sa.and_(_Row.state == PENDING, _Row.cancel_requested, _Row.published_at.is_(None)),
+            commands.CANCELLED,
+            "cancelled before it was sent to the gateway",
+        ),
+        (
+            sa.and_(_Row.state == PENDING, _Row.expires_at <= now),
+            commands.EXPIRED,
+            "the gateway was not online before the command expired",
+        ),
+        (
+            sa.and_(_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
+            commands.EXPIRED,
+            "the gateway did not report an end before the command expired",
+        ),
+        (
+            sa.and_(_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
+            commands.INTERRUPTED,
+            "the gateway began the command and did not report its end",
+        ),
+    ):
+        ended += await _end(session, condition, state, cause, now)
+    return ended
+
+
+async def interrupt_of_other_stores(session: AsyncSession, gateway: uuid.UUID, store: bytes, now: dt.datetime) -> int:
+    """End what was sent to a store that the gateway no longer has: it cannot know whether that ran."""
+    condition = sa.and_(
+        _Row.gateway == gateway, _Row.state.in_(OPEN_STATES), _Row.store_id.is_not(None), _Row.store_id != store
+    )
+    cause = "the gateway lost its store after the command was sent: it may have run"
+    return await _end(session, condition, commands.INTERRUPTED, cause, now)
+
+
+async def _end(
+    session: AsyncSession, condition: sa.ColumnElement[bool], state: str, cause: str, now: dt.datetime
+) -> int:
+    result = await session.execute(
+        sa.update(_Row)
+        .where(condition)
+        .values(state=state, cause=cause, ended_at=now, updated_at=now)
+        .returning(_Row.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(result.all())
+
+
+async def apply_updates(
+    session: AsyncSession,
+    gateway: uuid.UUID,
+    organization: uuid.UUID,
+    updates: Sequence[tuple[int, commands.CommandUpdate]],
+    now: dt.datetime,
+) -> dict[int, str]:
+    """Apply one gateway's updates, each with its position; return the positions of those that fit nothing, and why."""
+    if not updates:
+        return {}
+    left: dict[int, str] = {}
+    await _record_invocations(session, gateway, organization, [update for _, update in updates], now)
+    rows = await session.scalars(
+        sa.select(_Row)
+        .where(_Row.id.in_({update.command_id for _, update in updates}), _Row.gateway == gateway)
+        .order_by(_Row.id)
+        .with_for_update()
+        # Rows of an earlier group of this session would otherwise be given back as they were.
+        .execution_options(populate_existing=True)
+    )
+    known = {row.id: row for row in rows.all()}
+    history = []
+    for position, update in updates:
+        row = known.get(update.command_id)
+        if row is None:
+            left[position] = UNKNOWN_COMMAND
+            continue
+        if update.state not in STATES:
+            left[position] = UNKNOWN_STATE
+            continue
+        _apply(row, update, now)
+        history.append(
+            {
+                "id": update.id,
+                "command": row.id,
+                "state": update.state,
+                "at": update.at,
+                "session": update.session,
+                "sequence": update.sequence,
+                "cause": update.cause,
+            }
+        )
+    await session.flush()
+    await insert_once(session, models.CommandUpdate, history, "id")
+    return left
+
+
+def _apply(row: models.Command, update: commands.CommandUpdate, now: dt.datetime) -> None:
+    if (update.session, update.sequence) <= (row.session, row.sequence):
+        return
+    if row.state in commands.FINAL_STATES and update.state not in commands.FINAL_STATES:
+        return
+    if row.state == commands.INTERRUPTED and update.state == commands.REFUSED:
+        # A new store refuses what an old one may have run.
+        return
+    row.state, row.cause = update.state, update.cause
+    row.session, row.sequence = update.session, update.sequence
+    row.updated_at = now
+    row.ended_at = update.at if update.state in commands.FINAL_STATES else None
+    if update.readings:
+        row.readings = [
+            {
+                "meter": reading.meter,
+                "series": reading.series,
+                "timestamp": reading.timestamp.astimezone(dt.UTC).isoformat().replace("+00:00", "Z"),
+                "value": format(reading.value, "f"),
+                "unit": reading.unit,
+                "provenance": reading.provenance,
+            }
+            for reading in update.readings
+        ]
+    if update.result:
+        row.result = document(update.result)
+
+
+async def _record_invocations(
+    session: AsyncSession,
+    gateway: uuid.UUID,
+    organization: uuid.UUID,
+    updates: Sequence[commands.CommandUpdate],
+    now: dt.datetime,
+) -> None:
+    """Make the rows of direct invocations, which the hub first hears of through their updates."""
+    direct = {
+        update.command_id: (update.origin, update.command)
+        for update in updates
+        if update.command is not None and update.origin != HUB and update.command.id == update.command_id
+    }
+    if not direct:
+        return
+    devices = {command.device for _, command in direct.values() if command.device is not None}
+    known = set(
+        (await session.scalars(sa.select(models.MeterDevice.id).where(models.MeterDevice.id.in_(devices)))).all()
+    )
+    rows = [
+        {
+            "id": key,
+            "organization": organization,
+            "gateway": gateway,
+            "meter_device": command.device if command.device in known else None,
+            "meter": command.meter,
+            "context": command.context,
+            "call": command.call,
+            "kwargs": document(command.kwargs),
+            "delay_seconds": command.delay_seconds,
+            "ttl_seconds": command.ttl_seconds,
+            "state": SENT,
+            "cause": "",
+            "origin": origin,
+            "expires_at": command.issued + dt.timedelta(seconds=command.ttl_seconds),
+            "store_id": command.store,
+            "published_at": command.issued,
+            "session": 0,
+            "sequence": 0,
+            "readings": [],
+            "result": {},
+            "ended_at": None,
+            "cancel_requested": False,
+            "cancel_published_at": None,
+            "created_at": command.issued,
+            "updated_at": now,
+        }
+        for key, (origin, command) in sorted(direct.items())
+    ]
+    await insert_once(session, models.Command, rows, "id")
+
+
+def document(value: Any) -> Any:  # noqa: ANN401 - whatever MessagePack had
+    """Return a value of the wire as JSON can hold it: decimals, times and bytes become text."""
+    return msgspec.json.decode(msgspec.json.encode(value))

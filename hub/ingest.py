@@ -1,0 +1,398 @@
+"""What gateways deliver, from bytes to committed rows: many batches in one transaction, receipts after its commit.
+
+Rules:
+- Nothing is receipted that is not committed. A batch is never judged by its name: its rows are stored by what they say.
+- One strange row costs one row: rows that cannot be read go into quarantine by themselves, readings that cannot be
+  readings yet are staged with the reason. Batches that cannot be read go into quarantine as they came and are receipted
+  as quarantined, by the name in the user properties.
+- A forged envelope, or one by another key than the gateway's pinned one, is dropped without a receipt and logged; so is
+  everything of a gateway that the hub does not know: its agent keeps it until the gateway is created.
+- Locks are taken in one order by all relays: gateways to pin, batches, readings, staged, quarantine, reports.
+"""
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import bindparam
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from hub import versions
+from hub.database import writing
+from hub.judging import Claim, look_up
+from hub.models import Batch, Gateway
+from hub.once import upsert
+from hub.quarantine import ROW, Unreadable, admitted, quarantine
+from hub.reports import store_reports
+from hub.staging import stage
+from protocol import readings, reports
+from protocol.envelopes import ForgedError, Signed, fingerprint, open_envelope
+from protocol.readings import BatchName
+from protocol.topics import Channel, Topic, parse_topic
+from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode
+
+UNKNOWN_GATEWAY = "unknown_gateway"
+FORGED = "forged"
+WRONG_KEY = "wrong_key"
+TOO_LARGE = "too_large"
+QUARANTINE_FULL = "quarantine_full"
+QUARANTINED_ROWS = "quarantined_rows"
+QUARANTINED_BATCHES = "quarantined_batches"
+STAGED = "staged"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on the channel ``readings`` or ``report``, as it came, with its MQTT 5 user properties."""
+
+    topic: str
+    payload: bytes
+    properties: tuple[tuple[str, str], ...]
+    received_at: dt.datetime
+
+
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """What became of a group of deliveries: the receipts that may be sent now, and counts by word for the metrics."""
+
+    receipts: dict[tuple[str, str, str], list[BatchName]] = dataclasses.field(default_factory=dict)
+    """Names by (gateway id, channel, outcome)."""
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def receipt(self, topic: Topic, name: BatchName, outcome: str) -> None:
+        """Note that the batch may be receipted."""
+        self.receipts.setdefault((topic.gateway, topic.channel.value, outcome), []).append(name)
+
+
+@dataclasses.dataclass(slots=True)
+class _Opened:
+    """A delivery on its way: taken apart as far as it can be read."""
+
+    delivery: Delivery
+    topic: Topic
+    gateway: uuid.UUID
+    organization: uuid.UUID
+    batch: readings.Batch | None = None
+    claims: list[Claim] = dataclasses.field(default_factory=list)
+    reports: list[reports.Report] = dataclasses.field(default_factory=list)
+    report_rows: list[bytes] = dataclasses.field(default_factory=list)
+    unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
+    id: int | None = None
+    new: bool = False
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+async def store_deliveries(
+    engine: AsyncEngine, deliveries: Sequence[Delivery], now: dt.datetime, quarantine_rows: int
+) -> Outcome:
+    """Store a group of deliveries in one transaction; when this returns it is committed."""
+    outcome = Outcome()
+    signed = list(_verified(deliveries, outcome))
+    if not signed:
+        return outcome
+    async with writing(engine) as session:
+        opened = [_read(one, body) for one, body in await _admit(session, signed, outcome)]
+        opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
+        await _note_batches(session, opened, now)
+        await _store_readings(session, opened, now, outcome)
+        await _store_reports(session, opened, now, outcome)
+        await quarantine(session, [item for one in opened for item in one.unreadable], now)
+        await _count_batches(session, opened)
+    for one in opened:
+        _receipt(one, outcome)
+    return outcome
+
+
+def _verified(deliveries: Iterable[Delivery], outcome: Outcome) -> Iterable[tuple[Delivery, Topic, Signed | str]]:
+    """Yield what is worth a look at the database: the open envelope, or why there is none."""
+    for delivery in deliveries:
+        try:
+            topic = parse_topic(delivery.topic)
+        except ContractError as error:
+            _log.warning("delivery_dropped", topic=delivery.topic, cause=str(error))
+            continue
+        if len(delivery.payload) > MAX_MESSAGE_BYTES:
+            outcome.counts[TOO_LARGE] += 1
+            _log.warning(
+                "delivery_dropped", gateway=topic.gateway, cause=f"{len(delivery.payload)} bytes are too large"
+            )
+            continue
+        try:
+            yield delivery, topic, open_envelope(delivery.topic, delivery.payload)
+        except ForgedError as error:
+            outcome.counts[FORGED] += 1
+            _log.warning("delivery_forged", gateway=topic.gateway, topic=delivery.topic, cause=str(error))
+        except ContractError as error:
+            yield delivery, topic, str(error)
+
+
+async def _admit(
+    session: AsyncSession, signed: Sequence[tuple[Delivery, Topic, Signed | str]], outcome: Outcome
+) -> list[tuple[_Opened, bytes | str]]:
+    """Return the deliveries of known gateways that are signed with their pinned key; a first key is pinned."""
+    known = await read_gateways(session, {topic.gateway for _, topic, _ in signed})
+    admitted_ones: list[tuple[_Opened, bytes | str]] = []
+    unknown: Counter[str] = Counter()
+    for delivery, topic, envelope in signed:
+        gateway = known.get(topic.gateway)
+        if gateway is None:
+            unknown[topic.gateway] += 1
+            continue
+        opened = _Opened(delivery, topic, gateway.id, gateway.organization)
+        if isinstance(envelope, str):
+            admitted_ones.append((opened, envelope))
+            continue
+        if gateway.public_key is None:
+            gateway = known[topic.gateway] = await pin_key(session, gateway, envelope.key)
+        if gateway.public_key != envelope.key:
+            outcome.counts[WRONG_KEY] += 1
+            _warn_wrong_key(gateway, envelope.key)
+            continue
+        admitted_ones.append((opened, envelope.body))
+    for gateway_id, count in unknown.items():
+        outcome.counts[UNKNOWN_GATEWAY] += count
+        _log.warning(UNKNOWN_GATEWAY, gateway=gateway_id, deliveries=count, advice="create it; its agent keeps all")
+    return admitted_ones
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownGateway:
+    """A gateway as far as deliveries need it."""
+
+    id: uuid.UUID
+    gateway_id: str
+    organization: uuid.UUID
+    public_key: bytes | None
+
+
+async def read_gateways(session: AsyncSession, gateway_ids: Iterable[str]) -> dict[str, KnownGateway]:
+    """Read the gateways with these ids in topics."""
+    found = await session.execute(
+        sa.select(Gateway.id, Gateway.gateway_id, Gateway.organization, Gateway.public_key).where(
+            Gateway.gateway_id.in_(list(gateway_ids))
+        )
+    )
+    return {row.gateway_id: KnownGateway(*row) for row in found}
+
+
+async def pin_key(session: AsyncSession, gateway: KnownGateway, key: bytes) -> KnownGateway:
+    """Trust the first key that is seen of a gateway; return the gateway with the key that now counts."""
+    result = await session.execute(
+        sa.update(Gateway)
+        .where(Gateway.id == gateway.id, Gateway.public_key.is_(None))
+        .values(public_key=key)
+        .returning(Gateway.id)
+        .execution_options(synchronize_session=False)
+    )
+    if result.first() is None:
+        return (await read_gateways(session, [gateway.gateway_id]))[gateway.gateway_id]
+    _log.info("gateway_key_pinned", gateway=gateway.gateway_id, fingerprint=fingerprint(key))
+    return dataclasses.replace(gateway, public_key=key)
+
+
+def _warn_wrong_key(gateway: KnownGateway, key: bytes) -> None:
+    _log.warning(
+        "gateway_wrong_key",
+        gateway=gateway.gateway_id,
+        fingerprint=fingerprint(key),
+        pinned=fingerprint(gateway.public_key) if gateway.public_key else "",
+        advice="when the gateway's key was replaced on purpose, remove its pinned key",
+    )
+
+
+def _read(one: _Opened, body: bytes | str) -> _Opened:
+    """Take a batch apart, row by row; what cannot be read is noted."""
+    try:
+        if isinstance(body, str):
+            raise ContractError(body)
+        one.batch = readings.checked_batch(body)
+    except ContractError as error:
+        try:
+            name = readings.name_from_properties(one.delivery.properties)
+        except ContractError:
+            name = None
+        one.unreadable.append(
+            Unreadable(
+                one.topic.gateway,
+                one.topic.channel.value,
+                one.delivery.topic,
+                one.delivery.payload,
+                str(error),
+                name,
+            )
+        )
+        return one
+    for row in one.batch.rows:
+        try:
+            if one.topic.channel is Channel.READINGS:
+                one.claims.append(_claim(decode(row, readings.NewMeterReading), one))
+            else:
+                one.reports.append(reports.decode_report(row))
+                one.report_rows.append(bytes(row))
+        except ContractError as error:
+            _set_aside(one, bytes(row), str(error))
+    return one
+
+
+def _set_aside(one: _Opened, row: bytes, reason: str) -> None:
+    name = one.batch.name if one.batch else None
+    channel = f"{one.topic.channel.value}{ROW}"
+    one.unreadable.append(Unreadable(one.topic.gateway, channel, one.delivery.topic, row, reason, name))
+
+
+def _claim(reading: readings.NewMeterReading, one: _Opened) -> Claim:
+    timestamp, collected = reading.timestamp, reading.collected
+    try:
+        timestamp = timestamp.astimezone(dt.UTC)
+        # Without a time of collection something must stand there that is the same in every delivery.
+        collected = collected.astimezone(dt.UTC) if collected is not None else timestamp
+    except OverflowError as error:
+        raise ContractError(f"the timestamp {timestamp} has no UTC: {error}") from error
+    return Claim(
+        meter=reading.meter,
+        series=reading.series,
+        timestamp=timestamp,
+        value=reading.value,
+        collected=collected,
+        device=reading.device,
+        gateway=one.gateway,
+        organization=one.organization,
+        unit=reading.unit,
+        provenance=reading.provenance,
+        clock_offset=reading.clock_offset,
+    )
+
+
+async def _keep_if_room(
+    session: AsyncSession, opened: list[_Opened], outcome: Outcome, quarantine_rows: int
+) -> list[_Opened]:
+    """Leave out, unstored and without a receipt, deliveries with something unreadable that has no room any more."""
+    unreadable = [item for one in opened for item in one.unreadable]
+    if not unreadable:
+        return opened
+    room = await admitted(session, unreadable, quarantine_rows)
+    kept = [one for one in opened if all(item.identity in room for item in one.unreadable)]
+    if len(kept) < len(opened):
+        outcome.counts[QUARANTINE_FULL] += len(opened) - len(kept)
+        _log.error(QUARANTINE_FULL, limit=quarantine_rows, deliveries=len(opened) - len(kept))
+    for item in unreadable:
+        if item.identity in room:
+            _log.warning(
+                "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
+            )
+    return kept
+
+
+async def _note_batches(session: AsyncSession, opened: list[_Opened], now: dt.datetime) -> None:
+    """Insert the batches' rows; a repeated one keeps its own, but for the time of its last delivery."""
+    ordered: dict[tuple[uuid.UUID, bytes, str, int, int, bytes], list[_Opened]] = {}
+    for one in opened:
+        if one.batch is not None:
+            name = one.batch.name
+            key = (one.gateway, name.store, one.topic.channel.value, name.first, name.last, name.digest)
+            ordered.setdefault(key, []).append(one)
+    if not ordered:
+        return
+    statement = upsert(session, Batch)
+    statement = statement.on_conflict_do_update(
+        index_elements=["gateway", "store", "channel", "first", "last", "digest"],
+        set_={"received_at": statement.excluded.received_at},
+    ).returning(*(getattr(Batch, name) for name in ("id", *_NAME, "stored_at")))
+    connection = await session.connection()
+    rows = [
+        dict(zip(_NAME, key, strict=True))
+        | {"received_at": ones[0].delivery.received_at, "stored_at": now, "rows": 0}
+        | {"duplicates": 0, "revisions": 0, "staged": 0}
+        for key, ones in sorted(ordered.items(), key=lambda item: item[0])
+    ]
+    for row in await connection.execute(statement, rows):
+        for position, one in enumerate(ordered[tuple(getattr(row, name) for name in _NAME)]):
+            one.id = row.id
+            one.new = position == 0 and row.stored_at == now
+            for claim in one.claims:
+                claim.batch = row.id
+
+
+_NAME = ("gateway", "store", "channel", "first", "last", "digest")
+
+
+async def _store_readings(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:
+    sources = [(claim, one) for one in opened for claim in one.claims]
+    if not sources:
+        return
+    directory = await look_up(session, (claim for claim, _ in sources))
+    arrivals: list[versions.Arrival] = []
+    of: list[_Opened] = []
+    waiting: list[tuple[Claim, str]] = []
+    for claim, one in sources:
+        judged = directory.judge(claim, now)
+        if isinstance(judged, str):
+            waiting.append((claim, judged))
+            one.counts[STAGED] += 1
+            outcome.counts[STAGED] += 1
+        else:
+            arrivals.append(judged)
+            of.append(one)
+    for word, one in zip(await versions.store(session, arrivals, now), of, strict=True):
+        one.counts[word] += 1
+        outcome.counts[word] += 1
+    await stage(session, waiting, now)
+
+
+async def _store_reports(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:
+    of_gateway: dict[uuid.UUID, list[tuple[_Opened, int]]] = {}
+    for one in opened:
+        for position in range(len(one.reports)):
+            of_gateway.setdefault(one.gateway, []).append((one, position))
+    for gateway in sorted(of_gateway):
+        sources = of_gateway[gateway]
+        found = [one.reports[position] for one, position in sources]
+        left = await store_reports(session, gateway, sources[0][0].organization, found, now)
+        for index, reason in left.items():
+            one, position = sources[index]
+            _set_aside(one, one.report_rows[position], reason)
+            _log.warning("report_set_aside", gateway=one.topic.gateway, reason=reason)
+        outcome.counts["reports"] += len(found) - len(left)
+
+
+_COUNT_BATCH = (
+    sa.update(Batch)
+    .where(Batch.id == bindparam("of_id"))
+    .values({name: bindparam(f"new_{name}") for name in ("rows", "duplicates", "revisions", "staged")})
+)
+
+
+async def _count_batches(session: AsyncSession, opened: list[_Opened]) -> None:
+    """Write down what became of the rows of batches that came for the first time."""
+    rows = [
+        {
+            "of_id": one.id,
+            "new_rows": len(one.batch.rows),
+            "new_duplicates": one.counts[versions.DUPLICATE],
+            "new_revisions": one.counts[versions.REVISION],
+            "new_staged": one.counts[STAGED],
+        }
+        for one in opened
+        if one.batch is not None and one.new
+    ]
+    if rows:
+        connection = await session.connection()
+        await connection.execute(_COUNT_BATCH, rows)
+
+
+def _receipt(one: _Opened, outcome: Outcome) -> None:
+    if one.batch is not None:
+        outcome.counts["batches"] += 1
+        outcome.counts[QUARANTINED_ROWS] += len(one.unreadable)
+        outcome.receipt(one.topic, one.batch.name, reports.STORED)
+        return
+    outcome.counts[QUARANTINED_BATCHES] += 1
+    for item in one.unreadable:
+        if item.name is not None:
+            outcome.receipt(one.topic, item.name, reports.QUARANTINED)
