@@ -2,9 +2,10 @@
 
 Rules, in this order: commands before scheduled runs; scheduled runs by due time; nothing before its ``not_before``.
 A scheduled archive readout lends the line to a waiting command between two blocks and goes on after its last row. A
-run ends in exactly one ``RunResult``, whatever happens: what a meter, a port or a call can do wrong is named in
-``_FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one time-out and is then
-left alone for a while, doubling, and probed with few calls; its runs wait for the probe, a command is a probe.
+run ends in exactly one ``RunResult``, whatever happens: what a call, a port or a meter can do wrong is named in
+``agent.session.FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one
+time-out and is then left alone for a while, doubling, and probed with few calls; its runs wait for the probe, and a
+command is a probe.
 
 Nothing here writes to the store: results are handed on through ``on_result``.
 """
@@ -17,27 +18,32 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from agent.clocks import Clock
-from agent.conversation import SessionError, Times
+from agent.conversation import Times
 from agent.links import Link, LinkError, open_link
 from agent.runs import LineMemory, Run, RunResult
-from agent.session import DEFAULT_TIMES, Learned, Session, SilentMeter, WrongMeter, open_session, who
+from agent.session import (
+    ANSWERS,
+    CONVERSATION_FAILURES,
+    DEFAULT_TIMES,
+    FAILURES,
+    Learned,
+    Session,
+    SilentMeter,
+    WrongMeter,
+    cause_of,
+    open_session,
+    who,
+)
 from agent.settings import MeterPassword
 from contexts.catalogue import CallError, check_call, find_call
 from contexts.meters import Answer, Moment
 from protocol import reports
-from protocol.iec62056 import Iec62056Error, MeterRefusal, Parity, UnreadableValue
+from protocol.iec62056 import Parity
 from protocol.plans import Line
 
 LONGEST_WAIT = 60.0
 """Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
 _FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
-
-_CONVERSATION_FAILURES = (LinkError, SessionError, Iec62056Error)
-_ANSWERS = (MeterRefusal, UnreadableValue)
-"""What the meter said in good form: the session goes on after it."""
-_FAILURES = (CallError, *_CONVERSATION_FAILURES, ValueError, LookupError, ArithmeticError)
-"""What a run may fail with: the call, the port, the session, the meter; and the last three when a meter sends what a
-context cannot make sense of (``ContractError`` is a ``ValueError``)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -211,7 +217,7 @@ class LineWorker:
                     if not self._refused(run):
                         usable = await self._execute(run, session, before)
                     before = session.line_bytes
-        except (LinkError, SessionError, Iec62056Error) as error:
+        except CONVERSATION_FAILURES as error:
             if isinstance(error, LinkError):
                 await self._close_link()
             self._fail_due(error, device=device.id, commands=commands)
@@ -280,6 +286,8 @@ class LineWorker:
                     answer = await self._make_call(run, session)
                 finally:
                     self._executing.pop()
+            if answer.problems:
+                outcome, cause = reports.FAILED, f"{session.who}: {answer.problems[0]}"
         except TimeoutError:
             usable = False
             outcome, cause = reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended"
@@ -288,9 +296,9 @@ class LineWorker:
         except asyncio.CancelledError:
             self._end(run, reports.INTERRUPTED, "the agent was stopped", session.line_bytes - bytes_before)
             raise
-        except _FAILURES as error:
+        except FAILURES as error:
             outcome, cause = _outcome(error, session.who)
-            usable = isinstance(error, _ANSWERS) or not isinstance(error, _CONVERSATION_FAILURES)
+            usable = not isinstance(error, CONVERSATION_FAILURES) or isinstance(error, ANSWERS)
             if isinstance(error, LinkError):
                 await self._close_link()
         moved = session.line_bytes - bytes_before - current.bytes_of_others
@@ -367,9 +375,5 @@ def _precedence(run: Run) -> tuple[bool, dt.datetime]:
 def _outcome(error: Exception, meter: str) -> tuple[str, str]:
     """Outcome and cause of a run; the cause names meter and line."""
     if isinstance(error, CallError):
-        return reports.REFUSED, str(error)
-    if isinstance(error, WrongMeter):
-        return reports.WRONG_METER, str(error)
-    if isinstance(error, SessionError):
-        return reports.FAILED, str(error)
-    return reports.FAILED, f"{meter}: {error}"
+        return reports.REFUSED, cause_of(error, meter)
+    return reports.WRONG_METER if isinstance(error, WrongMeter) else reports.FAILED, cause_of(error, meter)

@@ -53,7 +53,8 @@ class RunResult:
         cause: The first cause in a sentence that names line and meter; empty when the outcome is ``DONE``.
         started: UTC when the line began to work on it; None if it never did.
         ended: UTC when it ended; also the collection time of its readings.
-        answer: What the call brought; None unless the outcome is ``DONE``.
+        answer: What the call brought; None if it failed as a whole. A run that failed because some rows were damaged
+            still has an answer, and what that holds counts.
         line_bytes: Bytes that the run moved on the line, both directions, its share of the session included.
     """
 

@@ -21,6 +21,7 @@ from agent.conversation import Conversation, NoAnswer, SessionError, Times
 from agent.links import Link, LinkError
 from agent.runs import LineMemory
 from agent.settings import MeterPassword
+from contexts.calls import CallError
 from contexts.meters import Held, Layout
 from protocol import iec62056
 from protocol.iec62056 import codes, lis200
@@ -31,6 +32,7 @@ LOCK_STATE, LOCK_CODE = "170.0", "171.0"
 """Objects of a lock; its number is the instance. Writing 171 to an *open* lock changes its code. Fact sheet 2.4."""
 CLOSED, CLOSE = "0", "0"
 ROW_OVERWRITTEN = 109
+UNKNOWN_ATTRIBUTE = frozenset({4, 5})
 ROW_KEY = 3
 """Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
 COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
@@ -38,6 +40,13 @@ COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
 UNKNOWN_COLUMNS = 18
 MOST_ROWS = 999
 DEFAULT_TIMES = Times()
+CONVERSATION_FAILURES = (LinkError, SessionError, iec62056.Iec62056Error)
+"""What can go wrong between us and the meter."""
+ANSWERS = (iec62056.MeterRefusal, iec62056.UnreadableValue)
+"""Those of them that the meter said in good form: the session goes on after it."""
+FAILURES = (CallError, *CONVERSATION_FAILURES, ValueError, LookupError, ArithmeticError)
+"""What a call may fail with: as asked, between us and the meter, and the last three when a meter sends what a context
+cannot make sense of (``ContractError`` is a ``ValueError``)."""
 _LAYOUT_ATTRIBUTES = (lis200.SOURCES, lis200.NAMES, lis200.UNITS)
 
 Between = Callable[["Session"], Awaitable[bool]]
@@ -66,6 +75,7 @@ class Session:
         device: The meter, as the plan has it.
         who: The meter and its line, named for people.
         identification: What the meter said of itself.
+        rows_read: Archive rows read so far.
     """
 
     def __init__(
@@ -86,6 +96,7 @@ class Session:
         self.identification: iec62056.Identification | None = None
         self._link, self._line, self._access, self._memory = link, line, access, memory
         self._now, self._between_blocks, self._times, self._learned = now, between_blocks, times, learned
+        self.rows_read = 0
         self._zone = _zone(device, self.who)
         self._mappings = {(mapping.archive, mapping.source): mapping.series for mapping in device.mappings}
         self._columns: dict[int, int] = {}
@@ -136,21 +147,30 @@ class Session:
             RemoteProtocolError: when the three do not have the same number of columns.
         """
         known = self._memory.layout(self.device.id, archive)
-        if known is not None and known.sources:
-            self._columns[archive] = len(known.sources)
+        if known is not None and (known.sources or known.names):
+            self._columns[archive] = len(known.sources or known.names)
             self._remembered.add(archive)
             return known
-        texts = [await self.read(lis200.archive_address(archive, attribute)) for attribute in _LAYOUT_ATTRIBUTES]
-        if len({len(groups) for groups in texts}) != 1:
-            counts = "/".join(str(len(groups)) for groups in texts)
+        sources, names, units = [await self._attribute(archive, attribute) for attribute in _LAYOUT_ATTRIBUTES]
+        counts = [len(groups) for groups in (sources, names, units) if groups]
+        if len(set(counts)) > 1:
             raise iec62056.RemoteProtocolError(
-                f"archive {archive}: the meter names {counts} columns in its sources/names/units; they must agree"
+                f"archive {archive}: the meter's sources, names and units have {counts} columns; they must agree"
             )
-        sources, names, units = texts
-        self._columns[archive] = len(sources)
         layout = Layout(tuple(_source(text) for text in sources), tuple(names), tuple(units))
-        self._memory.keep_layout(self.device.id, archive, layout)
+        if counts:
+            self._columns[archive] = counts[0]
+            self._memory.keep_layout(self.device.id, archive, layout)
         return layout
+
+    async def _attribute(self, archive: int, attribute: str) -> list[str]:
+        """One row of column texts; nothing if this meter does not have that attribute."""
+        try:
+            return await self.read(lis200.archive_address(archive, attribute))
+        except iec62056.MeterRefusal as refusal:
+            if refusal.code not in UNKNOWN_ATTRIBUTE:
+                raise
+            return []
 
     async def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
         """Read an archive (R3) block by block; goes on after its last good row if the line was lent in between."""
@@ -166,6 +186,7 @@ class Session:
                     block, rows = await self._sound(block, archive)
                     fresh = [list(row) for row in rows if row[:ROW_KEY] not in seen]
                     seen.update(row[:ROW_KEY] for row in rows)
+                    self.rows_read += len(fresh)
                     if fresh:
                         begin = _later(start, fresh[-1], position)
                         yield fresh
@@ -451,6 +472,11 @@ async def _to_the_end(closing: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def cause_of(error: Exception, meter: str) -> str:
+    """Say in a sentence why a call failed; names meter and line unless the call itself was wrong."""
+    return str(error) if isinstance(error, CallError | SessionError) else f"{meter}: {error}"
 
 
 def who(device: Device, line: Line) -> str:
