@@ -4,8 +4,8 @@ Rules: what is legal is decided in ``states``, where telegrams begin and end in 
 ``telegrams``; here are only the things that need memory: the state, the parity that was learned, the rate, how often
 a block was asked for, and what the driver has still to fetch.
 
-Theory of operation. ``receive_data`` only keeps bytes. ``next_event`` cuts out one telegram, moves the state, and queues
-what follows from it, effects first: the driver switches the rate and waits *before* it sees the telegram that it
+Theory of operation. ``receive_data`` only keeps bytes. ``next_event`` cuts out one telegram, moves the state, and
+queues what follows from it, effects first: the driver switches the rate and waits *before* it sees the telegram that it
 will answer. As long as something is queued, ``send`` refuses.
 """
 

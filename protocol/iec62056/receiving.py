@@ -5,8 +5,8 @@ the state. Whatever cannot be the beginning of one of these is noise: NULs, mode
 is cut out depends only on the order of the bytes, never on how they were split.
 
 Theory of operation. A block begins with SOH or STX and ends one byte after its first ETX or EOT, because the block
-check may have any value, that of ETX too. A line begins with ``/`` (or ACK for an option select) and ends with LF; the first
-other control character shows that it was noise. A reader that restarts in the middle of its own telegram is heard: a
+check may have any value, that of ETX too. A line begins with ``/`` (or ACK for an option select) and ends with LF; the
+first other control character shows that it was noise. A reader that restarts in the middle of its own telegram is heard: a
 whole request, or a break, inside an unfinished block counts, the beginning does not. Source: IEC 62056-21 6.3, LIS-200
 fact sheet 1.3, 1.7, 1.8, 8.5 to 8.7.
 """
@@ -157,12 +157,14 @@ class Receiver:
     def _without_echo(self, data: bytes) -> bytes:
         """``data`` without what the line returned of our own.
 
-        A returned byte may be damaged like any other; NULs and FFs in front of the first are noise of the line. As soon
-        as something else comes the line has no echo, and what was taken for one counts as received.
+        A returned byte may be damaged like any other, except the first, which tells an echo from an answer; NULs and FFs
+        in front of it are noise of the line. As soon as something else comes the line has no echo, and what was taken
+        for one counts as received.
         """
         for index, byte in enumerate(data):
             expected = self._echo[len(self._returned)]
-            if (byte ^ expected).bit_count() <= _DAMAGED_ECHO_BITS:
+            tolerance = _DAMAGED_ECHO_BITS if self._returned else 0
+            if (byte ^ expected).bit_count() <= tolerance:
                 self._returned.append(byte)
                 if len(self._returned) == len(self._echo):
                     self._forget_echo()

@@ -55,11 +55,11 @@ def encode(event: Event) -> bytes:
 def _encode_line(event: Event) -> bytes | None:
     match event:
         case Request(address):
-            return _line(f"/?{address}!\r\n", REQUEST_LINE, "the address of a request")
+            return _line(event, f"/?{address}!\r\n")
         case Identification(maker, rate_id, ident, escapes) if len(escapes + ident) <= MAX_IDENT:
-            return _line(f"/{maker}{rate_id}{escapes}{ident}\r\n", IDENTIFICATION_LINE, "an identification")
+            return _line(event, f"/{maker}{rate_id}{escapes}{ident}\r\n")
         case OptionSelect(rate_id, mode, protocol):
-            return _line(f"\x06{protocol}{rate_id}{mode}\r\n", OPTION_SELECT_LINE, "an option select")
+            return _line(event, f"\x06{protocol}{rate_id}{mode}\r\n")
     return None
 
 
@@ -160,11 +160,15 @@ def _decode_command(text: str, end: int) -> Event:
             raise RemoteProtocolError(f"the command {command}, which this meter does not know")
 
 
-def _line(text: str, pattern: re.Pattern[bytes], what: str) -> bytes:
-    characters = text.encode("ascii", "replace") if text.isascii() else b""
-    if not pattern.fullmatch(characters):
-        raise LocalProtocolError(f"{what} has characters or a length that the line does not allow")
-    return characters
+def _line(event: Event, text: str) -> bytes:
+    """``text`` if it fits the line and reads as ``event`` again (a maker of six letters would not)."""
+    characters = text.encode("ascii") if text.isascii() else b""
+    try:
+        if decode_line(characters) == event:
+            return characters
+    except RemoteProtocolError:
+        pass
+    raise LocalProtocolError(f"{type(event).__name__} has characters or a length that the line does not allow")
 
 
 def _command(command: str, data: str) -> bytes:

@@ -1,0 +1,68 @@
+"""Refusals, status messages and event codes have the meanings of the LIS-200 fact sheet 5."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.iec62056 import MeterRefusal, Refusal, codes
+
+
+def test_every_number_of_the_fact_sheet_has_a_meaning() -> None:
+    listed = {1, 2, 3, 4, 5, 6, 9, 11, 13, 14, 17, 18, 19, 20, 100, 101, 103, 104, 105, 108, 109, 110, 180, 200, 201}
+    assert set(codes.REFUSALS) == listed | {222, 223, 249}
+    assert Refusal(18).meaning == codes.REFUSALS[18]
+
+
+def test_a_refusal_says_its_number_and_meaning() -> None:
+    assert str(MeterRefusal(17)) == "the meter refused with #0017: wrong access code (password)"
+    assert "in no table" in str(MeterRefusal(4711))
+
+
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        (0x0D03, "supplier lock open: ended"),
+        (0x2D03, "supplier lock open: appeared"),
+        (0x0D01, "calibration lock open: ended"),
+        (0x2D01, "calibration lock open: appeared"),
+        (0x1C02, "data transmission running: ended"),
+        (0x3C02, "data transmission running: appeared"),
+        (0x1F02, "summer time: ended"),
+        (0x3F02, "summer time: appeared"),
+        (0x1002, "restart: ended"),
+        (0x3002, "restart: appeared"),
+        (0x0506, "T warning limits: ended"),
+        (0x2506, "T warning limits: appeared"),
+        (0x0005, "C not computable: ended"),
+        (0x2005, "C not computable: appeared"),
+        (0x2F05, "message 16 in status 5: appeared"),
+        (0x3001, "message 1 in the total status: appeared"),
+        (0x3004, "message 1 in the programmable status 4: appeared"),
+        (0x4106, "any of messages 1 to 2 in status 6 ended"),
+        (0x7702, "any of messages 1 to 8 in the system status appeared"),
+        (0x8101, "backup time"),
+        (0x8102, "month boundary"),
+        (0x8103, "day boundary"),
+        (0x8104, "measuring period"),
+        (0x8105, "counter event 5"),
+        (0x8004, "measuring period, crossed backwards"),
+        (0x8203, "parameter of archive 3 changed, row after it"),
+        (0x8303, "parameter of archive 3 changed, row before it"),
+        (0x8503, "archive 3 frozen"),
+        (0x9999, "event 0x9999"),
+        (0x8403, "event 0x8403"),
+    ],
+)
+def test_event_titles(code: int, title: str) -> None:
+    assert codes.event_title(code) == title
+
+
+@given(st.integers(0, 0xFFFF))
+def test_every_event_code_has_a_title(code: int) -> None:
+    assert codes.event_title(code)
+
+
+def test_messages() -> None:
+    assert codes.message_title(9, None) == "battery low"
+    assert codes.message_title(2, 6) == "pressure sensor error"
+    assert codes.message_title(12, None) == "message 12 in the system status"
