@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from protocol.readings import NewMeterReading
-from protocol.wire import Checked, Instant, Sequence, StoreId, Text, Word
+from protocol.wire import Checked, Instant, Sequence, State, StoreId, Text, Word
 
 ACCEPTED = "accepted"
 RUNNING = "running"
@@ -61,7 +61,7 @@ class CommandUpdate(Checked, frozen=True, array_like=True, tag="command"):
 
     id: uuid.UUID
     command_id: uuid.UUID
-    state: Word
+    state: State
     at: Instant
     session: Sequence
     sequence: Sequence

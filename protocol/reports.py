@@ -12,7 +12,19 @@ import msgspec
 from protocol.commands import CommandUpdate
 from protocol.plans import Problem
 from protocol.readings import BatchName
-from protocol.wire import Checked, ContractError, Count, Digest, Instant, Sequence, StoreId, Text, Word, decode
+from protocol.wire import (
+    Checked,
+    ContractError,
+    Count,
+    Digest,
+    Instant,
+    Revision,
+    Sequence,
+    StoreId,
+    Text,
+    Word,
+    decode,
+)
 
 DONE = "done"
 FAILED = "failed"
@@ -53,7 +65,7 @@ class PlanApplied(Checked, frozen=True, array_like=True, tag="plan"):
     """The agent runs the plan of this revision, but for the items listed as problems."""
 
     id: uuid.UUID
-    revision: Sequence
+    revision: Revision
     digest: Digest
     at: Instant
     session: Sequence
@@ -147,7 +159,7 @@ class Online(Checked, frozen=True, array_like=True):
     store: StoreId
     software: Word
     at: Instant
-    plan_revision: Sequence = 0
+    plan_revision: Revision = 0
     plan_digest: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
     readings_through: Sequence = 0
     reports_through: Sequence = 0

@@ -37,11 +37,14 @@ SeriesName = Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
 MeterName = Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
 Word = Annotated[str, msgspec.Meta(max_length=100)]
 """A context, call, state, outcome, code or unit: text on the wire, never an enum, judged per item by who reads it."""
+State = Annotated[str, msgspec.Meta(max_length=20)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 """An explanation for people. A longer one is cut when the struct is made: a long error must not cost the report."""
 Digest = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 StoreId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Revision = Annotated[int, msgspec.Meta(ge=0, le=2**62 - 1)]
+"""Half of what a database holds: a hub that was put back must be able to lift its own above any agent's."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 GATEWAY_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
