@@ -6,9 +6,9 @@ is cut out depends only on the order of the bytes, never on how they were split.
 
 Theory of operation. A block begins with SOH or STX and ends one byte after its first ETX or EOT, because the block
 check may have any value, that of ETX too. A line begins with ``/`` (or ACK for an option select) and ends with LF; the
-first other control character shows that it was noise. A reader that restarts in the middle of its own telegram is heard: a
-whole request, or a break, inside an unfinished block counts, the beginning does not. Source: IEC 62056-21 6.3, LIS-200
-fact sheet 1.3, 1.7, 1.8, 8.5 to 8.7.
+first other control character shows that it was noise. A reader that restarts in the middle of its own telegram is
+heard: a whole request, or a break, inside an unfinished block counts, the beginning does not. Source: IEC 62056-21 6.3,
+LIS-200 fact sheet 1.3, 1.7, 1.8, 8.5 to 8.7.
 """
 
 import re
@@ -157,9 +157,9 @@ class Receiver:
     def _without_echo(self, data: bytes) -> bytes:
         """``data`` without what the line returned of our own.
 
-        A returned byte may be damaged like any other, except the first, which tells an echo from an answer; NULs and FFs
-        in front of it are noise of the line. As soon as something else comes the line has no echo, and what was taken
-        for one counts as received.
+        A returned byte may be damaged like any other, except the first, which tells an echo from an answer; NULs and
+        FFs in front of it are noise of the line. As soon as something else comes the line has no echo, and what was
+        taken for one counts as received.
         """
         for index, byte in enumerate(data):
             expected = self._echo[len(self._returned)]

@@ -123,11 +123,12 @@ def decode_block(characters: bytes) -> Event:
     how they were checked), so either is taken: without fillers the check is as strict as ever.
     """
     *_, end, check = characters
-    ignored = fillers(characters)
-    content = bytes(character for index, character in enumerate(characters[:-1]) if index not in ignored)
-    if check not in {block_check(characters[1:-1]), block_check(content[1:])}:
+    content, without_fillers = characters[:-1], characters[:-1]
+    if ignored := fillers(characters):
+        without_fillers = bytes(character for index, character in enumerate(content) if index not in ignored)
+    if check not in {block_check(content[1:]), block_check(without_fillers[1:])}:
         raise DamagedTelegram("a telegram arrived damaged: its block check is wrong")
-    text = content[1:-1].decode("ascii")
+    text = without_fillers[1:-1].decode("ascii")
     if characters[0] == SOH:
         return _decode_command(text, end)
     refused = _REFUSAL.fullmatch(text)
