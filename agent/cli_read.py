@@ -52,7 +52,7 @@ The interval archive (3) of one day; 3 is also the position of its time column:
 \b
 A meter on an RS-485 bus at a fixed 19200 baud, behind a lock:
   {PASSWORD_VARIABLE}=... metergate-agent read /dev/ttyS1 generic_lis200 set_time \\
-      --address 4711 --rate 19200 --fixed-rate --lock 3
+      --address 4711 --rate 19200 --fixed-rate --lock 3 --timezone Europe/Berlin
 
 Dates without an offset are in the meter's zone (--timezone). Exit status: 0 done, 1 failed (the cause is on standard
 error), 2 wrong usage.
@@ -118,8 +118,10 @@ def command(
         raise click.UsageError(
             str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
         ) from error
+    if find_call(context, call).writes and not timezone:
+        raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
     line = Line(uuid.uuid4(), endpoint, endpoint, rate, fixed_rate, parity, wake_up, echo)
-    device = Device(uuid.uuid4(), meter or address or "?", line.id, timezone or _machine_zone(), address)
+    device = Device(uuid.uuid4(), meter or address or "unnamed", line.id, timezone or _machine_zone(), address)
     password = _password(password_file, lock)
     try:
         clock = system_clock()

@@ -323,7 +323,7 @@ class Session:
                 return
         if isinstance(failure, NoAnswer) and self.identification is None:
             raise SilentMeter(
-                f"{self.who} does not answer: {self._times.tries} calls, {self._times.identification:g} s each; "
+                f"{self.who} does not answer: called {self._times.tries}x, {self._times.identification:g} s each; "
                 "check cable, address and rate"
             ) from failure
         raise SessionError(f"{self.who} could not be opened in {self._times.tries} tries: {failure}") from failure
@@ -476,7 +476,9 @@ async def _to_the_end(closing: Coroutine[Any, Any, None]) -> None:
 
 def cause_of(error: Exception, meter: str) -> str:
     """Say in a sentence why a call failed; names meter and line unless the call itself was wrong."""
-    return str(error) if isinstance(error, CallError | SessionError) else f"{meter}: {error}"
+    if isinstance(error, CallError | SessionError):
+        return str(error)
+    return f"{meter}: {error.what if isinstance(error, LinkError) else error}"
 
 
 def who(device: Device, line: Line) -> str:
