@@ -12,7 +12,6 @@ from agent.simulator.meters import VirtualMeter
 from protocol.iec62056 import (
     TRANSITIONS,
     Ack,
-    Break,
     Connection,
     Data,
     Event,
@@ -110,25 +109,26 @@ class Conversation:
 
     def _answer(self, event: Event, at: float) -> Event | None:
         match event:
-            case Request():
-                if event.calls(self.meter.address):
-                    return self.meter.identification()
-                self._connection.reset()  # somebody else is called: out of the way, and to the opening rate
-                return None
-            case OptionSelect():
-                return Prompt() if event.programming else Data(self.meter.readout())
             case Nak():
                 return self._last
             case Ack():
                 return self._blocks.pop(0) if self._blocks else None
-            case Break():
-                self._blocks = []
-                return None
         self._blocks = []
+        match event:
+            case Request():
+                return self._called(event)
+            case OptionSelect():
+                return Prompt() if event.programming else Data(self.meter.readout())
         try:
             return self._perform(event, at)
         except MeterRefusal as refusal:
             return Refusal(refusal.code)
+
+    def _called(self, request: Request) -> Event | None:
+        if request.calls(self.meter.address):
+            return self.meter.identification()
+        self._connection.reset()  # somebody else is called: out of the way, and to the opening rate
+        return None
 
     def _perform(self, event: Event, at: float) -> Event | None:
         match event:

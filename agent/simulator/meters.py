@@ -259,26 +259,15 @@ class VirtualMeter:
         return [tuple(self._column(archive, column, attribute) for column in archive.layout)], size
 
     def _column(self, archive: Archive, column: Column, attribute: str) -> str:
-        unit = self.archives.unit_of(column.unit)
-        match attribute:
-            case "1":
-                return "0xAA"
-            case "2":
-                return column.german if self.language == "german" else column.english
-            case "3":
-                return unit
-            case "4":
-                return column.notation(archive.number)
-            case "5":
-                return str(draw(unit) % 100 if unit else 0)
-            case "6":
-                return "F" if column.measured else "X"
-            case "7":
-                return "2" if column.measured else "1"
-            case "8" | "9":
-                raise MeterRefusal(ATTRIBUTE_ELSEWHERE)
-            case _:
-                raise MeterRefusal(NO_ATTRIBUTE)
+        described = {
+            "1": "0xAA",
+            "2": column.german if self.language == "german" else column.english,
+            "3": self.archives.unit_of(column.unit),
+            "4": column.notation(archive.number),
+        }
+        if attribute in described:
+            return described[attribute]
+        raise MeterRefusal(ATTRIBUTE_ELSEWHERE if attribute in set("56789") else NO_ATTRIBUTE)
 
     def _range(self, archive: Archive, wanted: lis200.ArchiveRange) -> Sequence[Row]:
         """Rows whose column at ``position`` (1 unless given) lies between the limits, both included. Fact sheet 3.1."""

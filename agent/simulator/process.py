@@ -94,15 +94,18 @@ class GasProcess:
 
     def temperature(self, start: int, end: int) -> int:
         """Mean gas temperature between two seconds, in 1/100 degrees Celsius."""
+        start, end = _steady(start, end)
         first, last = (self._temperatures[(second - BEGIN) // DAY % _YEAR_DAYS] for second in (start, end))
         return (first + last) // 2 + draw(self._key, "T", start, end) % 301 - 150
 
     def pressure(self, start: int, end: int) -> int:
         """Mean absolute pressure between two seconds, in 1/100 000 bar."""
+        start, end = _steady(start, end)
         return self.pressure_mean + (0 if self._fixed else draw(self._key, "p", start, end) % 3_001 - 1_500)
 
     def deviation(self, start: int, end: int) -> int:
         """Mean gas-law deviation factor K, in 1/100 000."""
+        start, end = _steady(start, end)
         return 100_000 if self._fixed else 99_200 + draw(self._key, "K", start, end) % 600
 
     def conversion(self, start: int, end: int) -> int:
@@ -121,6 +124,11 @@ class GasProcess:
     def _flow(self, which: int, second: int) -> int:
         minute = (second - BEGIN) // MINUTE
         return (self._point(which, minute + 1) - self._point(which, minute)) * (HOUR // MINUTE)
+
+
+def _steady(start: int, end: int) -> tuple[int, int]:
+    """A momentary value holds for ten minutes, so that it does not jump from second to second."""
+    return (start - start % 600,) * 2 if start == end else (start, end)
 
 
 def _running(amounts: list[int]) -> list[int]:
