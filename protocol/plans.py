@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from protocol.wire import Checked, ContractError, Instant, MeterName, Name, Sequence, Text, Word, decode, encode, plain
+from protocol.wire import Checked, ContractError, Instant, MeterName, Name, Revision, Text, Word, decode, encode, plain
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 """Bound on the decompressed document, so that a small message cannot fill a small gateway's memory."""
@@ -103,7 +103,7 @@ class GatewayPlan(Checked, frozen=True, array_like=True):
     """The whole document. The items stay raw until ``read_plan`` judges each of them."""
 
     gateway: Word
-    revision: Sequence
+    revision: Revision
     issued: Instant
     lines: list[msgspec.Raw] = msgspec.field(default_factory=list)
     devices: list[msgspec.Raw] = msgspec.field(default_factory=list)
