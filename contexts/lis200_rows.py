@@ -9,7 +9,9 @@ What becomes a reading: a column with a source whose object is a quantity, right
 * A total (objects 200 to 203, 300 to 302) is in the series of its address, ``2:300``.
 * Everything else is in the series of address and archive, ``7:310/3``; a second column of the same source in one
   archive (the minimum beside the maximum) in ``7:310#2/2``.
-* A maximum with a time of its own (value, time, status in month archives) is stamped with that time if it has one.
+* Every reading of a row is stamped with the row's time, the end of its period. Only where a maximum is followed by a
+  time column of the *same* source (value, time, status in month archives) is it stamped with that: a time column
+  without a source, or with another one, does not say whose time it is.
 * Row numbers, states, locks, texts and times are no readings, nor is anything in an audit trail.
 """
 
@@ -332,8 +334,14 @@ def _quantities(
             source=address.core if repeated == 1 else f"{address.core}#{repeated}",
             unit=unit,
             total=total,
-            own_time=position + 1 if position + 1 in own_times and not total else None,
+            own_time=position + 1 if not total and position + 1 in own_times and _same(addresses, position) else None,
         )
+
+
+def _same(addresses: Sequence[Address | None], position: int) -> bool:
+    """Whether the next column tells of the same object."""
+    this, following = addresses[position], addresses[position + 1]
+    return this is not None and following is not None and this.core == following.core
 
 
 def _is_audited(text: str) -> bool:

@@ -1,0 +1,492 @@
+import dataclasses
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contexts.catalogue import CallError, check_call, find_call
+from contexts.lis200_times import local_time
+from contexts.meters import Answer, Held, Layout, Meter, Moment
+from protocol.iec62056 import MeterRefusal, UnreadableValue
+
+BERLIN = ZoneInfo("Europe/Berlin")
+LAYOUT = Layout(
+    ("1:1F8", "3:A20", "1:400", "2:300", "7:310", "2:100", "3:A22", ""),
+    ("GONr", "AONr", "Zeit", "Vn", "p.MP", "StSy", "Er", "Check"),
+    ("", "", "", "m3", " bar", "", "", ""),
+)
+NUMBER, TIME = 2, 3
+
+
+def utc(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def row(number: int, stamp: str, volume: str = "", *, event: str = "0x8104", check: str = "CRC Ok") -> list[str]:
+    return [str(number + 7000), str(number), stamp, volume or str(number), "1.01", "0", event, check]
+
+
+class ScriptedMeter:
+    """The other side of ``contexts.meters.Meter``: an archive that is compared and delivered as fact sheet 3 says."""
+
+    def __init__(self, zone: ZoneInfo = BERLIN, rows: list[list[str]] | None = None, layout: Layout = LAYOUT) -> None:
+        self.zone = zone
+        self.mappings: Mapping[tuple[int, str], str] = {}
+        self.archive = rows or []
+        self.columns = layout
+        self.held_rows: Held | None = None
+        self.objects: dict[str, list[str]] = {}
+        self.gateway = utc("2024-06-01T12:00:00")
+        self.asked: list[tuple[int, str, str]] = []
+        self.written: list[tuple[str, str]] = []
+        self.garbled = 0
+        self.empty_refusal = 103
+        self.compares_numbers = True
+
+    async def read(self, address: str) -> list[str]:
+        if address not in self.objects:
+            raise MeterRefusal(2)
+        return self.objects[address]
+
+    async def write(self, address: str, value: str) -> None:
+        self.written.append((address, value))
+        self.objects["1:400.0"] = [value]
+
+    async def layout(self, archive: int) -> Layout:
+        assert archive == 3
+        return self.columns
+
+    async def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
+        assert archive == 3
+        self.asked.append((position, start, end))
+        if position == NUMBER and not self.compares_numbers:
+            raise MeterRefusal(101)
+        found = [texts for texts in self.archive if self._within(texts[position - 1], start, end, position)]
+        if not found:
+            raise MeterRefusal(self.empty_refusal)
+        if self.garbled:
+            self.garbled -= 1
+            found[0] = [*found[0][:-1], "CRC 0k"]
+        for first in range(0, len(found), 3):
+            yield found[first : first + 3]
+
+    @staticmethod
+    def _within(text: str, start: str, end: str, position: int) -> bool:
+        def key(limit: str) -> tuple[int, str]:
+            return (int(limit), "") if position == NUMBER else (0, limit)
+
+        return (not start or key(start) <= key(text)) and (not end or key(text) <= key(end))
+
+    def held(self, archive: int) -> Held | None:
+        assert archive == 3
+        return self.held_rows
+
+    async def now(self) -> dt.datetime:
+        return self.gateway
+
+
+async def call(meter: Meter, name: str, moment: Moment | None = None, **kwargs: object) -> Answer:
+    at = utc("2024-06-01T12:00:00")
+    found = find_call("generic_lis200", name)
+    return await found.run(meter, moment or Moment(at, at), check_call("generic_lis200", name, kwargs))
+
+
+async def by_date(meter: Meter, start: str, end: str | None = None) -> Answer:
+    return await call(
+        meter, "read_archive_by_date", start_date=start, end_date=end, archive_number=3, control_position=3
+    )
+
+
+async def by_offset(meter: ScriptedMeter, reference: str, seconds: int, since: str | None = None) -> Answer:
+    at = utc(reference)
+    moment = Moment(at + dt.timedelta(seconds=40), at, utc(since) if since else None)
+    answer = await call(
+        meter,
+        "read_archive_by_offset_seconds",
+        moment,
+        offset_seconds=seconds,
+        archive_number=3,
+        control_position=3,
+    )
+    if answer.archive is not None and answer.held is not None:
+        meter.held_rows = answer.held
+    return answer
+
+
+def stamps(answer: Answer) -> list[dt.datetime]:
+    return [value.timestamp for value in answer.values if value.series == "2:300" and value.timestamp is not None]
+
+
+def volumes(answer: Answer) -> list[str]:
+    return [str(value.value) for value in answer.values if value.series == "2:300"]
+
+
+class TestSingleValues:
+    @pytest.mark.parametrize(
+        ("address", "group", "series", "value", "unit"),
+        [
+            ("2:300", "000144076.2083*m3", "2:300", "144076.2083", "m3"),
+            ("2:0300.0", "12*m3", "2:300", "12", "m3"),
+            ("6:310_1", "20.16*{C", "6:310_1", "20.16", "°C"),
+            ("4:310", "-0.50*m3|h", "4:310", "-0.50", "m3/h"),
+            ("7:310", "1.01325* bar", "7:310", "1.01325", "bar"),
+        ],
+    )
+    async def test_a_number_is_a_reading(self, address: str, group: str, series: str, value: str, unit: str) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {f"{series}.0": [group]}
+
+        (reading,) = (await call(meter, "read_single_value", address=address)).values
+
+        assert (reading.series, str(reading.value), reading.unit, reading.timestamp) == (series, value, unit, None)
+
+    @pytest.mark.parametrize(
+        ("address", "group"),
+        [
+            ("1:181.0", "EK 280"),
+            ("1:400.0", "2024-06-01,14:00:00"),
+            ("1:180.0", "00401122"),
+            ("1:100.0", "13;15"),
+            ("1:100.0", "0"),
+            ("2:300.2", "12"),
+        ],
+    )
+    async def test_a_text_is_a_result_and_no_reading(self, address: str, group: str) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {address: [group]}
+
+        answer = await call(meter, "read_single_value", address=address)
+
+        assert not answer.values
+        assert answer.result["text"] == group
+        assert answer.result["address"] == address.removesuffix(".0")
+
+    @pytest.mark.parametrize("text", ["NaN", "1E+400000", "Infinity", "1e5", "9" * 40])
+    async def test_what_is_no_exact_number_is_an_error_with_its_text(self, text: str) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {"2:300.0": [f"{text}*m3"]}
+
+        with pytest.raises(UnreadableValue, match=text[:5].replace("+", r"\+")):
+            await call(meter, "read_single_value", address="2:300")
+
+    async def test_a_maximum_has_its_own_time(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {"3:161.0": ["7.5*m3", "2024-05-20,08:00:00"]}
+
+        (reading,) = (await call(meter, "read_single_value", address="3:161")).values
+
+        assert reading.timestamp == utc("2024-05-20T06:00:00")
+
+    async def test_a_mapping_gives_another_name(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {"2:300.0": ["12*m3"], "7:310.0": ["1*bar"]}
+        meter.mappings = {(0, "2:300"): "7-0:3.0.0", (3, "7:310"): "only in archive 3"}
+
+        names = [
+            (await call(meter, "read_single_value", address=asked)).values[0].series for asked in ("2:300", "7:310")
+        ]
+
+        assert names == ["7-0:3.0.0", "7:310"]
+
+    async def test_the_meters_refusal_ends_the_call(self) -> None:
+        with pytest.raises(MeterRefusal, match="#0002"):
+            await call(ScriptedMeter(), "read_single_value", address="2:300")
+
+
+class TestByDate:
+    async def test_both_limits_are_included_and_nothing_else(self) -> None:
+        meter = ScriptedMeter(rows=[row(hour, f"2024-06-01,{hour:02}:00:00") for hour in range(1, 12)])
+
+        answer = await by_date(meter, "2024-06-01T04:00:00Z", "2024-06-01T06:00:00Z")
+
+        assert stamps(answer) == [utc(f"2024-06-01T{hour:02}:00") for hour in (4, 5, 6)]
+        assert {value.series for value in answer.values} == {"2:300", "7:310/3"}
+        assert answer.archive is None
+        assert meter.asked == [(TIME, "2024-06-01,06:00:00", "2024-06-01,08:00:00")]
+
+    async def test_dates_without_an_offset_are_in_the_meters_zone(self) -> None:
+        meter = ScriptedMeter(rows=[row(hour, f"2024-06-01,{hour:02}:00:00") for hour in range(1, 12)])
+
+        assert volumes(await by_date(meter, "2024-06-01T05:00:00", "2024-06-01 06:00:00")) == ["5", "6"]
+        assert volumes(await by_date(meter, "2024-06-01", "2024-06-02"))[0] == "1"
+        assert volumes(await by_date(meter, "2024-06-01T10:00:00")) == ["10", "11"]
+
+    @pytest.mark.parametrize("refusal", [103, 104, 105])
+    async def test_an_empty_range_is_an_empty_answer(self, refusal: int) -> None:
+        meter = ScriptedMeter()
+        meter.empty_refusal = refusal
+
+        answer = await by_date(meter, "2024-06-01", "2024-06-02")
+
+        assert not answer.values
+        assert not answer.problems
+        assert answer.result == {"rows": 0}
+
+    async def test_other_refusals_end_the_call(self) -> None:
+        meter = ScriptedMeter()
+        meter.empty_refusal = 18
+
+        with pytest.raises(MeterRefusal, match="#0018"):
+            await by_date(meter, "2024-06-01")
+
+    async def test_a_position_that_is_not_the_time_is_named(self) -> None:
+        with pytest.raises(CallError, match=r"control_position: 2 is not the time column.*expected 3"):
+            await call(
+                ScriptedMeter(),
+                "read_archive_by_date",
+                start_date="2024-06-01",
+                archive_number=3,
+                control_position=2,
+            )
+
+    async def test_a_range_that_ends_before_it_starts_is_named_even_between_notations(self) -> None:
+        with pytest.raises(CallError, match=r"task_kwargs\.end_date"):
+            await by_date(ScriptedMeter(), "2024-06-01T06:00:00", "2024-06-01T03:00:00Z")
+
+    async def test_the_event_column_becomes_events(self) -> None:
+        rows = [
+            row(1, "2024-06-01,06:00:00"),
+            row(2, "2024-06-01,06:10:00", "1", event="0x8303"),
+            row(3, "2024-06-01,06:10:00", "1", event="0x8203"),
+        ]
+
+        answer = await by_date(ScriptedMeter(rows=rows), "2024-06-01")
+
+        assert [(event.code, event.timestamp) for event in answer.events] == [
+            ("0x8303", utc("2024-06-01T04:10")),
+            ("0x8203", utc("2024-06-01T04:10")),
+        ]
+        # Before and after in one second: what only repeats is one reading.
+        assert stamps(answer) == [utc("2024-06-01T04:00"), utc("2024-06-01T04:10")]
+
+    async def test_a_clock_that_was_put_back_reorders_nothing(self) -> None:
+        rows = [
+            row(1, "2024-06-01,06:00:00"),
+            row(2, "2024-06-01,06:10:00", event="0x8303"),
+            row(3, "2024-06-01,05:10:00", event="0x8203"),
+            row(4, "2024-06-01,06:00:00"),
+        ]
+
+        answer = await by_date(ScriptedMeter(rows=rows), "2024-06-01")
+
+        assert volumes(answer) == ["1", "2", "3", "4"]
+        assert stamps(answer) == [utc(f"2024-06-01T0{text}") for text in ("4:00", "4:10", "3:10", "4:00")]
+
+    async def test_noise_that_passed_the_block_check_is_asked_for_again(self) -> None:
+        meter = ScriptedMeter(rows=[row(6, "2024-06-01,06:00:00"), row(7, "2024-06-01,07:00:00")])
+        meter.garbled = 1
+
+        answer = await by_date(meter, "2024-06-01")
+
+        assert volumes(answer) == ["6", "7"]
+        assert not answer.problems
+
+    async def test_a_row_that_stays_damaged_costs_itself_only_and_is_kept_as_text(self) -> None:
+        rows = [row(6, "2024-06-01,06:00:00"), row(7, "2024-06-01,07:00:00", "NaN"), row(8, "2024-06-01,08:00:00")]
+
+        answer = await by_date(ScriptedMeter(rows=rows), "2024-06-01")
+
+        assert volumes(answer) == ["6", "8"]
+        (problem,) = answer.problems
+        assert "(7007)(7)(2024-06-01,07:00:00)(NaN)" in problem
+        assert answer.result["damaged"] == [problem]
+
+    @given(
+        st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Europe/Dublin"]),
+        st.sampled_from(["2024-03-10T06:00", "2024-03-31T01:00", "2024-04-06T15:00", "2024-10-27T01:00",
+                         "2024-11-03T06:00", "2024-10-05T15:30"]),
+        st.sampled_from([5, 15, 30, 60]),
+        st.integers(-240, 240),
+        st.integers(0, 240),
+    )  # fmt: skip
+    async def test_a_range_near_a_clock_change_is_exact(
+        self, name: str, change: str, minutes: int, begin: int, length: int
+    ) -> None:
+        zone, step = ZoneInfo(name), dt.timedelta(minutes=minutes)
+        instants = [utc(change) + step * n for n in range(-12 * 60 // minutes, 12 * 60 // minutes)]
+        texts = [local_time(zone, instant).strftime("%Y-%m-%d,%H:%M:%S") for instant in instants]
+        meter = ScriptedMeter(zone, [row(n, text) for n, text in enumerate(texts)])
+        start = utc(change) + dt.timedelta(minutes=begin)
+        end = start + dt.timedelta(minutes=length)
+
+        answer = await by_date(meter, start.isoformat(), end.isoformat())
+
+        assert stamps(answer) == [instant for instant in instants if start <= instant <= end]
+
+
+class TestByOffset:
+    def meter(self, through: int) -> ScriptedMeter:
+        return ScriptedMeter(rows=[row(hour, f"2024-06-01,{hour:02}:00:00") for hour in range(1, through + 1)])
+
+    async def test_the_window_counts_from_the_tick(self) -> None:
+        meter = self.meter(12)
+
+        answer = await by_offset(meter, "2024-06-01T08:00:00", 2 * 3600)
+
+        # The tick is 10:00 in Berlin; what is newer than the tick is not left behind.
+        assert volumes(answer) == ["8", "9", "10", "11", "12"]
+        assert answer.held == Held(utc("2024-06-01T06:00"), utc("2024-06-01T10:00"), 12)
+        assert answer.archive == 3
+
+    async def test_only_what_is_not_held_is_read(self) -> None:
+        meter = self.meter(10)
+        await by_offset(meter, "2024-06-01T08:00:00", 4 * 3600)
+        meter.archive = self.meter(12).archive
+        meter.asked.clear()
+
+        answer = await by_offset(meter, "2024-06-01T10:00:00", 4 * 3600)
+
+        assert volumes(answer) == ["11", "12"]
+        assert meter.asked == [(NUMBER, "10", "")]
+        assert answer.held == Held(utc("2024-06-01T04:00"), utc("2024-06-01T10:00"), 12)
+
+    async def test_a_coalesced_run_reaches_back_to_the_oldest_missed_tick(self) -> None:
+        answer = await by_offset(self.meter(12), "2024-06-01T10:00:00", 3600, since="2024-06-01T06:00:00")
+
+        assert volumes(answer) == ["7", "8", "9", "10", "11", "12"]
+
+    async def test_nothing_new_leaves_what_is_held(self) -> None:
+        meter = self.meter(10)
+        before = (await by_offset(meter, "2024-06-01T08:00:00", 3600)).held
+
+        answer = await by_offset(meter, "2024-06-01T08:30:00", 3600)
+
+        assert not answer.values
+        assert answer.held == before
+
+    async def test_nothing_at_all_holds_nothing(self) -> None:
+        answer = await by_offset(ScriptedMeter(), "2024-06-01T08:00:00", 3600)
+
+        assert (answer.archive, answer.held, list(answer.values)) == (3, None, [])
+
+    async def test_a_window_beyond_what_is_held_is_read_whole(self) -> None:
+        meter = self.meter(12)
+        meter.held_rows = Held(utc("2024-06-01T02:00"), utc("2024-06-01T04:00"), 6)
+
+        answer = await by_offset(meter, "2024-06-01T08:00:00", 3600)
+
+        assert volumes(answer) == ["9", "10", "11", "12"]
+        assert answer.held == Held(utc("2024-06-01T07:00"), utc("2024-06-01T10:00"), 12)
+
+    async def test_an_archive_that_was_cleared_is_read_whole(self) -> None:
+        meter = self.meter(12)
+        await by_offset(meter, "2024-06-01T08:00:00", 4 * 3600)
+        meter.archive = [row(n, f"2024-06-01,{n + 8:02}:00:00", str(n + 8)) for n in range(1, 6)]
+
+        answer = await by_offset(meter, "2024-06-01T08:30:00", 4 * 3600)
+
+        assert volumes(answer) == ["9", "10", "11", "12", "13"]
+        assert answer.held == Held(utc("2024-06-01T04:30"), utc("2024-06-01T11:00"), 5)
+
+    async def test_rows_after_the_clock_was_put_back_are_not_overlooked(self) -> None:
+        meter = self.meter(10)
+        await by_offset(meter, "2024-06-01T08:00:00", 4 * 3600)
+        meter.archive += [row(11, "2024-06-01,08:30:00", event="0x8203"), row(12, "2024-06-01,09:00:00")]
+
+        answer = await by_offset(meter, "2024-06-01T08:30:00", 4 * 3600)
+
+        assert volumes(answer) == ["11", "12"]
+        assert answer.held == Held(utc("2024-06-01T04:00"), utc("2024-06-01T07:00"), 12)
+
+    async def test_a_meter_that_compares_no_numbers_is_asked_by_time(self) -> None:
+        meter = self.meter(10)
+        meter.compares_numbers = False
+        await by_offset(meter, "2024-06-01T08:00:00", 4 * 3600)
+        meter.archive = self.meter(12).archive
+
+        answer = await by_offset(meter, "2024-06-01T10:00:00", 4 * 3600)
+
+        assert volumes(answer) == ["11", "12"]
+        assert meter.asked[-1] == (TIME, "2024-06-01,10:00:00", "")
+
+    async def test_numbers_that_begin_again_are_not_overlooked(self) -> None:
+        meter = ScriptedMeter(rows=[row(65534 + n, f"2024-06-01,{9 + n:02}:00:00", str(9 + n)) for n in range(2)])
+        await by_offset(meter, "2024-06-01T08:00:00", 4 * 3600)
+        meter.archive += [row(n, f"2024-06-01,{11 + n:02}:00:00", str(11 + n)) for n in range(2)]
+
+        answer = await by_offset(meter, "2024-06-01T09:30:00", 4 * 3600)
+
+        assert volumes(answer) == ["11", "12"]
+
+    async def test_a_tc_is_known_by_its_only_number(self) -> None:
+        layout = Layout(LAYOUT.sources[1:], LAYOUT.names[1:], LAYOUT.units[1:])
+        meter = ScriptedMeter(
+            rows=[row(hour, f"2024-06-01,{hour:02}:00:00")[1:] for hour in range(9, 13)], layout=layout
+        )
+        at = utc("2024-06-01T08:00:00")
+        kwargs = {"offset_seconds": 3600, "archive_number": 3, "control_position": 2}
+
+        answer = await call(_TimeSecond(meter), "read_archive_by_offset_seconds", Moment(at, at), **kwargs)
+
+        assert volumes(answer) == ["9", "10", "11", "12"]
+        assert answer.held == Held(utc("2024-06-01T07:00"), utc("2024-06-01T10:00"), 12)
+
+    async def test_hour_by_hour_through_the_autumn_change_every_row_comes_once(self) -> None:
+        quarter = dt.timedelta(minutes=15)
+        instants = [utc("2024-10-26T22:00") + quarter * n for n in range(32)]
+        everything = [
+            row(n, local_time(BERLIN, instant).strftime("%Y-%m-%d,%H:%M:%S")) for n, instant in enumerate(instants)
+        ]
+        meter = ScriptedMeter()
+        got: list[dt.datetime] = []
+        for n in range(len(instants)):
+            meter.archive = everything[: n + 1]
+            got += stamps(await by_offset(meter, instants[n].isoformat()[:19], 6 * 3600))
+
+        assert got == instants
+
+
+class _TimeSecond(ScriptedMeter):
+    """A meter whose rows have one number, so that the time stands in position 2."""
+
+    def __init__(self, other: ScriptedMeter) -> None:
+        super().__init__(other.zone, other.archive, other.columns)
+
+    @staticmethod
+    def _within(text: str, start: str, end: str, position: int) -> bool:
+        return ScriptedMeter._within(text, start, end, position + 1)
+
+
+class TestSetTime:
+    async def test_the_clock_is_set_in_the_meters_zone(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects["1:400.0"] = ["2024-06-01,14:01:30"]
+
+        answer = await call(meter, "set_time")
+
+        assert meter.written == [("1:0400.0", "2024-06-01,14:00:00")]
+        assert answer.result == {
+            "before": "2024-06-01T12:01:30+00:00",
+            "after": "2024-06-01T12:00:00+00:00",
+            "drift_seconds": 90.0,
+            "remaining_seconds": 0.0,
+        }
+
+    async def test_an_unbelieved_clock_does_not_spread(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects["1:400.0"] = ["2024-06-01,14:01:30"]
+        at = meter.gateway
+
+        with pytest.raises(CallError, match="not confirmed, nothing was set"):
+            await call(meter, "set_time", Moment(at, at, clock_believed=False))
+
+        assert meter.written == []
+
+    async def test_in_the_repeated_hour_the_drift_is_not_an_hour(self) -> None:
+        meter = ScriptedMeter()
+        meter.gateway = utc("2024-10-27T01:30:00")
+        meter.objects["1:400.0"] = ["2024-10-27,02:30:05"]
+
+        assert (await call(meter, "set_time")).result["drift_seconds"] == 5.0
+
+
+async def test_values_are_decimals_never_floats() -> None:
+    meter = ScriptedMeter(rows=[row(1, "2024-06-01,06:00:00", "0.1000")])
+
+    for value in (await by_date(meter, "2024-06-01")).values:
+        assert type(value.value) is Decimal
+        assert dataclasses.replace(value) == value
