@@ -64,12 +64,12 @@ async def adopt(session: AsyncSession, now: dt.datetime, *, rows: int = ROWS) ->
         elif adopted < rows:
             adopted += await _adopt_group(session, sa.and_(*of_group), now, rows - adopted)
             if {group.least, group.greatest} != {TIMESTAMP_OUT_OF_BOUNDS}:
-                out_of_bounds = StagedReading.timestamp.not_between(OLDEST, now + FUTURE)
+                out_of_bounds = sa.not_(StagedReading.timestamp.between(OLDEST, now + FUTURE))
                 await _give_reason(session, sa.and_(*of_group, out_of_bounds), TIMESTAMP_OUT_OF_BOUNDS, now)
     return adopted
 
 
-def _probe(group: sa.Row[Any], now: dt.datetime) -> Claim:
+def _probe(group: Any, now: dt.datetime) -> Claim:  # noqa: ANN401 - a row of the groups
     """A reading of the group that no bound of time keeps out."""
     return Claim(
         meter=group.meter_device_name,

@@ -1,10 +1,10 @@
 """On-demand commands: what is to be published, what gateways say about them, and that every one ends.
 
 Theory of operation. REST writes a row in state ``pending``. A relay pins it to the gateway's present store, publishes
-it (``sent``), and publishes it again whenever the gateway comes online and has not answered; the agent runs it once. The
-gateway's updates set the state in the order of (session, sequence), whatever the order of arrival. The hub itself ends
-what can no longer end otherwise: *expired* when its time is over and nothing was heard, *interrupted* when the gateway
-came back with another store (it cannot know whether it ran the command), *cancelled* when it was never sent.
+it (``sent``), and publishes it again whenever the gateway comes online and has not answered; the agent runs it once.
+The gateway's updates set the state in the order of (session, sequence), whatever the order of arrival. The hub itself
+ends what can no longer end otherwise: *expired* when its time is over and nothing was heard, *interrupted* when the
+gateway came back with another store (it cannot know whether it ran the command), *cancelled* when it was never sent.
 An end that the hub set is overwritten only by an end that the gateway reports: the gateway knows.
 """
 

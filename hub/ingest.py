@@ -80,7 +80,7 @@ class _Opened:
     organization: uuid.UUID
     batch: readings.Batch | None = None
     claims: list[Claim] = dataclasses.field(default_factory=list)
-    reports: list[reports.Report] = dataclasses.field(default_factory=list)
+    told: list[reports.Report] = dataclasses.field(default_factory=list)
     report_rows: list[bytes] = dataclasses.field(default_factory=list)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
     id: int | None = None
@@ -208,36 +208,35 @@ def _warn_wrong_key(gateway: KnownGateway, key: bytes) -> None:
 
 def _read(one: _Opened, body: bytes | str) -> _Opened:
     """Take a batch apart, row by row; what cannot be read is noted."""
-    try:
-        if isinstance(body, str):
-            raise ContractError(body)
-        one.batch = readings.checked_batch(body)
-    except ContractError as error:
+    if isinstance(body, bytes):
         try:
-            name = readings.name_from_properties(one.delivery.properties)
-        except ContractError:
-            name = None
-        one.unreadable.append(
-            Unreadable(
-                one.topic.gateway,
-                one.topic.channel.value,
-                one.delivery.topic,
-                one.delivery.payload,
-                str(error),
-                name,
-            )
-        )
+            one.batch = readings.checked_batch(body)
+        except ContractError as error:
+            body = str(error)
+    if one.batch is None:
+        _set_whole_aside(one, str(body))
         return one
     for row in one.batch.rows:
         try:
             if one.topic.channel is Channel.READINGS:
                 one.claims.append(_claim(decode(row, readings.NewMeterReading), one))
             else:
-                one.reports.append(reports.decode_report(row))
+                one.told.append(reports.decode_report(row))
                 one.report_rows.append(bytes(row))
         except ContractError as error:
             _set_aside(one, bytes(row), str(error))
     return one
+
+
+def _set_whole_aside(one: _Opened, reason: str) -> None:
+    try:
+        name = readings.name_from_properties(one.delivery.properties)
+    except ContractError:
+        name = None
+    payload = one.delivery.payload
+    one.unreadable.append(
+        Unreadable(one.topic.gateway, one.topic.channel.value, one.delivery.topic, payload, reason, name)
+    )
 
 
 def _set_aside(one: _Opened, row: bytes, reason: str) -> None:
@@ -303,7 +302,7 @@ async def _note_batches(session: AsyncSession, opened: list[_Opened], now: dt.da
     statement = statement.on_conflict_do_update(
         index_elements=["gateway", "store", "channel", "first", "last", "digest"],
         set_={"received_at": statement.excluded.received_at},
-    ).returning(*(getattr(Batch, name) for name in ("id", *_NAME, "stored_at")))
+    ).returning(*(getattr(Batch, name) for name in ("id", *_NAME, "rows")))
     connection = await session.connection()
     rows = [
         dict(zip(_NAME, key, strict=True))
@@ -314,7 +313,8 @@ async def _note_batches(session: AsyncSession, opened: list[_Opened], now: dt.da
     for row in await connection.execute(statement, rows):
         for position, one in enumerate(ordered[tuple(getattr(row, name) for name in _NAME)]):
             one.id = row.id
-            one.new = position == 0 and row.stored_at == now
+            # Rows are counted at the end of the transaction that brings the batch first.
+            one.new = position == 0 and row.rows == 0
             for claim in one.claims:
                 claim.batch = row.id
 
@@ -348,11 +348,11 @@ async def _store_readings(session: AsyncSession, opened: list[_Opened], now: dt.
 async def _store_reports(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:
     of_gateway: dict[uuid.UUID, list[tuple[_Opened, int]]] = {}
     for one in opened:
-        for position in range(len(one.reports)):
+        for position in range(len(one.told)):
             of_gateway.setdefault(one.gateway, []).append((one, position))
     for gateway in sorted(of_gateway):
         sources = of_gateway[gateway]
-        found = [one.reports[position] for one, position in sources]
+        found = [one.told[position] for one, position in sources]
         left = await store_reports(session, gateway, sources[0][0].organization, found, now)
         for index, reason in left.items():
             one, position = sources[index]
