@@ -103,6 +103,7 @@ class Connection:
         fixed_rate: the line never changes its rate (wired terminals, TCP): no ``SwitchRate``, Z is still echoed.
         rate: Bd at which the port stands now, if not at ``opening_rate``: the first act may be a ``Break`` there.
         echo: the line returns our own bytes (optical heads, two-wire RS-485); they are swallowed.
+        reaction_time: minimum in seconds until an identification passes and tells it; a meter knows its own before.
         max_repeats: how often one block may be asked for again.
         max_telegram: characters of the longest telegram; a longer one is an ``Overflow``.
     """
@@ -116,6 +117,7 @@ class Connection:
         fixed_rate: bool = False,
         rate: int | None = None,
         echo: bool = False,
+        reaction_time: float = REACTION_TIME,
         max_repeats: int = 3,
         max_telegram: int = 65_536,
     ) -> None:
@@ -127,7 +129,7 @@ class Connection:
         self._fixed_rate = fixed_rate
         self._rate = rate or opening_rate
         self._offered_rate_id = ""
-        self._reaction_time = REACTION_TIME
+        self._reaction_time = reaction_time
         self._echo = echo
         self._max_repeats = max_repeats
         self._naks = 0
