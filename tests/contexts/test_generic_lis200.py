@@ -438,6 +438,7 @@ class TestByOffset:
             got += stamps(await by_offset(meter, instants[n].isoformat()[:19], 6 * 3600))
 
         assert got == instants
+        assert {position for position, _, _ in meter.asked[1:]} == {NUMBER}
 
 
 class _TimeSecond(ScriptedMeter):

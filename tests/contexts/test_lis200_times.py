@@ -114,6 +114,12 @@ def test_a_cut_in_utc_is_within_what_the_meter_is_asked(
         ),
         pytest.param(
             BERLIN,
+            ["2024-10-27T03:00", "2024-10-27T02:15"],
+            ["2024-10-27T01:00", "2024-10-27T01:15"],
+            id="the same as the first row of an answer",
+        ),
+        pytest.param(
+            BERLIN,
             ["2024-10-27T01:45", "2024-10-27T02:00"],
             ["2024-10-26T23:45", "2024-10-27T00:00"],
             id="a single doubtful row, decided by the row before",
