@@ -47,12 +47,12 @@ TC_SERIES = (
     ("5:310/3", "1"),
     ("6:310_1", "°C"),
 )
-DL_SERIES = (("1:200", "m3"), ("1:203", "m3"))
+DL_SERIES = (("1:202", "m3"), ("1:203", "m3"))
 
 METERS = (
     MeterPlace("Heating plant", "1", "4011220", "EK280", "north", 3, 3, "7:310", EK_SERIES),
     MeterPlace("Bakery", "2", "5120077", "TC220", "north", 3, 2, "6:310_1", TC_SERIES),
-    MeterPlace("Glass works", "", "7300415", "DL220", "south", 2, 3, "1:200", DL_SERIES),
+    MeterPlace("Glass works", "", "7300415", "DL220", "south", 2, 3, "1:202", DL_SERIES),
 )
 GATEWAYS = ("north", "south")
 
