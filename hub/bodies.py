@@ -94,7 +94,9 @@ def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the han
         Wrong: naming every wrong field; in a list with its position, such as ``3.value``.
     """
     options = get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
-    single: type[msgspec.Struct] | None = next((option for option in options if isinstance(option, type) and get_origin(option) is None), None)
+    single: type[msgspec.Struct] | None = next(
+        (option for option in options if isinstance(option, type) and get_origin(option) is None), None
+    )
     listed: Any = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
     try:
         document = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | list[msgspec.Raw])

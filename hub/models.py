@@ -97,7 +97,8 @@ class Gateway(Identified, Base):
     """Where an agent runs: what it should run (desired), what was sent (published), what it says it runs (applied).
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
-    raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like messages: a lower one is ignored.
+    raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
+    messages: a lower one is ignored.
     """
 
     __tablename__ = "gateways"

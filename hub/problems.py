@@ -9,10 +9,13 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
+
+_log = structlog.get_logger(__name__)
 
 
 class WrongField(NamedTuple):
@@ -118,6 +121,12 @@ def _respond(
 def answer_problem(_request: Request[Any, Any, Any], error: ProblemError) -> Response[ProblemDocument]:
     """Answer with the problem that an operation raised."""
     return _respond(error.status, error.detail, error.errors, error.headers)
+
+
+def answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemDocument]:
+    """Answer what nobody foresaw without saying what it was, which may be a secret; the log has it all."""
+    _log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return _respond(HTTPStatus.INTERNAL_SERVER_ERROR, "the hub failed to answer; its log says why", [], {})
 
 
 def answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDocument]:

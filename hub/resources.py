@@ -6,10 +6,11 @@ that it touches; an object refers to objects of its own organization only.
 """
 
 import dataclasses
+import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Router, delete, get, patch, post, put
@@ -26,9 +27,13 @@ from hub.paging import Condition, Page, select_page
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
 from hub.state import Hub, HubRequest, hub_of
 
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 Values = dict[str, Any]
 Gateways = Callable[[AsyncSession, uuid.UUID], Awaitable[set[uuid.UUID]]]
 READ_ONLY = frozenset({"id", "created_at", "updated_at"})
+EVERYTHING = frozenset({"list", "create", "read", "edit", "delete"})
+LOOK = frozenset({"list", "read"})
+"""Operations of a resource that only gateways write."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Use:
     column: str
 
 
-async def _accept(_session: AsyncSession, _row: Any, _values: Values) -> None:  # noqa: ANN401 - any row
+async def _accept(_session: AsyncSession, _row: Any, _values: Values, _now: dt.datetime) -> None:  # noqa: ANN401 - any row
     """Accept whatever the struct accepts."""
 
 
@@ -71,31 +76,34 @@ async def _forget(_session: AsyncSession, _row: Any, _request: HubRequest) -> No
 class Resource:
     """A resource of the API: its words, its structs, and what is particular about it.
 
-    ``check(session, row, values)`` judges what the struct cannot, and may change values into what is stored; ``row``
-    is None for a new one. ``more(session, rows)`` returns for each row the fields of the answer that are no columns.
+    ``check(session, row, values, now)`` judges what the struct cannot, and may change values into what is stored;
+    ``row`` is None for a new one. ``more(session, rows)`` returns for each row what the answer has beside columns.
     ``references`` are fields that name a row of another table; these and links must be of the same organization.
     ``unique`` are fields that no two rows share. ``adopts``: staged readings may have become readings by a change.
-    ``changed(session, row, now)`` runs after each change in its transaction; ``forget`` before a deletion.
+    ``changed(session, row, hub)`` runs after each change in its transaction; ``forget`` before a deletion.
+    ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     """
 
     noun: str
     path: str
     model: type[Any]
-    body: type[Body]
     out: type[msgspec.Struct]
-    key: str = "uuid"
+    body: type[Body] = Body
+    operations: frozenset[str] = EVERYTHING
+    integer_ids: bool = False
     references: Mapping[str, type[Any]] = dataclasses.field(default_factory=dict)
     links: tuple[Link, ...] = ()
     unique: tuple[str, ...] = ()
     filters: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
     used_by: tuple[Use, ...] = ()
-    check: Callable[[AsyncSession, Any, Values], Awaitable[None]] = _accept
+    check: Callable[[AsyncSession, Any, Values, dt.datetime], Awaitable[None]] = _accept
     more: Callable[[AsyncSession, Sequence[Any]], Awaitable[list[Values]]] = _nothing_more
     changed: Callable[[AsyncSession, Any, Hub], Awaitable[None]] | None = None
     forget: Callable[[AsyncSession, Any, HubRequest], Awaitable[None]] = _forget
     gateways: Gateways = _no_gateways
     adopts: bool = False
-    editable: bool = True
+    order: tuple[Any, ...] = ()
+    orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 async def find(session: AsyncSession, resource: Resource, row_id: uuid.UUID | int, *, lock: bool = False) -> Any:  # noqa: ANN401 - a row of the resource's model
@@ -144,9 +152,9 @@ async def _linked(session: AsyncSession, link: Link, rows: Collection[uuid.UUID]
 async def create(session: AsyncSession, resource: Resource, body: Body, hub: Hub) -> Any:  # noqa: ANN401 - as find
     """Store a new row."""
     values = given(body)
-    await _judge(session, resource, None, values)
-    links = {link: values.pop(link.field) for link in resource.links}
     now = hub.clock.now()
+    await _judge(session, resource, None, values, now)
+    links = {link: values.pop(link.field) for link in resource.links}
     row = resource.model(**values, created_at=now, updated_at=now)
     session.add(row)
     await flush(session, resource)
@@ -165,8 +173,8 @@ async def change(session: AsyncSession, resource: Resource, row: Any, body: Body
     columns = [name for name in resource.body.__struct_fields__ if name not in held]
     current = {name: getattr(row, name) for name in columns} | held
     values = current | given(body)
-    await _judge(session, resource, row, values)
     now = hub.clock.now()
+    await _judge(session, resource, row, values, now)
     changed = {name: value for name, value in values.items() if name not in held and value != getattr(row, name)}
     ties = {link: values[link.field] for link in resource.links if set(values[link.field]) != set(held[link.field])}
     if changed or ties:
@@ -202,7 +210,7 @@ async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) 
     await plans.raise_changed(session, before, hub.clock.now())
 
 
-async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Values) -> None:  # noqa: ANN401 - as find
+async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Values, now: dt.datetime) -> None:  # noqa: ANN401 - as find
     organization = values.get("organization")
     if row is not None and row.__dict__.get("organization") not in {None, organization}:
         raise wrong("organization", "an object stays with its organization")
@@ -218,7 +226,7 @@ async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Va
         errors += await _strangers(session, link.field, link.model, values[link.field], organization)
     if errors:
         raise Wrong(*errors)
-    await resource.check(session, row, values)
+    await resource.check(session, row, values, now)
     if resource.unique:
         await _refuse_double(session, resource, row, values)
 
@@ -226,8 +234,8 @@ async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Va
 async def _strangers(
     session: AsyncSession, field: str, model: type[Any], ids: Sequence[uuid.UUID], organization: uuid.UUID | None
 ) -> list[WrongField]:
-    rows = (await session.execute(select(model.id, model.organization).where(model.id.in_(ids)))).all()
-    owners = dict(row._tuple() for row in rows)
+    rows = await session.execute(select(model.id, model.organization).where(model.id.in_(ids)))
+    owners: dict[uuid.UUID, uuid.UUID | None] = {row.id: row.organization for row in rows}
     return [
         WrongField(
             field,
@@ -249,7 +257,7 @@ async def _refuse_double(session: AsyncSession, resource: Resource, row: Any, va
 
 
 def _double(resource: Resource) -> str:
-    return f"there is already a {resource.noun} with the same {' and '.join(resource.unique) or 'identity'}"
+    return f"another {resource.noun} has the same {' and '.join(resource.unique) or 'identity'}"
 
 
 async def flush(session: AsyncSession, resource: Resource) -> None:
@@ -279,79 +287,114 @@ async def changing(hub: Hub) -> AsyncIterator[AsyncSession]:
     hub.wake.set()
 
 
-async def adopt(hub: Hub, devices: Collection[uuid.UUID] | None = None) -> None:
-    """Turn staged readings whose reason is gone into readings: of these meters, or of all."""
-    async with writing(hub.engine) as session:
-        await adoption.adopt(session, hub.clock.now(), devices=devices)
+async def list_page(request: HubRequest, resource: Resource) -> Page[Any]:
+    """Answer one page of a resource's list."""
+    async with reading(hub_of(request).engine) as session:
+        order = ordering_of(request, resource)
+        extra = ("ordering",) if resource.orderings else ()
+        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra)
+        page.results.extend(await show(session, resource, rows))
+        return page
+
+
+def ordering_of(request: HubRequest, resource: Resource) -> list[Any]:
+    """Return what the list is ordered by: ``ordering=name``, or ``-name`` for the other way round.
+
+    Raises:
+        Wrong: when the list cannot be ordered by that.
+    """
+    wanted = request.query_params.get("ordering", "")
+    if not wanted or not resource.orderings:
+        return [*(resource.order or (resource.model.created_at,)), resource.model.id]
+    column = resource.orderings.get(wanted.removeprefix("-"))
+    if column is None:
+        raise wrong("ordering", f"{wanted!r} is none of {', '.join(resource.orderings)}, with or without a minus")
+    if wanted.startswith("-"):
+        return [column.desc(), resource.model.id.desc()]
+    return [column, resource.model.id]
+
+
+async def add(hub: Hub, resource: Resource, body: Body) -> Any:  # noqa: ANN401 - the resource's answer
+    """Create a row in a transaction of its own; return the answer."""
+    async with changing(hub) as session:
+        row = await create(session, resource, body, hub)
+        answer = (await show(session, resource, [row]))[0]
+    await _settle(hub, resource)
+    return answer
+
+
+async def edit(hub: Hub, resource: Resource, row_id: uuid.UUID | int, body: Body) -> Any:  # noqa: ANN401 - as add
+    """Change a row in a transaction of its own; return the answer."""
+    async with changing(hub) as session:
+        row = await find(session, resource, row_id, lock=True)
+        await change(session, resource, row, body, hub)
+        answer = (await show(session, resource, [row]))[0]
+    await _settle(hub, resource)
+    return answer
+
+
+async def _settle(hub: Hub, resource: Resource) -> None:
+    if resource.adopts:
+        await adoption.sweep(hub.engine, hub.clock.now())
 
 
 def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Litestar's handlers
     """Make the routes of a resource; ``more`` are routes of its own."""
-    key = f"/{{row_id:{resource.key}}}"
-    key_type = uuid.UUID if resource.key == "uuid" else int
+    key_type = int if resource.integer_ids else uuid.UUID
+    key = f"/{{row_id:{key_type.__name__.lower()}}}"
+    filters = ", ".join(resource.filters) or "none"
 
-    async def list_all(request: HubRequest) -> Any:  # noqa: ANN401 - annotated below
-        async with reading(hub_of(request).engine) as session:
-            order = (resource.model.created_at, resource.model.id)
-            page, rows = await select_page(session, request, resource.model, resource.filters, order)
-            page.results.extend(await show(session, resource, rows))
-            return page
+    @get("/", summary=f"List: {resource.noun}", description=f"Paged by limit and offset. Filters: {filters}.")
+    @_annotated(Page[resource.out])  # type: ignore[name-defined]
+    async def list_all(request: HubRequest) -> Any:  # noqa: ANN401 - annotated above
+        return await list_page(request, resource)
 
-    async def add(request: HubRequest, data: Any) -> Any:  # noqa: ANN401 - as above
-        hub = hub_of(request)
-        async with changing(hub) as session:
-            row = await create(session, resource, data, hub)
-            answer = (await show(session, resource, [row]))[0]
-        await _settle(hub, resource, row)
-        return answer
+    @post("/", summary=f"Create: {resource.noun}")
+    @_annotated(resource.out, data=resource.body)
+    async def create_one(request: HubRequest, data: Any) -> Any:  # noqa: ANN401 - annotated above
+        return await add(hub_of(request), resource, data)
 
-    async def one(request: HubRequest, row_id: Any) -> Any:  # noqa: ANN401 - as above
+    @get(key, summary=f"Read: {resource.noun}")
+    @_annotated(resource.out, row_id=key_type)
+    async def read_one(request: HubRequest, row_id: Any) -> Any:  # noqa: ANN401 - annotated above
         async with reading(hub_of(request).engine) as session:
             return (await show(session, resource, [await find(session, resource, row_id)]))[0]
 
-    async def edit(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - as above
-        hub = hub_of(request)
-        async with changing(hub) as session:
-            row = await find(session, resource, row_id, lock=True)
-            await change(session, resource, row, data, hub)
-            answer = (await show(session, resource, [row]))[0]
-        await _settle(hub, resource, row)
-        return answer
+    @put(key, summary=f"Replace: {resource.noun}")
+    @_annotated(resource.out, row_id=key_type, data=resource.body)
+    async def replace_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
+        return await edit(hub_of(request), resource, row_id, data)
 
-    async def replace(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - as above
-        return await edit(request, row_id, data)
+    @patch(key, summary=f"Change: {resource.noun}")
+    @_annotated(resource.out, row_id=key_type, data=partial(resource.body))
+    async def change_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
+        return await edit(hub_of(request), resource, row_id, data)
 
-    async def drop(request: HubRequest, row_id: Any) -> None:  # noqa: ANN401 - as above
+    @delete(key, summary=f"Delete: {resource.noun}")
+    @_annotated(None, row_id=key_type)
+    async def delete_one(request: HubRequest, row_id: Any) -> None:  # noqa: ANN401 - annotated above
         hub = hub_of(request)
         async with changing(hub) as session:
             row = await find(session, resource, row_id, lock=True)
             await resource.forget(session, row, request)
             await remove(session, resource, row, hub)
 
-    # Litestar reads the annotations when it registers a handler: here is where they become those of the resource.
-    list_all.__annotations__["return"] = Page[resource.out]  # type: ignore[name-defined]
-    add.__annotations__ |= {"data": resource.body, "return": resource.out}
-    one.__annotations__ |= {"row_id": key_type, "return": resource.out}
-    edit.__annotations__ |= {"row_id": key_type, "data": partial(resource.body), "return": resource.out}
-    replace.__annotations__ |= {"row_id": key_type, "data": resource.body, "return": resource.out}
-    drop.__annotations__["row_id"] = key_type
-    filters = ", ".join(resource.filters) or "none"
-    handlers: list[Any] = [
-        get("/", description=f"Filters: {filters}. Paged by limit and offset.", summary=f"List: {resource.noun}")(list_all),
-        post("/", summary=f"Create: {resource.noun}")(add),
-        get(key, summary=f"Read: {resource.noun}")(one),
-        delete(key, summary=f"Delete: {resource.noun}")(drop),
-    ]
-    if resource.editable:
-        handlers += [
-            put(key, summary=f"Replace: {resource.noun}")(replace),
-            patch(key, summary=f"Change: {resource.noun}")(edit),
-        ]
-    return Router(resource.path, route_handlers=[*handlers, *more], tags=[resource.noun])
+    handlers = {
+        "list": [list_all],
+        "create": [create_one],
+        "read": [read_one],
+        "edit": [replace_one, change_one],
+        "delete": [delete_one],
+    }
+    wanted = [handler for name, some in handlers.items() if name in resource.operations for handler in some]
+    return Router(resource.path, route_handlers=[*wanted, *more], tags=[resource.noun])
 
 
-async def _settle(hub: Hub, resource: Resource, row: Any) -> None:  # noqa: ANN401 - as find
-    if resource.adopts:
-        await adopt(hub, [row.id] if resource.noun == "meter device" else None)
+def _annotated(answer: Any, **arguments: Any) -> Callable[[_Handler], _Handler]:  # noqa: ANN401 - any type
+    """Say the types of a handler that differ from resource to resource; Litestar reads them when it registers it."""
 
+    def annotate(handler: _Handler) -> _Handler:
+        handler.__annotations__ |= {**arguments, "return": answer}
+        return handler
 
+    return annotate

@@ -6,27 +6,14 @@ outcome is not ``done``.
 
 import datetime as dt
 import uuid
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
-from litestar import Router, get
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.database import reading
-from hub.models import RunReport
-from hub.paging import Page, equals, is_uuid, select_page, since, until
-from hub.problems import NotFound
-from hub.state import HubRequest, hub_of
-
-FILTERS = {
-    "gateway": is_uuid(RunReport.gateway),
-    "meter_device": is_uuid(RunReport.device),
-    "task": is_uuid(RunReport.task),
-    "command": is_uuid(RunReport.command),
-    "outcome": equals(RunReport.outcome),
-    "start_time": since(RunReport.ended),
-    "end_time": until(RunReport.ended),
-}
+from hub.models import RunReport as Row
+from hub.paging import equals, is_uuid, since, until
+from hub.resources import LOOK, Resource, Values, router_of
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -47,40 +34,28 @@ class Run(msgspec.Struct, kw_only=True):
     received_at: dt.datetime
 
 
-def show(row: RunReport) -> Run:
-    """Make the answer's object of a row."""
-    fields = {name: getattr(row, name) for name in Run.__struct_fields__ if name != "meter_device"}
-    return Run(meter_device=row.device, **fields)
+async def _meter(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    return [{"meter_device": row.device} for row in rows]
 
 
-async def find(session: AsyncSession, run: uuid.UUID) -> RunReport:
-    """Return a run.
+RESOURCE = Resource(
+    noun="run",
+    path="/v1/runs",
+    model=Row,
+    out=Run,
+    operations=LOOK,
+    filters={
+        "gateway": is_uuid(Row.gateway),
+        "meter_device": is_uuid(Row.device),
+        "task": is_uuid(Row.task),
+        "command": is_uuid(Row.command),
+        "outcome": equals(Row.outcome),
+        "start_time": since(Row.ended),
+        "end_time": until(Row.ended),
+    },
+    more=_meter,
+    order=(Row.ended.desc(),),
+    orderings={"ended": Row.ended, "started": Row.started, "tick": Row.tick},
+)
 
-    Raises:
-        NotFound: when no gateway has reported it.
-    """
-    row = await session.get(RunReport, run)
-    if row is None:
-        raise NotFound(f"there is no run {run}")
-    return row
-
-
-@get("/")
-async def list_runs(request: HubRequest) -> Page[Run]:
-    """List runs, the newest first."""
-    async with reading(hub_of(request).engine) as session:
-        order = (RunReport.ended.desc(), RunReport.id)
-        page, rows = await select_page(session, request, RunReport, FILTERS, order)
-        results: list[Any] = page.results
-        results.extend(show(row) for row in rows)
-        return page
-
-
-@get("/{run:uuid}")
-async def get_run(request: HubRequest, run: uuid.UUID) -> Run:
-    """Show one run."""
-    async with reading(hub_of(request).engine) as session:
-        return show(await find(session, run))
-
-
-router = Router("/v1/runs", route_handlers=[list_runs, get_run])
+router = router_of(RESOURCE)

@@ -15,12 +15,16 @@ HubRequest = Request[Any, Any, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hub:
-    """The parts of one process. ``wake`` is set after a commit that the relay should look at at once."""
+    """The parts of one process. ``wake`` is set after a commit that the relay should look at at once.
+
+    ``relay_ready`` is set while the relay of this process is connected; None when it has none.
+    """
 
     settings: Settings
     engine: AsyncEngine
     clock: Clock
-    wake: asyncio.Event
+    wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    relay_ready: asyncio.Event | None = None
 
 
 def hub_of(request: HubRequest) -> Hub:

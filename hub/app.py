@@ -1,0 +1,94 @@
+"""The REST application: all resources, put together. Making it reads no environment and opens nothing."""
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.middleware import DefineMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from hub import (
+    amr_task_groups,
+    amr_tasks,
+    callers,
+    commands,
+    events,
+    gateways,
+    health,
+    loss_records,
+    meter_device_configs,
+    meter_device_types,
+    meter_devices,
+    network_interfaces,
+    new_readings,
+    organizations,
+    quarantined,
+    reading_series,
+    readings,
+    runs,
+    staged_readings,
+)
+from hub.auth import TokenAuthentication
+from hub.bodies import StrictBody
+from hub.problems import ProblemError, answer_bug, answer_http, answer_problem
+from hub.resources import router_of
+from hub.state import Hub
+
+OPEN_PATHS = ["^/health", "^/metrics$", "^/schema"]
+"""What may be asked without a token."""
+
+RESOURCES = (
+    organizations,
+    gateways,
+    network_interfaces,
+    meter_device_types,
+    meter_device_configs,
+    meter_devices,
+    reading_series,
+    amr_task_groups,
+    readings,
+    new_readings,
+    staged_readings,
+    events,
+    callers,
+    commands,
+    runs,
+    loss_records,
+    quarantined,
+    health,
+)
+
+
+def create_app(hub: Hub) -> Litestar:
+    """Make the application of one process."""
+    return Litestar(
+        route_handlers=[
+            # Invoking stands among the tasks in the published paths, but is an operation of commands.
+            router_of(amr_tasks.RESOURCE, commands.invoke),
+            *(resource.router for resource in RESOURCES),
+        ],
+        dto=StrictBody,
+        return_dto=None,
+        middleware=[DefineMiddleware(TokenAuthentication, exclude=OPEN_PATHS)],
+        exception_handlers={
+            ProblemError: answer_problem,
+            HTTPException: answer_http,
+            Exception: answer_bug,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Metergate hub",
+            version="1.3.0",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"]), SwaggerRenderPlugin(path="/swagger")],
+            components=Components(
+                security_schemes={
+                    "token": SecurityScheme(type="apiKey", name="Authorization", security_scheme_in="header")
+                }
+            ),
+            security=[{"token": []}],
+        ),
+        state=State({"hub": hub, "wake": hub.wake}),
+        request_max_body_size=hub.settings.body_bytes,
+        logging_config=None,
+    )

@@ -1,0 +1,145 @@
+"""Gateways (additive, ``/v1/gateways``): where agents run; what each should run, was sent and says it runs.
+
+The gateway's own id stands in topics and never changes. Its key is the first one seen; ``POST .../forget-key`` forgets
+it, so that the key of a replaced machine is trusted anew.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from litestar import post
+from litestar.status_codes import HTTP_200_OK
+from msgspec import Meta
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.bodies import Body
+from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, RunReport, StagedReading
+from hub.models import Gateway as Row
+from hub.paging import equals, is_true, is_uuid
+from hub.problems import wrong
+from hub.resources import READ_ONLY, Resource, Use, Values, changing, find, router_of, show
+from hub.state import HubRequest, hub_of
+from protocol.envelopes import fingerprint
+from protocol.topics import check_gateway_id
+from protocol.wire import ContractError
+
+
+class GatewayBody(Body, kw_only=True):
+    """A gateway as clients send it."""
+
+    read_only = READ_ONLY | {
+        "key_fingerprint",
+        "desired_revision",
+        "published_revision",
+        "applied_revision",
+        "problems",
+        "in_step",
+        "online",
+        "last_seen",
+        "store_id",
+        "software",
+        "depth",
+        "oldest",
+        "clock_believed",
+        "status",
+    }
+    gateway_id: str
+    organization: uuid.UUID
+    name: Annotated[str, Meta(max_length=150)] = ""
+    description: Annotated[str, Meta(max_length=500)] = ""
+
+
+class Gateway(GatewayBody, kw_only=True):
+    """A gateway. ``depth`` rows without a receipt wait there, the oldest since ``oldest``.
+
+    ``desired_revision`` is the plan that it should run, ``published_revision`` the one last sent, ``applied_revision``
+    the one that it runs, but for the items in ``problems``.
+    """
+
+    id: uuid.UUID
+    key_fingerprint: str | None
+    desired_revision: int
+    published_revision: int
+    applied_revision: int
+    problems: list[Any]
+    in_step: bool
+    online: bool
+    last_seen: dt.datetime | None
+    store_id: str | None
+    software: str
+    depth: int
+    oldest: dt.datetime | None
+    clock_believed: bool
+    status: str
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: dt.datetime) -> None:
+    try:
+        check_gateway_id(values["gateway_id"])
+    except ContractError as error:
+        raise wrong("gateway_id", str(error)) from error
+    if row is not None and row.gateway_id != values["gateway_id"]:
+        raise wrong("gateway_id", "a gateway's id never changes: it stands in topics")
+
+
+async def _state(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    return [
+        {
+            "key_fingerprint": fingerprint(row.public_key) if row.public_key is not None else None,
+            "problems": row.applied_problems,
+            "in_step": row.desired_revision == row.applied_revision,
+            "store_id": row.store_id.hex() if row.store_id is not None else None,
+        }
+        for row in rows
+    ]
+
+
+async def _itself(session: AsyncSession, row_id: uuid.UUID) -> set[uuid.UUID]:
+    return set((await session.execute(select(Row.id).where(Row.id == row_id))).scalars())
+
+
+RESOURCE = Resource(
+    noun="gateway",
+    path="/v1/gateways",
+    model=Row,
+    body=GatewayBody,
+    out=Gateway,
+    unique=("gateway_id",),
+    filters={
+        "gateway_id": equals(Row.gateway_id),
+        "organization": is_uuid(Row.organization),
+        "online": is_true(Row.online),
+    },
+    used_by=(
+        Use("network interfaces", NetworkInterface, "gateway"),
+        Use("callers", Caller, "gateway"),
+        Use("commands", Command, "gateway"),
+        Use("batches", Batch, "gateway"),
+        Use("staged readings", StagedReading, "gateway"),
+        Use("run reports", RunReport, "gateway"),
+        Use("loss records", LossRecord, "gateway"),
+    ),
+    check=_check,
+    more=_state,
+    gateways=_itself,
+)
+
+
+@post("/{row_id:uuid}/forget-key", status_code=HTTP_200_OK, summary="Forget the key of a gateway")
+async def forget_key(request: HubRequest, row_id: uuid.UUID) -> Gateway:
+    """Trust the next key that the gateway shows."""
+    hub = hub_of(request)
+    async with changing(hub) as session:
+        row = await find(session, RESOURCE, row_id, lock=True)
+        row.public_key, row.updated_at = None, hub.clock.now()
+        await session.flush()
+        answer: Gateway = (await show(session, RESOURCE, [row]))[0]
+        return answer
+
+
+router = router_of(RESOURCE, forget_key)

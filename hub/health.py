@@ -1,0 +1,118 @@
+"""Whether the hub lives, is ready, and what it lacks: ``/health``, ``/health/live``, ``/health/ready``, ``/metrics``.
+
+Open to everybody, because those who ask are machines; nothing here tells of meters or customers.
+"""
+
+import msgspec
+from litestar import Response, Router, get
+from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.database import database_problems, reading
+from hub.models import Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
+from hub.state import Hub, HubRequest, hub_of
+from protocol.commands import FINAL_STATES
+
+LIVE = "live"
+READY = "ready"
+DEGRADED = "degraded"
+UNAVAILABLE = "unavailable"
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """``status`` is ready, degraded (it works, but ``reasons`` say what it does not keep) or unavailable."""
+
+    status: str
+    reasons: list[str] = msgspec.field(default_factory=list)
+
+
+async def judge(hub: Hub) -> Health:
+    """Look at everything that the hub needs to keep its promises."""
+    try:
+        reasons = await database_problems(hub.engine)
+        async with reading(hub.engine) as session:
+            quarantined = await _count(session, Quarantined, Quarantined.replayed_at.is_(None))
+            staged = await _count(session, StagedReading)
+    except (SQLAlchemyError, OSError) as error:
+        return Health(status=UNAVAILABLE, reasons=[f"the database does not answer: {type(error).__name__}"])
+    if quarantined >= hub.settings.quarantine_rows:
+        reasons.append(
+            f"the quarantine is full ({quarantined} payloads): what cannot be read is not receipted any more; "
+            "look at /v1/quarantine, replay or delete"
+        )
+    if staged >= hub.settings.staged_rows:
+        reasons.append(f"{staged} readings are staged; look at /v1/metering/staged-meter-readings")
+    if hub.relay_ready is not None and not hub.relay_ready.is_set():
+        reasons.append("the relay is not connected to the broker: nothing is received or sent")
+    return Health(status=DEGRADED if reasons else READY, reasons=reasons)
+
+
+async def _count(session: AsyncSession, model: type[Base], *conditions: ColumnElement[bool]) -> int:
+    return (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one()
+
+
+def _answer(health: Health) -> Response[Health]:
+    status = HTTP_503_SERVICE_UNAVAILABLE if health.status == UNAVAILABLE else HTTP_200_OK
+    return Response(health, status_code=status)
+
+
+@get("/health/live", summary="Whether the process answers")
+async def live() -> Health:
+    """Answer."""
+    return Health(status=LIVE)
+
+
+@get(["/health", "/health/ready"], summary="Whether the hub keeps its promises, and if not, why")
+async def ready(request: HubRequest) -> Response[Health]:
+    """Answer 200 when requests can be served (ready or degraded, with reasons), 503 when not."""
+    return _answer(await judge(hub_of(request)))
+
+
+@get("/metrics", summary="Figures for Prometheus")
+async def metrics(request: HubRequest) -> Response[bytes]:
+    """Count what the database has, beside what this process has counted itself."""
+    figures = CollectorRegistry()
+    async with reading(hub_of(request).engine) as session:
+        for name, text, value in await _figures(session):
+            Gauge(f"metergate_{name}", text, registry=figures).set(value)
+    return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _figures(session: AsyncSession) -> list[tuple[str, str, float]]:
+    return [
+        ("gateways", "Gateways known", await _count(session, Gateway)),
+        ("gateways_online", "Gateways online", await _count(session, Gateway, Gateway.online.is_(True))),
+        (
+            "gateways_out_of_step",
+            "Gateways that do not run their newest plan",
+            await _count(session, Gateway, Gateway.desired_revision != Gateway.applied_revision),
+        ),
+        (
+            "gateway_outbox_rows",
+            "Rows that wait on gateways for a receipt",
+            (await session.scalar(select(func.coalesce(func.sum(Gateway.depth), 0)))) or 0,
+        ),
+        ("readings", "Readings stored", await _count(session, Reading)),
+        ("staged_readings", "Readings that wait for a reason to go", await _count(session, StagedReading)),
+        (
+            "quarantined",
+            "Payloads that could not be read",
+            await _count(session, Quarantined, Quarantined.replayed_at.is_(None)),
+        ),
+        (
+            "lost_readings",
+            "Readings that gateways had to give up",
+            (await session.scalar(select(func.coalesce(func.sum(LossRecord.count), 0)))) or 0,
+        ),
+        (
+            "open_commands",
+            "Commands that have not ended",
+            await _count(session, Command, Command.state.not_in(FINAL_STATES)),
+        ),
+    ]
+
+
+router = Router("/", route_handlers=[live, ready, metrics], tags=["health"])

@@ -1,0 +1,107 @@
+"""Meter device configs: which series the meters of a type may have, in which time zone they live."""
+
+import datetime as dt
+import uuid
+import zoneinfo
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import plans
+from hub.bodies import Body
+from hub.models import MeterDeviceConfig as Row
+from hub.models import MeterDeviceType, ReadingSeries, config_series
+from hub.problems import Wrong, WrongField, wrong
+from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
+
+_LARGEST_ARCHIVE = 99
+
+
+class Mapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Another series name for one quantity. ``archive`` 0 stands for single reads and totals."""
+
+    archive: Annotated[int, Meta(ge=0, le=_LARGEST_ARCHIVE)]
+    source: Annotated[str, Meta(min_length=1, max_length=20)]
+    series: Annotated[str, Meta(min_length=1, max_length=50)]
+
+
+class MeterDeviceConfigBody(Body, kw_only=True):
+    """A config as clients send it. ``mappings`` is additive."""
+
+    read_only = READ_ONLY | {"series_info"}
+    organization: uuid.UUID
+    name: Annotated[str, Meta(min_length=1, max_length=50)]
+    series: list[uuid.UUID]
+    timezone: str = "UTC"
+    mappings: list[Mapping] = msgspec.field(default_factory=list)
+
+
+class MeterDeviceConfig(MeterDeviceConfigBody, kw_only=True):
+    """A config. ``series_info`` names its series, for people."""
+
+    id: uuid.UUID
+    series_info: str
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+def check_timezone(field: str, name: str) -> None:
+    """Accept the names of the IANA time zone database only.
+
+    Raises:
+        Wrong: naming the field.
+    """
+    if name not in zoneinfo.available_timezones():
+        raise wrong(field, f"{name!r} is not an IANA time zone name, such as Europe/Berlin")
+
+
+async def _check(session: AsyncSession, _row: Row | None, values: Values, _now: dt.datetime) -> None:
+    check_timezone("timezone", values["timezone"])
+    mappings = values["mappings"] = msgspec.to_builtins(values["mappings"])
+    statement = select(ReadingSeries.name).where(ReadingSeries.id.in_(values["series"]))
+    names = set((await session.execute(statement)).scalars())
+    errors = []
+    seen = set()
+    for position, mapping in enumerate(mappings):
+        source = (mapping["archive"], mapping["source"])
+        if source in seen:
+            errors.append(WrongField(f"mappings.{position}", "this archive and source stand in it before"))
+        seen.add(source)
+        if mapping["series"] not in names:
+            errors.append(WrongField(f"mappings.{position}.series", f"{mapping['series']!r} is none of the series"))
+    if errors:
+        raise Wrong(*errors)
+
+
+async def _series_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    statement = (
+        select(config_series.c.config, ReadingSeries.name, ReadingSeries.unit)
+        .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
+        .where(config_series.c.config.in_([row.id for row in rows]))
+        .order_by(ReadingSeries.created_at, ReadingSeries.id)
+    )
+    texts: dict[uuid.UUID, list[str]] = {}
+    for config, name, unit in await session.execute(statement):
+        texts.setdefault(config, []).append(f"{name} ({unit})")
+    return [{"series_info": ", ".join(texts.get(row.id, []))} for row in rows]
+
+
+RESOURCE = Resource(
+    noun="meter device config",
+    path="/v1/metering/meter-device-configs",
+    model=Row,
+    body=MeterDeviceConfigBody,
+    out=MeterDeviceConfig,
+    links=(Link("series", config_series, "config", "series", ReadingSeries),),
+    used_by=(Use("meter device types", MeterDeviceType, "config"),),
+    check=_check,
+    more=_series_info,
+    gateways=plans.gateways_of_config,
+    adopts=True,
+)
+
+router = router_of(RESOURCE)

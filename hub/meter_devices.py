@@ -1,0 +1,150 @@
+"""Meter devices: the physical meters, with their line, address, tasks and type."""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import plans
+from hub.bodies import Body
+from hub.meter_device_configs import check_timezone
+from hub.models import (
+    AmrTask,
+    AmrTaskGroup,
+    MeterDeviceType,
+    NetworkInterface,
+    Reading,
+    ReadingVersion,
+    device_groups,
+    device_tasks,
+)
+from hub.models import MeterDevice as Row
+from hub.network_interfaces import describe, remember_gateways
+from hub.paging import equals
+from hub.problems import Conflict, Wrong, WrongField
+from hub.resources import READ_ONLY, Link, Resource, Values, router_of
+from hub.state import Hub, HubRequest
+
+PROTOCOLS = ("dlms-cosem", "iec62056-21", "i-flag", "mbus", "modbus", "lis-200")
+DISCONNECTOR_STATES = (0, 1, 2)
+
+_Reference = Annotated[str, Meta(max_length=50)]
+
+
+class MeterDeviceBody(Body, kw_only=True):
+    """A meter as clients send it. ``timezone`` (additive) overrides its type's config's."""
+
+    read_only = READ_ONLY | {"network_interface_info"}
+    organization: uuid.UUID | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=50)]
+    external_system_reference: _Reference | None = None
+    manufacturer_serial: _Reference | None = None
+    protocol: str
+    iec62056_21_address: Annotated[str, Meta(max_length=8)] | None = None
+    dlms_logical_device_name: Annotated[str, Meta(max_length=32)] | None = None
+    dlms_system_title: Annotated[str, Meta(max_length=16)] | None = None
+    type: uuid.UUID | None = None
+    task_groups: list[uuid.UUID] = msgspec.field(default_factory=list)
+    meter_tasks: list[uuid.UUID] = msgspec.field(default_factory=list)
+    network_interface: uuid.UUID | None = None
+    has_current_transformer: bool = False
+    current_transformer_ratio: int = 1
+    has_voltage_transformer: bool = False
+    voltage_transformer_ratio: int = 1
+    has_disconnector: bool = False
+    disconnector_status: int | None = None
+    timezone: str | None = None
+
+
+class MeterDevice(MeterDeviceBody, kw_only=True):
+    """A meter. ``network_interface_info`` says where its line leads, for people."""
+
+    id: uuid.UUID
+    network_interface_info: str | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now: dt.datetime) -> None:
+    errors = []
+    if values["protocol"] not in PROTOCOLS:
+        errors.append(WrongField("protocol", f"{values['protocol']!r} is none of {', '.join(PROTOCOLS)}"))
+    if values["disconnector_status"] not in {None, *DISCONNECTOR_STATES}:
+        errors.append(WrongField("disconnector_status", f"{values['disconnector_status']} is none of 0, 1, 2"))
+    errors += [
+        WrongField(field, f"{values[field]} does not fit 32 bits")
+        for field in ("current_transformer_ratio", "voltage_transformer_ratio")
+        if not -(2**31) <= values[field] < 2**31
+    ]
+    if errors:
+        raise Wrong(*errors)
+    if values["timezone"] is not None:
+        check_timezone("timezone", values["timezone"])
+
+
+async def _interface_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    ids = {row.network_interface for row in rows if row.network_interface is not None}
+    found = (await session.execute(select(NetworkInterface).where(NetworkInterface.id.in_(ids)))).scalars()
+    texts = {interface.id: describe(interface) for interface in found}
+    return [
+        {"network_interface_info": texts.get(row.network_interface) if row.network_interface else None} for row in rows
+    ]
+
+
+async def _changed(session: AsyncSession, row: Row, hub: Hub) -> None:
+    await remember_gateways(session, [row.id], hub.clock.now())
+
+
+async def _forget(session: AsyncSession, row: Row, request: HubRequest) -> None:
+    """Delete the meter's readings too, but only when that is said.
+
+    Raises:
+        Conflict: when there are readings and ``with_readings=true`` is not in the query.
+    """
+    count = await session.scalar(select(func.count()).select_from(Reading).where(Reading.meter_device == row.id))
+    if not count:
+        return
+    if request.query_params.get("with_readings") != "true":
+        raise Conflict(
+            f"the meter {row.name} has {count} readings; to delete them as well, add ?with_readings=true to the address"
+        )
+    for table in (ReadingVersion, Reading):
+        await session.execute(delete(table).where(table.meter_device == row.id))
+
+
+RESOURCE = Resource(
+    noun="meter device",
+    path="/v1/metering/meter-devices",
+    model=Row,
+    body=MeterDeviceBody,
+    out=MeterDevice,
+    references={"type": MeterDeviceType, "network_interface": NetworkInterface},
+    links=(
+        Link("task_groups", device_groups, "device", "group", AmrTaskGroup),
+        Link("meter_tasks", device_tasks, "device", "task", AmrTask),
+    ),
+    unique=("organization", "name"),
+    filters={
+        name: equals(getattr(Row, name))
+        for name in (
+            "name",
+            "external_system_reference",
+            "manufacturer_serial",
+            "dlms_logical_device_name",
+            "dlms_system_title",
+        )
+    },
+    check=_check,
+    more=_interface_info,
+    changed=_changed,
+    forget=_forget,
+    gateways=plans.gateways_of_device,
+    adopts=True,
+)
+
+router = router_of(RESOURCE)

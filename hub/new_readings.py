@@ -1,0 +1,124 @@
+"""New readings by names: the door for pushing meters and for receivers (``/v1/metering/new-meter-readings``).
+
+A reading of a meter that does not exist yet is staged; one whose series the meter may not have is refused, because
+here, unlike with a gateway, somebody is there to hear it. A list is taken whole or not at all.
+"""
+
+import datetime as dt
+import decimal
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from litestar import Router, post
+from msgspec import Meta
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import judging, staging, versions
+from hub.bodies import Body
+from hub.problems import Wrong, WrongField
+from hub.resources import changing
+from hub.state import HubRequest, hub_of
+from protocol.wire import ContractError, Instant, checked_decimal
+
+PUSHED = "push"
+"""Provenance: a meter or receiver pushed the reading through REST."""
+
+STAGED = "staged"
+
+_SENTENCES = {
+    judging.SERIES_NOT_ALLOWED: ("series", "is not among the configured series of this meter"),
+    judging.TIMESTAMP_OUT_OF_BOUNDS: ("timestamp", "lies before 2000 or too far in the future"),
+}
+
+
+class NewReadingBody(Body, kw_only=True):
+    """A reading by names. ``organization`` (additive) is needed only where several have a meter of that name."""
+
+    meter: Annotated[str, Meta(min_length=1, max_length=50)]
+    series: Annotated[str, Meta(min_length=1, max_length=50)]
+    timestamp: Instant
+    value: decimal.Decimal
+    organization: uuid.UUID | None = None
+
+
+class NewReading(msgspec.Struct, kw_only=True):
+    """A reading as it was taken. ``outcome`` (additive) is stored, duplicate, revision or staged."""
+
+    meter: str
+    series: str
+    timestamp: dt.datetime
+    value: decimal.Decimal
+    outcome: str
+
+
+async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.datetime) -> list[str | WrongField]:
+    """Store or stage the readings; return for each what became of it, or what is wrong with it."""
+    outcomes: list[str | WrongField] = [""] * len(given)
+    claims = {}
+    for position, body in enumerate(given):
+        try:
+            value = checked_decimal(body.value)
+        except ContractError as error:
+            outcomes[position] = WrongField("value", str(error))
+            continue
+        claims[position] = judging.Claim(
+            meter=body.meter,
+            series=body.series,
+            timestamp=body.timestamp.astimezone(dt.UTC),
+            value=value,
+            collected=now,
+            organization=body.organization,
+            provenance=PUSHED,
+        )
+    directory = await judging.look_up(session, claims.values())
+    arrivals: dict[int, versions.Arrival] = {}
+    waiting = []
+    for position, claim in claims.items():
+        judgement = directory.judge(claim, now)
+        if isinstance(judgement, versions.Arrival):
+            arrivals[position] = judgement
+        elif judgement in _SENTENCES:
+            field, text = _SENTENCES[judgement]
+            outcomes[position] = WrongField(field, f"{getattr(given[position], field)} {text}")
+        else:
+            waiting.append((claim, judgement))
+            outcomes[position] = STAGED
+    if not any(isinstance(outcome, WrongField) for outcome in outcomes):
+        stored = await versions.store(session, list(arrivals.values()), now)
+        for position, outcome in zip(arrivals, stored, strict=True):
+            outcomes[position] = outcome
+        await staging.stage(session, waiting, now)
+    return outcomes
+
+
+@post("/", summary="Push readings by names")
+async def push(request: HubRequest, data: NewReadingBody | list[NewReadingBody]) -> NewReading | list[NewReading]:
+    """Take one reading or a list of them."""
+    given = data if isinstance(data, list) else [data]
+    hub = hub_of(request)
+    async with changing(hub) as session:
+        outcomes = await take(session, given, hub.clock.now())
+        prefix = "{}." if isinstance(data, list) else ""
+        wrong = [
+            WrongField(prefix.format(position) + outcome.field, outcome.text)
+            for position, outcome in enumerate(outcomes)
+            if isinstance(outcome, WrongField)
+        ]
+        if wrong:
+            raise Wrong(*wrong)
+    taken = [
+        NewReading(
+            meter=body.meter,
+            series=body.series,
+            timestamp=body.timestamp.astimezone(dt.UTC),
+            value=body.value,
+            outcome=str(outcome),
+        )
+        for body, outcome in zip(given, outcomes, strict=True)
+    ]
+    return taken if isinstance(data, list) else taken[0]
+
+
+router = Router("/v1/metering/new-meter-readings", route_handlers=[push], tags=["reading"])

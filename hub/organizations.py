@@ -1,0 +1,68 @@
+"""Organizations: who owns everything else."""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.bodies import Body
+from hub.models import (
+    AmrTask,
+    AmrTaskGroup,
+    Gateway,
+    MeterDevice,
+    MeterDeviceConfig,
+    MeterDeviceType,
+    NetworkInterface,
+    ReadingSeries,
+)
+from hub.models import Organization as Row
+from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+
+
+class OrganizationBody(Body, kw_only=True):
+    """An organization as clients send it."""
+
+    read_only = READ_ONLY | {"members"}
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    is_active: bool = True
+
+
+class Organization(OrganizationBody, kw_only=True):
+    """An organization. ``members`` are its users' ids."""
+
+    id: uuid.UUID
+    members: list[uuid.UUID]
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+async def _members(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    # There are no users yet: staff tokens belong to no organization.
+    return [{"members": []} for _ in rows]
+
+
+RESOURCE = Resource(
+    noun="organization",
+    path="/v1/organizations",
+    model=Row,
+    body=OrganizationBody,
+    out=Organization,
+    unique=("name",),
+    used_by=(
+        Use("gateways", Gateway, "organization"),
+        Use("network interfaces", NetworkInterface, "organization"),
+        Use("meter devices", MeterDevice, "organization"),
+        Use("meter device types", MeterDeviceType, "organization"),
+        Use("meter device configs", MeterDeviceConfig, "organization"),
+        Use("reading series", ReadingSeries, "organization"),
+        Use("AMR tasks", AmrTask, "organization"),
+        Use("AMR task groups", AmrTaskGroup, "organization"),
+    ),
+    more=_members,
+)
+
+router = router_of(RESOURCE)

@@ -1,0 +1,164 @@
+"""Readings: what is stored of meters, each reading once, with every version that ever arrived of it."""
+
+import datetime as dt
+import decimal
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from litestar import post
+from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import versions
+from hub.bodies import Body
+from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersion, config_series
+from hub.models import Reading as Row
+from hub.paging import is_uuid, since, until
+from hub.problems import Wrong, WrongField
+from hub.resources import EVERYTHING, Resource, Values, changing, router_of, show
+from hub.state import HubRequest, hub_of
+from protocol.wire import ContractError, Instant, checked_decimal
+
+FROM_STAFF = "staff"
+"""Provenance: somebody, or another system, gave the reading through REST."""
+
+
+class MeterReadingsBody(Body, kw_only=True):
+    """A reading as staff sends it."""
+
+    read_only = frozenset(
+        {"id", "created_at", "unit", "collected", "provenance", "clock_offset", "version_count", "versions"}
+    )
+    organization: uuid.UUID
+    meter_device: uuid.UUID
+    series: uuid.UUID
+    timestamp: Instant
+    value: decimal.Decimal
+
+
+class Version(msgspec.Struct, kw_only=True):
+    """One of several values that arrived for the same reading."""
+
+    value: decimal.Decimal
+    first_collected: dt.datetime
+    collected: dt.datetime
+
+
+class MeterReadings(MeterReadingsBody, kw_only=True):
+    """A reading; all from ``unit`` on is additive. ``versions`` is there when there is more than one."""
+
+    id: int
+    created_at: dt.datetime
+    unit: str
+    collected: dt.datetime
+    provenance: str
+    clock_offset: float | None
+    version_count: int
+    versions: list[Version] | msgspec.UnsetType = msgspec.UNSET
+
+
+async def _versions(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    several = [row for row in rows if row.version_count > 1]
+    found: dict[versions.Key, list[Version]] = {}
+    for some in (several[start : start + 300] for start in range(0, len(several), 300)):
+        statement = select(ReadingVersion).where(_same_key(some)).order_by(ReadingVersion.collected, ReadingVersion.id)
+        for version in (await session.execute(statement)).scalars():
+            found.setdefault((version.meter_device, version.series, version.timestamp), []).append(
+                Version(value=version.value, first_collected=version.first_collected, collected=version.collected)
+            )
+    return [
+        {"versions": found[key]} if (key := (row.meter_device, row.series, row.timestamp)) in found else {}
+        for row in rows
+    ]
+
+
+def _same_key(rows: Sequence[Row]) -> ColumnElement[bool]:
+    key = tuple_(ReadingVersion.meter_device, ReadingVersion.series, ReadingVersion.timestamp)
+    return key.in_([(row.meter_device, row.series, row.timestamp) for row in rows])
+
+
+async def _forget(session: AsyncSession, row: Row, _request: HubRequest) -> None:
+    await session.execute(delete(ReadingVersion).where(_same_key([row])))
+
+
+async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.datetime) -> Row:
+    """Store a reading that staff sent; a repeated one is the same reading, another value a new version.
+
+    Raises:
+        Wrong: naming the field; a meter takes readings of its configured series only.
+    """
+    errors = []
+    try:
+        checked_decimal(body.value)
+    except ContractError as error:
+        errors.append(WrongField("value", str(error)))
+    device = await session.get(MeterDevice, body.meter_device)
+    series = await session.get(ReadingSeries, body.series)
+    if device is None or device.organization != body.organization:
+        errors.append(WrongField("meter_device", f"there is no meter {body.meter_device} in this organization"))
+    if series is None or series.organization != body.organization:
+        errors.append(WrongField("series", f"there is no series {body.series} in this organization"))
+    elif device is not None:
+        allowed = await session.execute(
+            select(config_series.c.series)
+            .join(MeterDeviceType, MeterDeviceType.config == config_series.c.config)
+            .where(MeterDeviceType.id == device.type, config_series.c.series == series.id)
+        )
+        if allowed.first() is None:
+            errors.append(
+                WrongField("series", f"{series.name} is not among the configured series of the meter {device.name}")
+            )
+    if errors or series is None:
+        raise Wrong(*errors)
+    arrival = versions.Arrival(
+        organization=body.organization,
+        device=body.meter_device,
+        series=body.series,
+        timestamp=body.timestamp,
+        value=body.value,
+        collected=now,
+        unit=series.unit,
+        provenance=FROM_STAFF,
+    )
+    await versions.store(session, [arrival], now)
+    statement = select(Row).where(
+        Row.meter_device == body.meter_device, Row.series == body.series, Row.timestamp == body.timestamp
+    )
+    return (await session.execute(statement)).scalar_one()
+
+
+RESOURCE = Resource(
+    noun="reading",
+    path="/v1/metering/meter-readings",
+    model=Row,
+    body=MeterReadingsBody,
+    out=MeterReadings,
+    operations=EVERYTHING - {"create", "edit"},
+    integer_ids=True,
+    filters={
+        "meter_device": is_uuid(Row.meter_device),
+        "series": is_uuid(Row.series),
+        "start_time": since(Row.timestamp),
+        "end_time": until(Row.timestamp),
+    },
+    more=_versions,
+    forget=_forget,
+    order=(Row.timestamp,),
+    orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
+)
+
+
+@post("/", summary="Create: reading")
+async def create_reading(request: HubRequest, data: MeterReadingsBody) -> MeterReadings:
+    """Store a reading of a meter."""
+    hub = hub_of(request)
+    async with changing(hub) as session:
+        row = await store_one(session, data, hub.clock.now())
+        answer: Any = (await show(session, RESOURCE, [row]))[0]
+    created: MeterReadings = answer
+    return created
+
+
+router = router_of(RESOURCE, create_reading)
