@@ -1,4 +1,4 @@
-"""README's first look, typed as a reader would type it: every block runs, and says what the page says."""
+"""The first look of README and what docs/contract.md does after it, typed as a reader would: it says what is shown."""
 
 import asyncio
 import os
@@ -63,8 +63,9 @@ async def type_in(blocks: list[Block], folder: pathlib.Path) -> tuple[list[str],
 
 
 async def test_the_first_look_shows_what_it_says(tmp_path: pathlib.Path) -> None:
-    blocks = blocks_of(PAGE)
+    blocks = [*blocks_of(PAGE), *blocks_of(ROOT / "docs" / "contract.md")]
     typed = [block for block in blocks if block.language == "bash"]
+    (tmp_path / "caller.py").write_text(next(block.text for block in blocks if block.name == "caller.py"))
     printed, rest = await type_in(typed, tmp_path)
     assert len(printed) == len(typed), f"the block on line {typed[len(printed)].line} failed:\n{rest}"
     for block, following in zip(blocks, blocks[1:] + blocks[:1], strict=True):
