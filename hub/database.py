@@ -5,7 +5,6 @@ every transaction begins IMMEDIATE, so that a writer waits at its first statemen
 """
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -110,6 +111,16 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+async def schema_problem(engine: AsyncEngine) -> str:
+    """Say what to do when the schema is not this version's; empty when it is."""
+    async with engine.connect() as connection:
+        there = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    wanted = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    if there == wanted:
+        return ""
+    return f"the database has schema {there or 'none'}, this version needs {wanted}: run metergate-hub migrate"
+
+
 async def database_problems(engine: AsyncEngine) -> list[str]:
     """Return the reasons why this database does not keep the hub's promises; empty when it does."""
     async with reading(engine) as session:
@@ -122,8 +133,3 @@ async def database_problems(engine: AsyncEngine) -> list[str]:
                 "PostgreSQL runs with synchronous_commit=off: a receipted reading may be lost in a crash; turn it on"
             ]
         return []
-
-
-def sqlite_version() -> str:
-    """Return the version of the SQLite library."""
-    return sqlite3.sqlite_version

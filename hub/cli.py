@@ -1,0 +1,164 @@
+"""The command line of ``metergate-hub``: options and their words; the work is done by ``hub.processes``.
+
+Exit status: 0 done, 1 the work failed (with the cause), 2 wrong usage.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from hub.auth import create_token
+from hub.broker import BrokerError
+from hub.clocks import Clock, system_clock
+from hub.database import async_url, create_engine, migrate, writing
+from hub.keys import KeyFileError
+from hub.logs import set_up_logs
+from hub.processes import StartError, relay, run, serve
+from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, sqlite_url
+from protocol.wire import ContractError
+
+DATABASE_VARIABLE = "METERGATE_DATABASE"
+BROKER_VARIABLE = "METERGATE_BROKER"
+KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
+
+_PORT = click.IntRange(0, 65535)
+
+data_option = click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), default=None, help="Directory of everything kept."
+)
+port_option = click.option(
+    "--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="REST; 0 takes a free one."
+)
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address that REST listens on.")
+database_option = click.option(
+    "--database", envvar=DATABASE_VARIABLE, help=f"URL, such as postgresql://user@host/name [{DATABASE_VARIABLE}]."
+)
+broker_option = click.option(
+    "--broker", envvar=BROKER_VARIABLE, help=f"URL, such as mqtt://user:password@host:1883 [{BROKER_VARIABLE}]."
+)
+
+
+@click.group()
+@click.version_option(package_name="metergate", prog_name="metergate-hub")
+def commands() -> None:
+    """Collects what gateways read from meters, and tells them what to read."""
+
+
+@commands.command("run")
+@data_option
+@host_option
+@port_option
+@click.option("--mqtt-port", type=_PORT, default=DEFAULT_MQTT_PORT, show_default=True, help="Embedded broker's port.")
+@broker_option
+def run_command(data: Path | None, host: str, port: int, mqtt_port: int, broker: str | None) -> None:
+    """REST, relay and an embedded MQTT broker in one, on SQLite. With --broker URL that broker instead."""
+    data = data or DEFAULT_DATA
+    settings = Settings(
+        sqlite_url(data), data=data, broker=broker, host=host, port=port, mqtt_port=mqtt_port, hub_key_file=_key_file()
+    )
+    set_up_logs()
+    asyncio.run(run(settings, system_clock()))
+
+
+@commands.command("serve")
+@database_option
+@host_option
+@port_option
+@broker_option
+@data_option
+def serve_command(database: str | None, host: str, port: int, broker: str | None, data: Path | None) -> None:
+    """REST alone, on PostgreSQL. It needs no broker: relays have that."""
+    settings = Settings(_postgresql(database), data=data, broker=broker, host=host, port=port, hub_key_file=_key_file())
+    set_up_logs()
+    asyncio.run(serve(settings, system_clock()))
+
+
+@commands.command("relay")
+@database_option
+@broker_option
+@data_option
+def relay_command(database: str | None, broker: str | None, data: Path | None) -> None:
+    """MQTT alone, between PostgreSQL and an MQTT 5 broker.
+
+    All relays of a hub sign with one key: hub.key in the data directory, or the file that METERGATE_HUB_KEY_FILE names.
+    """
+    if not broker:
+        raise click.UsageError(f"a relay needs a broker: give --broker URL or set {BROKER_VARIABLE}")
+    if data is None and _key_file() is None:
+        raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
+    settings = Settings(_postgresql(database), data=data, broker=broker, hub_key_file=_key_file())
+    set_up_logs()
+    asyncio.run(relay(settings, system_clock()))
+
+
+@commands.command("migrate")
+@data_option
+@database_option
+def migrate_command(data: Path | None, database: str | None) -> None:
+    """Bring the database to this version."""
+    asyncio.run(migrate(_database(data, database)))
+    click.echo("the database is up to date")
+
+
+@commands.group("token")
+def token_commands() -> None:
+    """Staff tokens for the REST API."""
+
+
+@token_commands.command("create")
+@click.argument("name")
+@data_option
+@database_option
+def create_token_command(name: str, data: Path | None, database: str | None) -> None:
+    """Make a token called NAME and print its key, once; the last line is the key alone."""
+    if not name.strip() or len(name) > 150:  # noqa: PLR2004 - the column's width
+        raise click.UsageError("NAME must have 1 to 150 characters")
+    key = asyncio.run(_create_token(_database(data, database), name, system_clock()))
+    click.echo(key)
+
+
+async def _create_token(database: str, name: str, clock: Clock) -> str:
+    await migrate(database)
+    engine = create_engine(database)
+    try:
+        async with writing(engine) as session:
+            return await create_token(session, name, clock.now())
+    finally:
+        await engine.dispose()
+
+
+def _database(data: Path | None, database: str | None) -> str:
+    if data is not None and database is not None and database != os.environ.get(DATABASE_VARIABLE):
+        raise click.UsageError("give --data or --database, not both")
+    if data is None and database is not None:
+        return _checked(database)
+    return sqlite_url(data or DEFAULT_DATA)
+
+
+def _checked(database: str) -> str:
+    try:
+        async_url(database)
+    except ValueError as error:
+        raise click.UsageError(f"--database: {error}") from error
+    return database
+
+
+def _postgresql(database: str | None) -> str:
+    if not database:
+        raise click.UsageError(f"this needs a database: give --database URL or set {DATABASE_VARIABLE}")
+    if not async_url(_checked(database)).drivername.startswith("postgresql"):
+        raise click.UsageError("this needs PostgreSQL; on SQLite everything runs in one process: metergate-hub run")
+    return database
+
+
+def expected_causes() -> tuple[type[Exception], ...]:
+    """Return what may end the work without being a bug: its text is for the operator."""
+    return (StartError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
+
+
+def _key_file() -> Path | None:
+    path = os.environ.get(KEY_FILE_VARIABLE)
+    return Path(path) if path else None

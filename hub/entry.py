@@ -1,0 +1,33 @@
+"""The command ``metergate-hub``: finds out whether the hub is installed at all, and says causes, not tracebacks."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line.
+
+    What ends the work is said in one sentence on standard error, with exit status 1; wrong usage is 2.
+    """
+    try:
+        from hub.cli import commands, expected_causes  # noqa: PLC0415 - without the extra [hub] this fails, and is said
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"metergate-hub lacks {error.name}: install it with pip install 'metergate[hub]'\n")
+        sys.exit(1)
+    expected = expected_causes()
+    caught: tuple[type[BaseException], ...] = (ExceptionGroup, *expected)
+    try:
+        commands.main(prog_name="metergate-hub")
+    except caught as error:
+        causes = leaves(error)
+        if not all(isinstance(cause, expected) for cause in causes):
+            raise
+        for cause in causes:
+            sys.stderr.write(f"metergate-hub: {cause}\n")
+        sys.exit(1)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors that a group of errors is made of, or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]

@@ -1,0 +1,196 @@
+"""The hub's processes, wired: ``run`` (all in one, on SQLite), ``serve`` (REST) and ``relay`` (MQTT) on PostgreSQL.
+
+Each is one task group of named tasks that ends on SIGTERM or SIGINT. The first line on standard output is one JSON
+object with the URLs that answer; everything else goes to the log.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.app import create_app
+from hub.broker import embedded_broker
+from hub.clocks import Clock
+from hub.database import create_engine, migrate, schema_problem
+from hub.keys import open_key
+from hub.maintenance import maintain
+from hub.relay import run_relay
+from hub.settings import Settings
+from hub.state import Hub
+
+_SHUTDOWN_SECONDS = 2
+_BACKLOG = 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class StartError(RuntimeError):
+    """The process cannot do its work; the text says why and what to do."""
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the process, which has more to end than this."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def run(settings: Settings, clock: Clock) -> None:
+    """REST, relay and, unless there is a broker, the embedded one, on SQLite in the data directory."""
+    async with AsyncExitStack() as stack:
+        data = _data(settings)
+        await migrate(settings.database)
+        if settings.broker is None:
+            broker = await stack.enter_async_context(embedded_broker(settings.mqtt_port, pid_file=data / "broker.pid"))
+            settings = dataclasses.replace(settings, broker=broker.url)
+        engine = await stack.enter_async_context(_engine(settings))
+        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
+        await _together(
+            hub,
+            rest=_listen(stack, settings),
+            relay=run_relay(settings, engine, clock, open_key(_key_file(settings)), ready=_ready(hub), wake=hub.wake),
+        )
+
+
+async def serve(settings: Settings, clock: Clock) -> None:
+    """REST alone; as many of these as needed share one PostgreSQL."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(_engine(settings))
+        await _refuse_old_schema(engine)
+        await _together(Hub(settings, engine, clock), rest=_listen(stack, settings))
+
+
+async def relay(settings: Settings, clock: Clock) -> None:
+    """MQTT alone; as many of these as needed share one PostgreSQL and one broker or cluster."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(_engine(settings))
+        await _refuse_old_schema(engine)
+        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
+        key = open_key(_key_file(settings))
+        await _together(hub, relay=run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake))
+
+
+async def _together(
+    hub: Hub, *, rest: socket.socket | None = None, relay: Coroutine[None, None, None] | None = None
+) -> None:
+    """Run the parts until a signal comes or one of them fails."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = _server(hub) if rest is not None else None
+    async with asyncio.TaskGroup() as group:
+        background = [group.create_task(maintain(hub.engine, hub.clock), name="maintenance")]
+        if relay is not None:
+            background.append(group.create_task(relay, name="relay"))
+        serving = None
+        if server is not None and rest is not None:
+            serving = group.create_task(server.serve(sockets=[rest]), name="rest")
+        announcing = group.create_task(_announce(hub, server, rest), name="announcement")
+        await stop.wait()
+        _log.info("stopping")
+        if server is not None:
+            server.should_exit = True
+        if serving is not None:
+            await serving
+        for task in (announcing, *background):
+            task.cancel()
+
+
+async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None) -> None:
+    """Print the first line once everything that this process offers answers."""
+    urls = {}
+    if server is not None and rest is not None:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0.01)
+        host, port = rest.getsockname()[:2]
+        urls["rest"] = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+    if hub.relay_ready is not None:
+        await hub.relay_ready.wait()
+        urls["mqtt"] = without_secrets(hub.settings.broker or "")
+    sys.stdout.write(json.dumps(urls) + "\n")
+    sys.stdout.flush()
+    _log.info("started", **urls)
+
+
+def without_secrets(url: str) -> str:
+    """Return a broker's URL without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _server(hub: Hub) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            create_app(hub),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+    )
+
+
+def _listen(stack: AsyncExitStack, settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = stack.enter_context(contextlib.closing(socket.socket(family)))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise StartError(
+            f"REST cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+        ) from error
+    listener.listen(_BACKLOG)
+    return listener
+
+
+@asynccontextmanager
+async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(settings.database)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def _refuse_old_schema(engine: AsyncEngine) -> None:
+    problem = await schema_problem(engine)
+    if problem:
+        raise StartError(problem)
+
+
+def _data(settings: Settings) -> Path:
+    if settings.data is None:
+        raise StartError("this needs a data directory: give one with --data")
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"the data directory {settings.data} cannot be made: {error.strerror}") from error
+    return settings.data
+
+
+def _key_file(settings: Settings) -> Path:
+    if settings.hub_key_file is not None:
+        return settings.hub_key_file
+    return _data(settings) / "hub.key"
+
+
+def _ready(hub: Hub) -> asyncio.Event:
+    if hub.relay_ready is None:
+        raise StartError("this process has no relay")
+    return hub.relay_ready
