@@ -41,7 +41,8 @@ MOST_COMMAND_BYTES = 8 * 1024
 """A command larger than this is refused: its updates repeat it and must fit into any broker's packets."""
 
 PART_BYTES = 8 * 1024
-"""Readings in one update; a longer result comes in several updates, the last of which is the end."""
+"""Readings in one update. A longer result comes in several updates ``running``; the end carries the first
+of the readings, and its ``result.readings_in_all`` says how many there are over all updates."""
 
 Reply = Callable[[str, bytes, bytes | None], None]
 """Publishes an encoded CommandUpdate to a caller, with its correlation data."""
@@ -267,12 +268,12 @@ class CommandDesk:
         if order is None or order.state in states.FINAL_STATES:
             return
         parts = _parts(readings)
-        for part in parts[:-1]:
+        for part in parts[1:]:
             self._step(order, states.RUNNING, readings=part)
         outcome = dict(result)
         if len(parts) > 1:
             outcome["readings_in_all"] = len(readings)
-        self._step(order, state, cause, parts[-1], outcome)
+        self._step(order, state, cause, parts[0], outcome)
         log.info("command_step", state=state, command=str(run.command), origin=order.origin, cause=cause)
 
     # --- ends that no line reports

@@ -1,6 +1,7 @@
 """Private keys in files: the agent's own, and a caller's for direct invocation.
 
-A key file holds the 32 bytes of an Ed25519 seed as 64 hex digits and one line end, readable by its owner only.
+A key file holds the 32 bytes of an Ed25519 seed as 64 hex digits and one line end, readable by its owner only. A file
+of exactly 32 bytes is read as the seed itself, as other programs write it.
 """
 
 import os
@@ -57,16 +58,16 @@ def load_key(path: pathlib.Path) -> SigningKey:
         KeyFileError: when it is unreadable or no key.
     """
     try:
-        text = path.read_text(encoding="ascii")
+        content = path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        text = ""
+    if len(content) == _SEED_BYTES:
+        return SigningKey(content)
     try:
-        seed = bytes.fromhex(text.strip())
+        seed = bytes.fromhex(content.decode("ascii").strip())
     except ValueError:
         seed = b""
     if len(seed) != _SEED_BYTES:
         # The content is never shown: it may be a key with one digit too many.
-        raise KeyFileError(f"{path} is not a key file: expected {2 * _SEED_BYTES} hex digits")
+        raise KeyFileError(f"{path} is not a key file: expected {2 * _SEED_BYTES} hex digits, or {_SEED_BYTES} bytes")
     return SigningKey(seed)

@@ -93,7 +93,8 @@ class Scheduler:
 
     def set_duties(self, duties: Iterable[Duty]) -> None:
         """Take over the duties of a new plan; what is due under the old one is begun first."""
-        self.look()
+        if self._duties:
+            self.look()
         now = self._clock.now()
         by_timetable = {
             Timetable(duty.task.id, duty.device.id, duty.task.schedule, duty.task.run_offset_seconds): duty
@@ -136,7 +137,7 @@ class Scheduler:
         if not self._judge_clock():
             return 0
         now = self._clock.now()
-        if self._last is None or now < self._last:
+        if self._last is None or now < self._last or any(since > now for _, since in self._duties):
             self._follow(now)
         due = self._due(self._last or now, now)
         self._last = now
@@ -150,6 +151,10 @@ class Scheduler:
         for duty, run in runs:
             self._hand_over(duty, run)
         return len(runs)
+
+    def wake(self) -> None:
+        """Look soon: something that a look depends on may have changed."""
+        self._changed.set()
 
     def next_due(self) -> dt.datetime | None:
         """Return when the next run of any duty is due."""
@@ -201,13 +206,13 @@ class Scheduler:
         return due
 
     def _follow(self, now: dt.datetime) -> None:
-        """Take the last look to a clock that went back, or make the first one."""
-        if self._last is not None:
+        """Take the last look to a clock that went back, or make the first one; nothing is known since later."""
+        if self._last is not None and now < self._last:
             log.warning("clock_went_back", last_look=self._last.isoformat(), now=now.isoformat())
-        self._last = now
+        self._last = now if self._last is None else min(self._last, now)
         self._duties = [(duty, min(since, now)) for duty, since in self._duties]
         with self._store.transaction():
-            self._store.put(_LAST_LOOK, now.timestamp())
+            self._store.put(_LAST_LOOK, self._last.timestamp())
             self._store.looks.not_after(now)
 
     def _begin(self, duty: Duty, ticks: list[dt.datetime], now: dt.datetime) -> list[Run]:

@@ -168,6 +168,10 @@ class Store:
         self.put("state", number)
         return number
 
+    def depth(self) -> int:
+        """Return how many rows of both outboxes wait for a receipt."""
+        return self.readings.depth() + self.reports.depth()
+
     def oldest_waiting(self) -> dt.datetime | None:
         """Return when the oldest row without a receipt was stored."""
         return min((at for box in (self.readings, self.reports) if (at := box.oldest()) is not None), default=None)

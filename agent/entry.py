@@ -1,0 +1,78 @@
+"""The command ``metergate-agent``; ``run`` is dispatched by hand, so that the edge process imports no click.
+
+Exit status: 0 done, 1 the work failed (with the cause on standard error), 2 wrong usage.
+"""
+
+import asyncio
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+_RUN_HELP = """Usage: metergate-agent run [--config FILE]
+
+  Run this gateway: poll its meters by the plan that the hub sent, and bring
+  every reading home. Works from the stored plan while hub and broker are
+  away. Ends in order on SIGTERM; logs JSON lines to standard error.
+
+Options:
+  --config FILE  The settings (TOML); else METERGATE_AGENT_CONFIG, else
+                 /etc/metergate/agent.toml
+  --help         Show this message and exit.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["run"]:
+        return _run(arguments[1:])
+    from agent.cli import cli  # noqa: PLC0415 - click is only imported where a person calls
+
+    cli.main(args=arguments, prog_name="metergate-agent")  # ends the process with click's exit status
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the edge process."""
+    path = os.environ.get("METERGATE_AGENT_CONFIG", "")
+    match arguments:
+        case ["--help"] | ["-h"]:
+            sys.stdout.write(_RUN_HELP)
+            return DONE
+        case []:
+            pass
+        case ["--config", given]:
+            path = given
+        case [option] if option.startswith("--config="):
+            path = option.removeprefix("--config=")
+        case _:
+            sys.stderr.write(f"{_RUN_HELP}\nError: not understood: {' '.join(arguments)}\n")
+            return USAGE
+    # Imported here, because the other commands need none of it.
+    from agent.app import configure_logs, run_agent  # noqa: PLC0415
+    from agent.clocks import system_clock  # noqa: PLC0415
+    from agent.keys import KeyFileError  # noqa: PLC0415
+    from agent.seal import SealError  # noqa: PLC0415
+    from agent.settings import DEFAULT_PATH, SettingsError, read_settings  # noqa: PLC0415
+    from agent.store import StoreError  # noqa: PLC0415
+    from protocol.wire import ContractError  # noqa: PLC0415
+
+    try:
+        settings = read_settings(pathlib.Path(path) if path else DEFAULT_PATH)
+        clock = system_clock()
+    except (SettingsError, ContractError) as error:
+        sys.stderr.write(f"metergate-agent: {error}\n")
+        return USAGE
+    configure_logs(settings.log_level)
+    try:
+        asyncio.run(run_agent(settings, clock))
+    except (StoreError, SealError, KeyFileError, OSError) as error:
+        sys.stderr.write(f"metergate-agent: {error}\n")
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

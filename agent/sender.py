@@ -1,0 +1,155 @@
+"""Sends one channel's outbox in batches through a window, until every row has its receipt.
+
+A batch is formed once and then sent as it is, again and again, until its receipt has come or the connection is gone;
+after that batches are formed anew. A publish that fails loses nothing: only receipts count.
+"""
+
+import asyncio
+import random
+import uuid
+
+import structlog
+
+from agent.broker import Connection, Outgoing
+from agent.clocks import Clock
+from agent.outbox import Rows
+from agent.settings import Timing
+from agent.store import Store
+from agent.window import Window
+from protocol.envelopes import ENVELOPE_BYTES, SigningKey
+from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
+from protocol.reports import LossRecord, Receipt
+from protocol.topics import Channel, topic_for
+from protocol.wire import MAX_BATCH_BYTES, ContractError, decode, encode
+
+log = structlog.get_logger(__name__)
+
+_BATCH_HEADER = 96
+"""More than the MessagePack of a batch adds to its rows: store id, sequences, digest, array headers."""
+
+_LARGEST_SEQUENCE = 2**63 - 1
+_HURRY_WITHIN = 1.0
+
+
+class Sender:
+    """One channel. ``run`` lives as long as its connection; the times measured live on."""
+
+    def __init__(
+        self, gateway: str, channel: Channel, store: Store, key: SigningKey, clock: Clock, timing: Timing
+    ) -> None:
+        self.channel = channel
+        self._topic = topic_for(gateway, channel)
+        self._store = store
+        self._outbox = store.readings if channel is Channel.READINGS else store.reports
+        self._key = key
+        self._clock = clock
+        # Jittered, so that gateways that start together do not ask together.
+        first = timing.resend * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, no secret
+        self._window = Window(first, timing.resend_max)
+        self._formed = 0
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Hear that there may be something to send."""
+        self._wake.set()
+
+    def receipted(self, receipt: Receipt) -> bool:
+        """Take a receipt over; whether it was for a batch that this connection sent."""
+        fresh = False
+        accepted = 0
+        with self._store.transaction():
+            for name in receipt.names:
+                if name.store == self._store.id:
+                    accepted += self._outbox.accept(name)
+        for name in receipt.names:
+            fresh |= self._window.receipted(name, self._clock.monotonic())
+        if accepted:
+            log.debug("receipted", channel=str(self.channel), rows=accepted, outcome=receipt.outcome)
+        self._wake.set()
+        return fresh
+
+    def send_again(self, first: int) -> int:
+        """Take receipts back from this sequence on, for a hub that was restored; return how many rows that are."""
+        with self._store.transaction():
+            rows = self._outbox.send_again(first)
+        self._window.clear()
+        self._formed = 0
+        self._wake.set()
+        return rows
+
+    def hurry(self) -> None:
+        """A relay has started: end the back-off, with jitter."""
+        self._window.hurry(self._clock.monotonic(), _HURRY_WITHIN)
+        self._wake.set()
+
+    async def run(self, connection: Connection) -> None:
+        """Send over this connection until it is gone.
+
+        Raises:
+            BrokerError: when it is.
+        """
+        self._window.clear()
+        self._formed = 0
+        room = self._room(connection.limit)
+        with self._store.transaction():
+            self._outbox.take_back(room)
+        while True:
+            self._wake.clear()
+            for flight in self._window.overdue(self._clock.monotonic()):
+                log.info("batch_sent_again", channel=str(self.channel), first=flight.name.first, sends=flight.sends)
+                await self._publish(connection, flight.name, flight.body)
+            while self._window.open and (rows := self._next(room)) is not None:
+                batch = batch_of(self._store.id, rows.first, rows.bodies)
+                body = encode(batch)
+                self._formed = batch.name.last
+                self._window.sent(batch.name, body, self._clock.monotonic())
+                await self._publish(connection, batch.name, body)
+            due = self._window.next_due()
+            try:
+                await asyncio.wait_for(
+                    self._wake.wait(), None if due is None else max(0.0, due - self._clock.monotonic())
+                )
+            except TimeoutError:
+                continue
+
+    def _next(self, room: int) -> Rows | None:
+        """Return the next rows that fit, and set aside what fits nowhere."""
+        while (rows := self._outbox.next_rows(self._formed, room)) is not None:
+            if len(rows.bodies) > 1 or len(rows.bodies[0]) <= room:
+                return rows
+            self._set_aside(rows, room)
+        return None
+
+    def _set_aside(self, rows: Rows, room: int) -> None:
+        body = rows.bodies[0]
+        log.error("row_set_aside", channel=str(self.channel), sequence=rows.first, bytes=len(body), room=room)
+        with self._store.transaction():
+            self._outbox.set_aside(rows.first)
+            if self.channel is not Channel.READINGS:
+                return
+            reason = f"a row of {len(body)} bytes fits into no batch that the broker takes; it is kept at the gateway"
+            try:
+                reading = decode(body, NewMeterReading)
+            except ContractError:
+                return
+            record = LossRecord(
+                id=uuid.uuid4(),
+                device=reading.device,
+                meter=reading.meter,
+                series=reading.series,
+                start=reading.timestamp,
+                end=reading.timestamp,
+                count=1,
+                reason=reason,
+            )
+            self._store.reports.append([encode(record)])
+
+    def _room(self, limit: int) -> int:
+        """Return how many bytes of rows fit into one batch, for the contract and for the broker."""
+        widest = BatchName(self._store.id, _LARGEST_SEQUENCE, _LARGEST_SEQUENCE, bytes(16))
+        frame = Outgoing(self._topic, b"", user_properties=name_properties(widest)).overhead()
+        return min(MAX_BATCH_BYTES, limit - frame) - ENVELOPE_BYTES - _BATCH_HEADER
+
+    async def _publish(self, connection: Connection, name: BatchName, body: bytes) -> None:
+        payload = self._key.seal(self._topic, body)
+        await connection.publish(Outgoing(self._topic, payload, user_properties=name_properties(name)))

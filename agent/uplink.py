@@ -1,0 +1,286 @@
+"""The uplink: the agent's one connection to the broker, and what goes through it.
+
+Clean start; subscribe and check every SUBACK; then say that we are online. The broker is a wire: whatever it loses is
+sent again, until the hub's receipt has come. The hub's messages are believed by its key, pinned at first sight or by
+the settings; callers are believed by their keys in the plan (``agent.commands``).
+"""
+
+import asyncio
+import collections
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from agent.broker import Access, BrokerError, Connection, Incoming, Outgoing, connect
+from agent.clocks import Clock
+from agent.sender import Sender
+from agent.settings import AgentSettings
+from agent.store import Store
+from agent.trust import ClockTrust
+from protocol.envelopes import Signed, SigningKey, fingerprint, open_envelope
+from protocol.reports import Online, Receipt, decode_receipt
+from protocol.topics import HELLO, Channel, agent_filters, parse_topic, topic_for
+from protocol.wire import ContractError, encode
+
+log = structlog.get_logger(__name__)
+
+REPLY_EXPIRY = 3600
+"""Seconds that a broker keeps an answer for a caller that is away."""
+
+MOST_REPLIES = 1000
+"""Answers that wait for a connection; the oldest go first (the hub has every step anyway)."""
+
+ANNOUNCE_EVERY = 60.0
+ANNOUNCE_PAUSE = 2.0
+"""Real seconds between two life signs: at most so long, and at least so long unless something else changed."""
+
+_HELLO_WITHIN = 0.5
+_STEADY = 30.0
+"""A connection that lasted so many seconds ends the back-off."""
+
+_HUB_KEY = "hub_key"
+
+
+class Listener(Protocol):
+    """Who hears what comes in. Each may raise ContractError for what cannot be read."""
+
+    def take_plan(self, body: bytes) -> None:
+        """Hear a plan that the hub signed."""
+
+    def take_command(self, body: bytes) -> None:
+        """Hear a command that the hub signed."""
+
+    def take_invocation(
+        self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
+    ) -> None:
+        """Hear a command on a caller's topic; whether the caller may is still to be judged."""
+
+
+class Uplink:
+    """Keeps the connection up and both outboxes moving."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        key: SigningKey,
+        store: Store,
+        clock: Clock,
+        trust: ClockTrust,
+        life_sign: Callable[[], Online],
+    ) -> None:
+        self._settings = settings
+        self._gateway = settings.gateway
+        self._key = key
+        self._store = store
+        self._clock = clock
+        self._trust = trust
+        self._life_sign = life_sign
+        self._access = Access(
+            settings.broker,
+            settings.broker_password,
+            str(settings.ca_file) if settings.ca_file else None,
+            settings.timing.keepalive,
+            settings.timing.answer,
+        )
+        self._senders = {
+            channel: Sender(self._gateway, channel, store, key, clock, settings.timing)
+            for channel in (Channel.READINGS, Channel.REPORT)
+        }
+        self._replies: collections.deque[Outgoing] = collections.deque(maxlen=MOST_REPLIES)
+        self._reply_waits = asyncio.Event()
+        self._announce = asyncio.Event()
+        self._listener: Listener | None = None
+        self._foreign_key = ""
+        self.connected = False
+
+    @property
+    def warning(self) -> str:
+        """What an operator should know about this connection; empty if nothing."""
+        return self._foreign_key
+
+    def stored(self) -> None:
+        """Hear that the outbox has new rows."""
+        for sender in self._senders.values():
+            sender.wake()
+
+    def announce(self) -> None:
+        """Say again that we are online, because what that says has changed."""
+        self._announce.set()
+
+    def reply(self, caller: str, update: bytes, correlation: bytes | None) -> None:
+        """Publish an encoded CommandUpdate to a caller, now or when there is a connection."""
+        topic = topic_for(self._gateway, Channel.REPLY, caller)
+        payload = self._key.seal(topic, update)
+        self._replies.append(Outgoing(topic, payload, expiry=REPLY_EXPIRY, correlation=correlation))
+        self._reply_waits.set()
+
+    async def run(self, listener: Listener) -> None:
+        """Keep a connection for ever; waits between attempts grow, bounded, with jitter."""
+        self._listener = listener
+        timing = self._settings.timing
+        wait = timing.reconnect
+        while True:
+            begun = self._clock.monotonic()
+            try:
+                await self._connected()
+            except BrokerError as error:
+                log.warning("broker_away", cause=str(error))
+            finally:
+                self.connected = False
+            if self._clock.monotonic() - begun > _STEADY:
+                wait = timing.reconnect
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            wait = min(wait * 2, timing.reconnect_max)
+
+    async def _connected(self) -> None:
+        """Live through one connection.
+
+        Raises:
+            BrokerError: when it could not be made, or is gone.
+        """
+        session = self._store.next_session()
+        # By store, so that a second agent with the same name does not fight for the connection.
+        identifier = f"metergate-{self._gateway}-{self._store.id.hex()[:8]}"
+        async with connect(self._access, identifier, self._online_message(online=False)) as connection:
+            await connection.subscribe(agent_filters(self._gateway))
+            await connection.publish(self._online_message(online=True))
+            self.connected = True
+            log.info("online", session=session, packet_limit=connection.limit)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._receive(connection), name="receive")
+                    tasks.create_task(self._announcing(connection), name="announce")
+                    tasks.create_task(self._replying(connection), name="reply")
+                    for channel, sender in self._senders.items():
+                        tasks.create_task(sender.run(connection), name=f"send-{channel}")
+            except ExceptionGroup as group:
+                broken, other = group.split(BrokerError)
+                if broken is None or other is not None:
+                    raise
+                raise BrokerError(str(broken.exceptions[0])) from group
+            except asyncio.CancelledError:
+                await self._say_goodbye(connection)
+                raise
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        """Say that we go, because a connection that is closed in order has no will."""
+        try:
+            await asyncio.wait_for(asyncio.shield(connection.publish(self._online_message(online=False))), 2.0)
+        except (BrokerError, TimeoutError):
+            log.info("goodbye_not_said")
+
+    async def _announcing(self, connection: Connection) -> None:
+        while True:
+            self._announce.clear()
+            try:
+                await asyncio.wait_for(self._announce.wait(), ANNOUNCE_EVERY)
+            except TimeoutError:
+                log.debug("life_sign")
+            await connection.publish(self._online_message(online=True))
+            await asyncio.sleep(ANNOUNCE_PAUSE)
+
+    async def _replying(self, connection: Connection) -> None:
+        while True:
+            self._reply_waits.clear()
+            while self._replies:
+                message = self._replies[0]
+                if message.overhead() + len(message.payload) <= connection.limit:
+                    await connection.publish(message)
+                else:
+                    log.error("reply_too_large", topic=message.topic, bytes=len(message.payload))
+                if self._replies and self._replies[0] is message:
+                    self._replies.popleft()
+            await self._reply_waits.wait()
+
+    async def _receive(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            try:
+                await self._hear(message)
+            except ContractError as error:
+                log.warning("message_refused", topic=message.topic, cause=str(error))
+
+    async def _hear(self, message: Incoming) -> None:
+        signed = open_envelope(message.topic, message.payload)
+        if message.topic == HELLO:
+            if self._is_hub(signed):
+                await self._greet()
+            return
+        topic = parse_topic(message.topic)
+        listener = self._listener
+        if topic.gateway != self._gateway or listener is None:
+            raise ContractError("not for this gateway")
+        if topic.channel is Channel.INVOKE:
+            reply_topic = topic_for(self._gateway, Channel.REPLY, topic.caller)
+            listener.take_invocation(
+                topic.caller,
+                signed.key,
+                signed.body,
+                misdirected=message.response_topic not in {None, reply_topic},
+                correlation=message.correlation,
+            )
+        elif not self._is_hub(signed):
+            return
+        elif topic.channel is Channel.PLAN:
+            listener.take_plan(signed.body)
+        elif topic.channel is Channel.COMMAND:
+            listener.take_command(signed.body)
+        elif topic.channel is Channel.RECEIPT:
+            self._take_receipt(signed.body)
+
+    async def _greet(self) -> None:
+        """A relay has started: end the back-off and say that we are online, with jitter."""
+        await asyncio.sleep(random.uniform(0, _HELLO_WITHIN))  # noqa: S311 - jitter, no secret
+        for sender in self._senders.values():
+            sender.hurry()
+        self.announce()
+
+    def _take_receipt(self, body: bytes) -> None:
+        message = decode_receipt(body)
+        sender = next((sender for channel, sender in self._senders.items() if channel == message.channel), None)
+        if sender is None:
+            raise ContractError(f"a receipt for the channel {message.channel!r}")
+        if not isinstance(message, Receipt):
+            if message.store == self._store.id:
+                rows = sender.send_again(message.first)
+                log.info("sending_again", channel=message.channel, first=message.first, rows=rows)
+            return
+        waited = self._store.oldest_waiting() is not None
+        if sender.receipted(message):
+            # Only a receipt for what was just sent: an old one, played again, tells an old time.
+            self._trust.hear(message.hub_time)
+        if waited and self._store.oldest_waiting() is None:
+            # Everything is delivered: people who wait for that look at the life sign.
+            self.announce()
+
+    def _is_hub(self, signed: Signed) -> bool:
+        """Whether the key is the hub's; the first one seen is pinned unless the settings name one."""
+        named = self._settings.hub_key
+        shown = fingerprint(signed.key)
+        pinned: bytes | None = self._store.get(_HUB_KEY)
+        if named is not None:
+            trusted = shown == named
+        elif pinned is None:
+            with self._store.transaction():
+                self._store.put(_HUB_KEY, signed.key)
+            log.info("hub_key_pinned", fingerprint=shown)
+            trusted = True
+        else:
+            trusted = signed.key == pinned
+        if not trusted:
+            expected = named or fingerprint(pinned or b"")
+            warning = f"messages of a hub with the key {shown} are ignored: this gateway trusts {expected}"
+            if warning != self._foreign_key:
+                log.warning("hub_not_trusted", cause=warning)
+                self._foreign_key = warning
+                self.announce()
+        return trusted
+
+    def _online_message(self, *, online: bool) -> Outgoing:
+        topic = topic_for(self._gateway, Channel.ONLINE)
+        sign = self._life_sign()
+        if not online:
+            sign = msgspec.structs.replace(sign, online=False)
+        return Outgoing(topic, self._key.seal(topic, encode(sign)), retain=True)
