@@ -34,6 +34,9 @@ OPEN_STATES = (PENDING, SENT, commands.ACCEPTED, commands.RUNNING)
 HUB = "hub"
 """Origin of a command that came through REST."""
 
+SEND_AGAIN = dt.timedelta(seconds=15)
+"""How long a gateway that is online may leave a command unanswered before it is published again: PUBACK is no proof."""
+
 EXPIRY_GRACE = dt.timedelta(seconds=30)
 """How long after its expiry a command that was sent may still be answered: the answer travels, clocks differ."""
 
@@ -60,17 +63,22 @@ async def claim_outgoing(
 ) -> list[Outgoing]:
     """Take what is to be published to gateways that are online, pinned and marked as sent; commit, then publish.
 
-    Without ``gateway``: commands never published, and cancellations never published. With it (it came online just
-    now): also those that were published and never answered.
+    Without ``gateway``: commands and cancellations never published, or not answered for a while. With it (it came
+    online just now): all that it has not answered.
     """
+    unanswered = sa.and_(_Row.state == SENT, _Row.cancel_requested.is_(False))
     unpublished = sa.and_(_Row.state == PENDING, _Row.cancel_requested.is_(False))
     uncancelled = sa.and_(
         _Row.cancel_requested, _Row.state.in_(OPEN_STATES), _Row.published_at.is_not(None), _Row.origin == HUB
     )
     if gateway is None:
-        wanted = sa.or_(unpublished, sa.and_(uncancelled, _Row.cancel_published_at.is_(None)))
+        wanted = sa.or_(
+            unpublished,
+            sa.and_(unanswered, _Row.updated_at < now - SEND_AGAIN),
+            sa.and_(uncancelled, _Row.cancel_published_at.is_(None)),
+            sa.and_(uncancelled, _Row.updated_at < now - SEND_AGAIN),
+        )
     else:
-        unanswered = sa.and_(_Row.state == SENT, _Row.cancel_requested.is_(False))
         wanted = sa.and_(_Row.gateway == gateway, sa.or_(unpublished, unanswered, uncancelled))
     statement = (
         sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
@@ -95,6 +103,40 @@ async def claim_outgoing(
         outgoing.append(Outgoing(gateway_id, _message(row, gateway_id, now), left))
     await session.flush()
     return outgoing
+
+
+async def give_back(session: AsyncSession, outgoing: Sequence[Outgoing], now: dt.datetime) -> None:
+    """Take back what could not be published, so that the next look finds it."""
+    for one in outgoing:
+        cancels = one.command.cancels
+        update = sa.update(_Row).where(_Row.id == (cancels or one.command.id)).values(updated_at=now - 2 * SEND_AGAIN)
+        if cancels is None:
+            update = update.where(_Row.state == SENT)
+        await session.execute(update.execution_options(synchronize_session=False))
+
+
+async def has_work(session: AsyncSession, now: dt.datetime) -> bool:
+    """Whether a look at open commands is worth a writing transaction."""
+    statement = (
+        sa.select(_Row.id)
+        .join(Gateway, Gateway.id == _Row.gateway)
+        .where(
+            sa.or_(
+                sa.and_(_Row.state == PENDING, sa.or_(Gateway.online, _Row.cancel_requested, _Row.expires_at <= now)),
+                sa.and_(_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
+                sa.and_(_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
+                sa.and_(
+                    _Row.state.in_(OPEN_STATES),
+                    sa.or_(
+                        sa.and_(_Row.cancel_requested, _Row.cancel_published_at.is_(None), Gateway.online),
+                        sa.and_(_Row.state == SENT, _Row.updated_at < now - SEND_AGAIN, Gateway.online),
+                    ),
+                ),
+            )
+        )
+        .limit(1)
+    )
+    return (await session.execute(statement)).first() is not None
 
 
 def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands.Command:

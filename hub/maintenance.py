@@ -4,8 +4,8 @@ Every relay runs it; all of it is idempotent, and what must not be done twice at
 """
 
 import asyncio
+import contextlib
 import datetime as dt
-import itertools
 
 import sqlalchemy as sa
 import structlog
@@ -46,13 +46,11 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
             adopted = await adoption.sweep(engine, clock.now())
             if adopted:
                 _log.info("readings_adopted", count=adopted)
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(adopt.wait(), SWEEP_SECONDS)
-            adopt.clear()
-            # What was staged just now was judged just now; a sweep helps against the commit that came between.
-            await asyncio.sleep(SWEEP_SECONDS / 10)
-        except TimeoutError:
-            pass
+        # Sweeps that are asked for in quick succession become one.
+        await asyncio.sleep(SWEEP_SECONDS / 10)
+        adopt.clear()
 
 
 async def forget(engine: AsyncEngine, now: dt.datetime) -> None:
@@ -113,11 +111,13 @@ async def _make_partition(session: AsyncSession, month: dt.datetime) -> bool:
     bounds = f"'{month:%Y-%m-%d} 00:00:00+00'", f"'{_month(month, 1):%Y-%m-%d} 00:00:00+00'"
     within = f"timestamp >= {bounds[0]} AND timestamp < {bounds[1]}"
     for statement in (
-        # Taken first, so that no row of the month comes into the default partition between moving and attaching.
+        # In the order in which ingestion takes them, and never waited for long: there is a next time.
+        "SET LOCAL lock_timeout = '5s'",
+        "LOCK TABLE organizations, meter_devices, meter_reading_series, batches IN SHARE ROW EXCLUSIVE MODE",
+        # So that no row of the month comes into the default partition between moving and attaching.
         "LOCK TABLE readings_default IN ACCESS EXCLUSIVE MODE",
         f"CREATE TABLE {name} (LIKE readings INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-        f"WITH moved AS (DELETE FROM readings_default WHERE {within} RETURNING *) "  # noqa: S608 - our own names
-        f"INSERT INTO {name} SELECT * FROM moved",
+        f"WITH moved AS (DELETE FROM readings_default WHERE {within} RETURNING *) INSERT INTO {name} SELECT * FROM moved",  # noqa: S608, E501 - our own names
         f"ALTER TABLE readings ATTACH PARTITION {name} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})",
     ):
         await session.execute(sa.text(statement))

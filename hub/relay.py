@@ -1,0 +1,425 @@
+"""The relay: between the broker and the database. As many as needed may run at once, on one database and broker.
+
+Rules:
+- The broker is a wire. What it loses is sent again: batches by their agents, because only receipts count; plans and
+  commands by the relay, on each of its connections and on each life sign of a gateway that shows the need.
+- Nothing is acknowledged to an agent but what is committed. What the relay holds unprocessed is bounded in bytes;
+  beyond that it drops, without a receipt.
+- No database lock is held while the network is waited for: what was published is noted by compare-and-set, and looked
+  at again after its PUBACK.
+
+Theory of operation. Four tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in into two
+lanes, and again with back-off), *storing* (drain the lane of batches, one transaction for many, then their receipts),
+*listening* (life signs and what they are owed), *publishing* (plans and commands that the database has and the broker
+has not). ``hub.maintenance`` runs beside them. A message that cannot be published is simply not: the reason that it was
+to be published remains in the database.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import random
+import uuid
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import prometheus_client
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub import dispatch, plans
+from hub.clocks import Clock
+from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
+from hub.database import reading, writing
+from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
+from hub.lifesigns import Heard, note_life_sign
+from hub.maintenance import maintain
+from hub.models import Gateway
+from hub.settings import Settings
+from protocol import reports
+from protocol.commands import Command
+from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
+from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
+from protocol.wire import ContractError, encode
+
+GROUP_BYTES = 2 * 1024 * 1024
+GROUP_DELIVERIES = 200
+"""Bounds of one transaction: what many batches cost together is little more than one."""
+
+POLL_SECONDS = 0.25
+RETRY_SECONDS = (0.2, 15.0)
+"""Shortest and longest pause before the broker, or the database, is tried again."""
+
+PLANS_AT_ONCE = 8
+NAMES_PER_RECEIPT = 500
+RECEIPT_NAME_BYTES = 64
+"""More than one batch's name takes in a receipt."""
+
+DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a database that is away or refuses raises; asyncpg's own when connecting fails."""
+
+_log = structlog.get_logger(__name__)
+_deliveries = prometheus_client.Counter(
+    "metergate_relay_outcomes", "What became of deliveries and their rows, by word", ["outcome"]
+)
+_dropped = prometheus_client.Counter("metergate_relay_dropped", "Messages dropped because the relay's queue was full")
+_queued = prometheus_client.Gauge("metergate_relay_queued_bytes", "Bytes that wait in the relay to be stored")
+
+
+async def run_relay(
+    settings: Settings,
+    engine: AsyncEngine,
+    clock: Clock,
+    key: SigningKey,
+    *,
+    ready: asyncio.Event,
+    wake: asyncio.Event,
+) -> None:
+    """Relay for ever. ``ready`` is set while it is connected and subscribed; ``wake`` makes it look at the database.
+
+    Raises:
+        ValueError: when ``settings.broker`` is no broker's URL.
+    """
+    if settings.broker is None:
+        raise ValueError("the relay needs a broker's URL")
+    relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, wake)
+    await relay.run()
+
+
+class _Backlog:
+    """Deliveries that wait to be stored, bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: deque[Delivery] = deque()
+        self._bytes = 0
+        self._filled = asyncio.Event()
+
+    def put(self, delivery: Delivery) -> bool:
+        """Take the delivery, or say that there is no room."""
+        if self._bytes + len(delivery.payload) > self._limit:
+            return False
+        self._waiting.append(delivery)
+        self._bytes += len(delivery.payload)
+        _queued.set(self._bytes)
+        self._filled.set()
+        return True
+
+    async def take(self) -> list[Delivery]:
+        """Wait for a delivery; return as many as one transaction should have."""
+        await self._filled.wait()
+        group: list[Delivery] = []
+        size = 0
+        while self._waiting and size < GROUP_BYTES and len(group) < GROUP_DELIVERIES:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].payload)
+        self._bytes -= size
+        _queued.set(self._bytes)
+        if not self._waiting:
+            self._filled.clear()
+        return group
+
+
+class Relay:
+    """One relay; see the module's docstring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: BrokerUrl,
+        engine: AsyncEngine,
+        clock: Clock,
+        key: SigningKey,
+        ready: asyncio.Event,
+        wake: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._url = url
+        self._engine = engine
+        self._clock = clock
+        self._key = key
+        self._ready = ready
+        self._wake = wake
+        self._name = uuid.uuid4().hex[:12]
+        self._connection: Connection | None = None
+        self._backlog = _Backlog(settings.queue_bytes)
+        self._signs: asyncio.Queue[Incoming] = asyncio.Queue()
+        self._adopt = asyncio.Event()
+        self._to_publish: set[uuid.UUID] = set()
+
+    async def run(self) -> None:
+        """Relay until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stay_connected(), name="relay-connection")
+            group.create_task(self._for_ever("storing", self._store), name="relay-storing")
+            group.create_task(self._for_ever("listening", self._listen), name="relay-listening")
+            group.create_task(self._for_ever("publishing", self._look_and_publish), name="relay-publishing")
+            group.create_task(
+                self._for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._adopt)),
+                name="relay-maintenance",
+            )
+
+    async def _for_ever(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step; when the database fails it pauses and goes on, because gateways keep what has no receipt."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                await step()
+                pause = RETRY_SECONDS[0]
+            except DATABASE_ERRORS as error:
+                _log.error("database_failed", doing=what, cause=_first_line(error), pause_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS[1])
+
+    # The connection and what comes in
+
+    async def _stay_connected(self) -> None:
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                async with connect(self._url, 2 * self._settings.queue_bytes) as connection:
+                    await connection.subscribe(relay_filters())
+                    _log.info("relay_connected", broker=str(self._url), relay=self._name)
+                    pause = RETRY_SECONDS[0]
+                    await self._begin(connection)
+                    await self._sort(connection)
+            except (ConnectionLostError, *DATABASE_ERRORS) as error:
+                _log.warning("relay_disconnected", cause=_first_line(error), pause_seconds=pause)
+            finally:
+                self._connection = None
+                self._ready.clear()
+            # Jitter, so that relays which lost one broker together do not come back together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    async def _begin(self, connection: Connection) -> None:
+        self._connection = connection
+        async with reading(self._engine) as session:
+            # The broker may have lost them, and an agent may come before its life sign is heard.
+            found = await session.scalars(sa.select(Gateway.id).where(Gateway.desired_revision > 0))
+            self._to_publish.update(found.all())
+        self._wake.set()
+        await connection.publish(HELLO, self._sealed(HELLO, reports.Hello(self._clock.now(), self._name)))
+        self._ready.set()
+
+    async def _sort(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            try:
+                channel = parse_topic(message.topic).channel
+            except ContractError as error:
+                _log.warning("delivery_dropped", topic=message.topic, cause=str(error))
+                continue
+            if channel is Channel.ONLINE:
+                self._signs.put_nowait(message)
+            elif not self._backlog.put(Delivery(message.topic, message.payload, message.properties, self._clock.now())):
+                _dropped.inc()
+                _log.warning("relay_queue_full", topic=message.topic, limit=self._settings.queue_bytes)
+
+    # Batches and receipts
+
+    async def _store(self) -> None:
+        group = await self._backlog.take()
+        try:
+            await self._store_group(group)
+        except (OperationalError, InterfaceError):
+            # The database is away: their agents keep these deliveries and send them again.
+            raise
+        except DBAPIError as error:
+            if len(group) == 1:
+                raise
+            # One delivery that the database cannot take must not keep the others from being stored.
+            _log.warning("group_failed", deliveries=len(group), cause=_first_line(error))
+            for delivery in group:
+                try:
+                    await self._store_group([delivery])
+                except DBAPIError as single:
+                    _log.error("delivery_failed", topic=delivery.topic, cause=_first_line(single))
+
+    async def _store_group(self, group: list[Delivery]) -> None:
+        now = self._clock.now()
+        outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+        _count(outcome.counts)
+        if outcome.counts[STAGED]:
+            self._adopt.set()
+        await self._send_receipts(outcome)
+
+    async def _send_receipts(self, outcome: Outcome) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        room = (connection.payload_bytes - ENVELOPE_BYTES - RECEIPT_NAME_BYTES) // RECEIPT_NAME_BYTES
+        step = max(1, min(NAMES_PER_RECEIPT, room))
+        sending = []
+        for (gateway, channel, word), names in outcome.receipts.items():
+            unique = list(dict.fromkeys(names))
+            for start in range(0, len(unique), step):
+                receipt = reports.Receipt(channel, unique[start : start + step], self._clock.now(), word)
+                sending.append(self._send(gateway, Channel.RECEIPT, receipt))
+        await asyncio.gather(*sending)
+
+    # Life signs
+
+    async def _listen(self) -> None:
+        message = await self._signs.get()
+        if not message.payload:
+            return
+        try:
+            topic = parse_topic(message.topic)
+            envelope = open_envelope(message.topic, message.payload)
+            sign = reports.decode_online(envelope.body)
+        except ContractError as error:
+            _log.warning("life_sign_dropped", topic=message.topic, cause=str(error))
+            return
+        if sign.gateway != topic.gateway:
+            _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
+            return
+        now = self._clock.now()
+        try:
+            heard = await note_life_sign(self._engine, sign, envelope.key, now, retained=message.retained)
+        except DATABASE_ERRORS:
+            # Nobody sends it again while the connection lasts.
+            self._signs.put_nowait(message)
+            raise
+        if heard is not None:
+            await self._answer(heard, now)
+
+    async def _answer(self, heard: Heard, now: dt.datetime) -> None:
+        for resend in heard.resends:
+            await self._send(heard.gateway_id, Channel.RECEIPT, resend)
+        async with writing(self._engine) as session:
+            outgoing = await dispatch.claim_outgoing(session, now, gateway=heard.gateway)
+        if heard.plan:
+            self._to_publish.add(heard.gateway)
+            self._wake.set()
+        await self._send_commands(outgoing)
+
+    # Plans and commands
+
+    async def _look_and_publish(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+        self._wake.clear()
+        if self._connection is None:
+            await self._end_overdue()
+            return
+        now = self._clock.now()
+        async with reading(self._engine) as session:
+            behind = await session.scalars(
+                sa.select(Gateway.id).where(Gateway.desired_revision > Gateway.published_revision)
+            )
+            self._to_publish.update(behind.all())
+            work = await dispatch.has_work(session, now)
+        if work:
+            await self._end_overdue()
+            async with writing(self._engine) as session:
+                outgoing = await dispatch.claim_outgoing(session, now)
+            await self._send_commands(outgoing)
+        some = [self._to_publish.pop() for _ in range(min(PLANS_AT_ONCE, len(self._to_publish)))]
+        await asyncio.gather(*(self._publish_plan(gateway) for gateway in some))
+        if self._to_publish and self._connection is not None:
+            self._wake.set()
+
+    async def _end_overdue(self) -> None:
+        now = self._clock.now()
+        async with reading(self._engine) as session:
+            work = await dispatch.has_work(session, now)
+        if work:
+            async with writing(self._engine) as session:
+                await dispatch.end_overdue(session, now)
+
+    async def _send_commands(self, outgoing: list[dispatch.Outgoing]) -> None:
+        failed = []
+        for one in outgoing:
+            # The broker counts real seconds.
+            expiry = max(1, int(one.expiry_seconds / self._clock.rate))
+            if await self._send(one.gateway, Channel.COMMAND, one.command, expiry=expiry):
+                _log.info("command_sent", gateway=one.gateway, command=str(one.command.cancels or one.command.id))
+            else:
+                failed.append(one)
+        if failed:
+            async with writing(self._engine) as session:
+                await dispatch.give_back(session, failed, self._clock.now())
+
+    async def _publish_plan(self, gateway: uuid.UUID) -> None:
+        """Publish the desired plan, and again while another revision is desired or was published meanwhile."""
+        while True:
+            async with reading(self._engine) as session:
+                rendered = await plans.render(session, gateway)
+            if rendered is None:
+                return
+            topic = topic_for(rendered.gateway, Channel.PLAN)
+            payload = self._key.seal(topic, rendered.body)
+            connection = self._connection
+            if connection is None:
+                return
+            if len(payload) > connection.payload_bytes:
+                _log.error(
+                    "plan_too_large_for_broker",
+                    gateway=rendered.gateway,
+                    size=len(payload),
+                    limit=connection.payload_bytes,
+                    advice="raise the broker's maximum packet size",
+                )
+                return
+            try:
+                await connection.publish(topic, payload, retain=True)
+            except ConnectionLostError as error:
+                _log.warning("plan_not_published", gateway=rendered.gateway, cause=str(error))
+                return
+            if await self._note_published(gateway, rendered):
+                _log.info("plan_published", gateway=rendered.gateway, revision=rendered.revision, size=len(payload))
+                return
+
+    async def _note_published(self, gateway: uuid.UUID, rendered: plans.Rendered) -> bool:
+        """Note what was published; return whether it is what the broker should keep."""
+        async with writing(self._engine) as session:
+            await session.execute(
+                sa.update(Gateway)
+                .where(Gateway.id == gateway, Gateway.published_revision <= rendered.revision)
+                .values(published_revision=rendered.revision, published_digest=rendered.digest)
+                .execution_options(synchronize_session=False)
+            )
+            row = (
+                await session.execute(
+                    sa.select(Gateway.desired_revision, Gateway.published_revision).where(Gateway.id == gateway)
+                )
+            ).one_or_none()
+        return row is None or (row.desired_revision <= rendered.revision >= row.published_revision)
+
+    # Sending
+
+    async def _send(
+        self,
+        gateway: str,
+        channel: Channel,
+        message: reports.Receipt | reports.Resend | Command,
+        *,
+        expiry: int | None = None,
+    ) -> bool:
+        """Sign and publish; return whether the broker has it. Why it should be sent stands in the database."""
+        connection = self._connection
+        topic = topic_for(gateway, channel)
+        if connection is None:
+            return False
+        try:
+            await connection.publish(topic, self._sealed(topic, message), expiry=expiry)
+        except ConnectionLostError as error:
+            _log.warning("not_published", topic=topic, cause=str(error))
+            return False
+        return True
+
+    def _sealed(self, topic: str, message: reports.Receipt | reports.Resend | reports.Hello | Command) -> bytes:
+        return self._key.seal(topic, encode(message))
+
+
+def _count(counts: Counter[str]) -> None:
+    for word, count in counts.items():
+        _deliveries.labels(word).inc(count)
+
+
+def _first_line(error: Exception) -> str:
+    # A database's error repeats statement and values; the first line says what happened.
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
