@@ -13,7 +13,7 @@ import pytest
 from deploy.demo.expected import ArchiveTask, Comparison, SingleTask, Truth, compare, read_truth, series_of
 
 DAY = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-TASKS = [
+TASKS: list[ArchiveTask | SingleTask] = [
     ArchiveTask("Plant", 3, DAY + dt.timedelta(hours=1), DAY + dt.timedelta(hours=3)),
     SingleTask("Plant", "2:300"),
 ]
