@@ -25,7 +25,6 @@ from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import create_engine, migrate, schema_problem
 from hub.keys import open_key
-from hub.maintenance import maintain
 from hub.relay import run_relay
 from hub.settings import Settings
 from hub.state import Hub
@@ -94,9 +93,7 @@ async def _together(
         loop.add_signal_handler(number, stop.set)
     server = _server(hub) if rest is not None else None
     async with asyncio.TaskGroup() as group:
-        background = [group.create_task(maintain(hub.engine, hub.clock), name="maintenance")]
-        if relay is not None:
-            background.append(group.create_task(relay, name="relay"))
+        relaying = group.create_task(relay, name="relay") if relay is not None else None
         serving = None
         if server is not None and rest is not None:
             serving = group.create_task(server.serve(sockets=[rest]), name="rest")
@@ -107,8 +104,9 @@ async def _together(
             server.should_exit = True
         if serving is not None:
             await serving
-        for task in (announcing, *background):
-            task.cancel()
+        announcing.cancel()
+        if relaying is not None:
+            relaying.cancel()
 
 
 async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None) -> None:

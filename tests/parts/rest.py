@@ -1,0 +1,130 @@
+"""The hub's REST application in the test's own process, with a staff token, on either database."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.app import create_app
+from hub.auth import create_token
+from hub.clocks import Clock
+from hub.database import writing
+from hub.settings import Settings
+from hub.state import Hub
+
+
+class ShownClock(Clock):
+    """A clock that shows what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+    def now(self) -> dt.datetime:
+        """Return the shown instant."""
+        return self.shown
+
+    def advance(self, **time: float) -> None:
+        """Let time pass."""
+        self.shown += dt.timedelta(**time)
+
+
+@dataclasses.dataclass
+class Rest:
+    """A client of the application, and what belongs to it."""
+
+    hub: Hub
+    client: httpx.AsyncClient
+    clock: ShownClock
+
+    async def call(self, method: str, path: str, body: object = None, status: int = 200) -> Any:  # noqa: ANN401 - JSON
+        """Send a request; check its status; return the decoded answer (None for an empty one)."""
+        answer = await self.client.request(method, path, json=body)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def get(self, path: str, status: int = 200) -> Any:  # noqa: ANN401 - JSON
+        """Read."""
+        return await self.call("GET", path, status=status)
+
+    async def post(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Create."""
+        return await self.call("POST", path, body, 201)
+
+    async def patch(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Change."""
+        return await self.call("PATCH", path, body)
+
+    async def wrong_fields(self, method: str, path: str, body: object) -> set[str]:
+        """Send something wrong; return the fields that the 422 names."""
+        problem = await self.call(method, path, body, 422)
+        return {error["field"] for error in problem["errors"]}
+
+
+@dataclasses.dataclass
+class Fleet:
+    """The ids of one organization's things: one gateway, line, series, config, type, task, group and meter."""
+
+    organization: str
+    gateway: str
+    line: str
+    series: str
+    config: str
+    type: str
+    task: str
+    group: str
+    meter: str
+
+
+async def create_fleet(rest: Rest, name: str = "utility") -> Fleet:
+    """Create everything that one polled meter needs, through REST."""
+    organization = (await rest.post("/v1/organizations/", name=name))["id"]
+
+    async def new(path: str, **body: object) -> str:
+        return str((await rest.post(path, organization=organization, **body))["id"])
+
+    gateway = await new("/v1/gateways/", gateway_id=f"gw-{name}")
+    line = await new("/v1/metering/network-interfaces", gateway=gateway, serial_port="/dev/ttyS0")
+    series = await new("/v1/metering/meter-reading-series", name="2:300", unit="m3")
+    config = await new("/v1/metering/meter-device-configs", name="EK280", series=[series], timezone="Europe/Berlin")
+    kind = await new(
+        "/v1/metering/meter-device-types", name="EK280", manufacturer="E", manufacturer_model="EK280", config=config
+    )
+    task = await new("/v1/metering/amr-tasks/", **TASK)
+    group = await new("/v1/metering/amr-task-groups/", name="all", tasks=[task])
+    meter = await new(
+        "/v1/metering/meter-devices",
+        name="Heating plant",
+        protocol="lis-200",
+        type=kind,
+        network_interface=line,
+        task_groups=[group],
+    )
+    return Fleet(organization, gateway, line, series, config, kind, task, group, meter)
+
+
+TASK = {
+    "name": "volume",
+    "schedule": "quarterly",
+    "run_offset_seconds": 10,
+    "meter_execution_type": "generic_lis200",
+    "task_call": "read_single_value",
+    "task_kwargs": {"address": "2:300"},
+}
+
+
+@pytest.fixture
+async def rest(engine: AsyncEngine, database_url: str) -> AsyncIterator[Rest]:
+    """Return a client with a staff token on an empty database."""
+    clock = ShownClock()
+    hub = Hub(Settings(database_url), engine, clock)
+    async with writing(engine) as session:
+        key = await create_token(session, "test", clock.now())
+    transport = httpx.ASGITransport(app=create_app(hub))  # type: ignore[arg-type]
+    headers = {"Authorization": f"Token {key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://hub", headers=headers) as client:
+        yield Rest(hub, client, clock)
