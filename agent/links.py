@@ -160,6 +160,13 @@ def _mapped(endpoint: str) -> Iterator[None]:
     except socket.gaierror as error:
         raise LinkError(endpoint, f"the host name is not known ({error.strerror}); check name and DNS") from error
     except (OSError, termios.error, ValueError) as error:
-        # pyserial's SerialException is an OSError, with the number when it has one; termios.error has it in args.
-        number = error.errno if isinstance(error, OSError) else next(iter(error.args), None)
-        raise LinkError(endpoint, ADVICE.get(number, str(error)) if isinstance(number, int) else str(error)) from error
+        number = _number(error) or _number(error.__context__)
+        if number is None and isinstance(error, serial.SerialException):
+            number = errno.EIO  # "readiness to read but returned no data": pulled out
+        raise LinkError(endpoint, ADVICE.get(number or 0, str(error))) from error
+
+
+def _number(error: BaseException | None) -> int | None:
+    """The system's error number; pyserial wraps some errors without it, and ``termios.error`` has it in ``args``."""
+    number = error.errno if isinstance(error, OSError) else next(iter(error.args if error else ()), None)
+    return number if isinstance(number, int) else None

@@ -33,6 +33,8 @@ LOCK_STATE, LOCK_CODE = "170.0", "171.0"
 CLOSED, CLOSE = "0", "0"
 ROW_OVERWRITTEN = 109
 UNKNOWN_ATTRIBUTE = frozenset({4, 5})
+LAST_CALL = 2.5
+"""The last call waits so much longer than those before. LIS-200 fact sheet 1.6 (7.5 s in the field) and 8.2."""
 ROW_KEY = 3
 """Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
 COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
@@ -305,10 +307,14 @@ class Session:
     async def _handshake(self) -> None:
         """Call the meter until it has opened programming mode, a bounded number of times, with a break between."""
         failure: Exception | None = None
+        wait = 0.0
         talk = self._converse(self._learned.parity or self._parity)
         self._memory.keep_line_rate(self._line.id, self._line.rate)
         await self._link.set_rate(self._line.rate)
         for attempt in range(self._times.tries):
+            # Some meters need longer, behind a modem over 6 s: the last call of several waits for them.
+            last = attempt == self._times.tries - 1
+            wait = self._times.identification * (LAST_CALL if last and attempt else 1.0)
             try:
                 if attempt:
                     await talk.end()
@@ -316,24 +322,24 @@ class Session:
                 if attempt == 1 and self._learned.parity is not None:
                     # What was learned may no longer hold: the path may have been changed.
                     talk = self._converse(self._parity)
-                await self._enter_programming(talk)
+                await self._enter_programming(talk, wait)
             except (NoAnswer, iec62056.RemoteProtocolError) as error:
                 failure = error
             else:
                 return
         if isinstance(failure, NoAnswer) and self.identification is None:
             raise SilentMeter(
-                f"{self.who} does not answer: called {self._times.tries}x, {self._times.identification:g} s each; "
+                f"{self.who} does not answer: called {self._times.tries}x, last for {wait:g} s; "
                 "check cable, address and rate"
             ) from failure
         raise SessionError(f"{self.who} could not be opened in {self._times.tries} tries: {failure}") from failure
 
-    async def _enter_programming(self, talk: Conversation) -> None:
+    async def _enter_programming(self, talk: Conversation, wait: float) -> None:
         if self._line.wake_up:
             await talk.say(iec62056.WAKE_UP)
             await talk.effects()
         await talk.say(iec62056.Request(self.device.address))
-        identification = await talk.hear(self._times.identification)
+        identification = await talk.hear(wait)
         if not isinstance(identification, iec62056.Identification):
             raise iec62056.RemoteProtocolError("the meter did not identify itself")
         self.identification = identification
@@ -344,7 +350,7 @@ class Session:
         if self._parity is iec62056.Parity.AUTO:
             self._learned.parity = iec62056.Parity.EVEN if talk.core.even_parity else iec62056.Parity.NONE
         await talk.say(iec62056.OptionSelect(identification.rate_id))
-        if not isinstance(await talk.hear(self._times.identification), iec62056.Prompt):
+        if not isinstance(await talk.hear(wait), iec62056.Prompt):
             raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
 
     async def _check_serial(self, expected: str) -> None:
