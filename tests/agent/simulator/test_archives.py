@@ -13,13 +13,26 @@ import pytest
 from agent.simulator.archives import Row
 from agent.simulator.bus import VirtualBus, virtual_bus
 from agent.simulator.meters import VirtualMeter
+from tests.agent.simulator.plain_reader import SetClock
 
 MODELS = ["EK280", "TC220", "DL220"]
 AUTUMN = dt.datetime(2025, 10, 26, 3, 30, tzinfo=dt.UTC)
 
 
-def meter(model: str, now: Callable[[], dt.datetime], **options: Any) -> VirtualMeter:
-    return virtual_bus(f"1:4711:{model}", now=now, **options).meters[0]
+def meter(
+    model: str,
+    now: Callable[[], dt.datetime],
+    *,
+    history_days: float = 2,
+    interval: int = 60,
+    seed: int = 1,
+    drift: float = 0,
+    truth: Path | None = None,
+) -> VirtualMeter:
+    bus = virtual_bus(
+        f"1:4711:{model}", now=now, history_days=history_days, interval=interval, seed=seed, drift=drift, truth=truth
+    )
+    return bus.meters[0]
 
 
 def everything(of: VirtualMeter) -> list[Row]:
@@ -27,9 +40,9 @@ def everything(of: VirtualMeter) -> list[Row]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_any_process_at_any_time_computes_the_same_rows(model: str, clock: Any) -> None:
+def test_any_process_at_any_time_computes_the_same_rows(model: str, clock: SetClock) -> None:
     old = meter(model, clock.now, history_days=40)
-    clock.pass_(days=1, minutes=17)
+    clock.advance(days=1, minutes=17)
     old.advance()
     fresh = meter(model, clock.now, history_days=5)
     rows = everything(fresh)
@@ -39,7 +52,7 @@ def test_any_process_at_any_time_computes_the_same_rows(model: str, clock: Any) 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_numbers(model: str, clock: Any) -> None:
+def test_numbers(model: str, clock: SetClock) -> None:
     """AONo has no gaps within an archive; GONo counts all rows of the device, so it has gaps within each of them."""
     it = meter(model, clock.now, history_days=40)
     everywhere = [row.gono for row in everything(it)]
@@ -53,7 +66,7 @@ def test_numbers(model: str, clock: Any) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_totals_only_grow(model: str, clock: Any) -> None:
+def test_totals_only_grow(model: str, clock: SetClock) -> None:
     it = meter(model, clock.now, history_days=10, interval=15)
     for archive in it.persona.archives:
         rows = it.archives.rows(archive.number)
@@ -64,13 +77,13 @@ def test_totals_only_grow(model: str, clock: Any) -> None:
                 assert totals[0] < totals[-1]
 
 
-def test_a_single_value_continues_its_archive(clock: Any) -> None:
+def test_a_single_value_continues_its_archive(clock: SetClock) -> None:
     clock.instant = dt.datetime(2025, 3, 12, 10, 0, 0, tzinfo=dt.UTC)
     it = meter("EK280", clock.now)
     assert it.quantity("2:300") == it.archives.rows(3)[-1].values["2:300"]
 
 
-def test_model_layouts(clock: Any) -> None:
+def test_model_layouts(clock: SetClock) -> None:
     counts = {
         model: {archive.number: len(archive.layout) for archive in meter(model, clock.now).persona.archives}
         for model in MODELS
@@ -82,7 +95,7 @@ def test_model_layouts(clock: Any) -> None:
     }
 
 
-def test_the_repeated_hour_has_its_rows_twice(clock: Any) -> None:
+def test_the_repeated_hour_has_its_rows_twice(clock: SetClock) -> None:
     clock.instant = AUTUMN
     it = meter("EK280", clock.now, history_days=0.18)
     rows = [row for row in it.archives.rows(3) if row.event == 0x8104]
@@ -95,12 +108,12 @@ def test_the_repeated_hour_has_its_rows_twice(clock: Any) -> None:
     assert [row.groups[3] for row in it.archives.rows(4) if row.event == 0x1F02] == ["0x1F02"]
 
 
-def test_battery_operation_is_shown_beside_summer_time(clock: Any) -> None:
+def test_battery_operation_is_shown_beside_summer_time(clock: SetClock) -> None:
     clock.instant = dt.datetime(2025, 7, 1, 12, tzinfo=dt.UTC)
     assert meter("TC220", clock.now).archives.rows(3)[-1].groups[11] == "15;16"
 
 
-def test_changes_of_parameters_leave_rows_off_the_hour(clock: Any) -> None:
+def test_changes_of_parameters_leave_rows_off_the_hour(clock: SetClock) -> None:
     rows = list(meter("EK280", clock.now, history_days=20).archives.rows(3))
     pairs = [(row, rows[index + 1]) for index, row in enumerate(rows) if row.event == 0x8303]
     assert 5 <= len(pairs) <= 7
@@ -111,13 +124,13 @@ def test_changes_of_parameters_leave_rows_off_the_hour(clock: Any) -> None:
     assert sum(row.event == 0x8104 for row in rows) == 20 * 24
 
 
-def test_the_archive_reaches_back_as_far_as_asked(clock: Any) -> None:
+def test_the_archive_reaches_back_as_far_as_asked(clock: SetClock) -> None:
     rows = meter("EK280", clock.now, history_days=1, interval=15).archives.rows(3)
     assert sum(row.event == 0x8104 for row in rows) == 96
     assert clock.now().timestamp() - rows[0].clock <= 86400
 
 
-def test_setting_the_clock_moves_stamps_but_not_the_gas(clock: Any, tmp_path: Path) -> None:
+def test_setting_the_clock_moves_stamps_but_not_the_gas(clock: SetClock, tmp_path: Path) -> None:
     it = meter("EK280", clock.now, truth=tmp_path / "truth")
     gas = Decimal(it.quantity("2:300"))
     it.set_clock(dt.datetime(2025, 3, 12, 8, 15, 0))  # noqa: DTZ001 - a meter's local time; it showed 10:30:10
@@ -127,7 +140,7 @@ def test_setting_the_clock_moves_stamps_but_not_the_gas(clock: Any, tmp_path: Pa
     assert before.values["2:300"] == after.values["2:300"] == str(gas)
     audit = list(it.archives.rows(5))[-1]
     assert audit.groups[3:6] == ("0001:0400", "2025-03-12,10:30:10", "2025-03-12,08:15:00")
-    clock.pass_(hours=1)
+    clock.advance(hours=1)
     it.advance()
     again = list(it.archives.rows(3))[-1]
     assert (again.groups[2], again.aono) == ("2025-03-12,09:00:00", after.aono + 1)
@@ -137,21 +150,21 @@ def test_setting_the_clock_moves_stamps_but_not_the_gas(clock: Any, tmp_path: Pa
     assert (last["timestamp"], last["aono"]) == ("2025-03-12T08:00:00Z", again.aono)
 
 
-def test_a_drifting_clock_is_late_or_early(clock: Any) -> None:
+def test_a_drifting_clock_is_late_or_early(clock: SetClock) -> None:
     it = meter("EK280", clock.now, drift=3600)
     assert it.archives.rows(3)[-1].groups[2] == "2025-03-12,11:00:00"
     assert it.quantity("system status") == "0"
 
 
-def test_before_the_meters_were_put_into_service_there_is_nothing(clock: Any) -> None:
+def test_before_the_meters_were_put_into_service_there_is_nothing(clock: SetClock) -> None:
     clock.instant = dt.datetime(2019, 5, 1, tzinfo=dt.UTC)
     assert everything(meter("EK280", clock.now)) == []
 
 
-def test_the_truth_is_what_the_archives_hold(clock: Any, tmp_path: Path) -> None:
+def test_the_truth_is_what_the_archives_hold(clock: SetClock, tmp_path: Path) -> None:
     truth = tmp_path / "truth.jsonl"
     bus = virtual_bus("1:4711:EK280", "2:4712:TC220", "3:4713:DL220", now=clock.now, truth=truth, history_days=35)
-    clock.pass_(hours=5)
+    clock.advance(hours=5)
     for it in bus.meters:
         it.advance()
     bus.close()

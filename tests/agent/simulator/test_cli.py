@@ -51,8 +51,26 @@ def public_client(endpoint: str, address: str) -> Iterator[Iec6205621Client]:
         client.disconnect()
 
 
-def archive(client: Iec6205621Client, number: int, position: int, **options: Any) -> list[list[str]]:
-    command = lis200.ArchiveReadoutCommand(archive=number, position=position, **options)
+def archive(
+    client: Iec6205621Client,
+    number: int,
+    position: int,
+    *,
+    attribute: str = "0",
+    start: str = "",
+    end: str = "",
+    rows_per_block: int | None = None,
+) -> list[list[str]]:
+    """Read by R1, or by R3 with ``rows_per_block``."""
+    command = lis200.ArchiveReadoutCommand(
+        archive=number,
+        attribute=attribute,
+        position=position,
+        start=start,
+        end=end,
+        partial_blocks=rows_per_block is not None,
+        rows_per_block=rows_per_block,
+    )
     client.transport.send(command.to_bytes())
     lines = client.read_response().data_block.data_lines
     return [[data_set.value for data_set in line.data_sets] for line in lines]
@@ -80,7 +98,7 @@ def test_the_public_client_reads_what_the_truth_says(
     ):
         values = [client.read_single_value(single) for single in singles]
         in_one_block = archive(client, number, position)
-        in_blocks = archive(client, number, position, partial_blocks=True, rows_per_block=10)
+        in_blocks = archive(client, number, position, rows_per_block=10)
         some = archive(client, number, position, start="2025-10-26,02:00:00", end="2025-10-26,03:00:00")
         sources = archive(client, number, 1, attribute="4")[0]
         lines = truth_of(truth, serial)

@@ -1,34 +1,42 @@
 """What a meter answers: objects, attributes, ranges, locks, refusals, setting its clock."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.simulator.bus import serve_tcp, virtual_bus
 from agent.simulator.meters import read_meter
-from protocol.iec62056 import MeterRefusal, OptionSelect, Request
+from protocol.iec62056 import Data, Identification, MeterRefusal, OptionSelect, Request
 from protocol.iec62056.lis200 import Address
+from tests.agent.simulator.plain_reader import Reader, SetClock, reading
 
 
 @contextlib.asynccontextmanager
-async def session(reading: Any, clock: Any, model: str = "EK280", **options: Any) -> AsyncIterator[Any]:
-    bus = virtual_bus(f"1:4711:{model}", now=clock.now, **options)
+async def session(
+    clock: SetClock,
+    model: str = "EK280",
+    *,
+    locked: bool = False,
+    codes: dict[int, str] | None = None,
+    language: str | None = None,
+    truth: Path | None = None,
+) -> AsyncIterator[Reader]:
+    bus = virtual_bus(f"1:4711:{model}", now=clock.now, locked=locked, codes=codes, language=language, truth=truth)
     async with serve_tcp(bus) as endpoint, reading(endpoint) as reader:
         await reader.open("1")
         yield reader
 
 
-async def refusal(asked: Any) -> int:
+async def refusal(asked: Awaitable[object]) -> int:
     with pytest.raises(MeterRefusal) as refused:
         await asked
     return refused.value.code
 
 
-async def test_objects(reading: Any, clock: Any) -> None:
-    async with session(reading, clock) as reader:
+async def test_objects(clock: SetClock) -> None:
+    async with session(clock) as reader:
         assert await reader.value("1:400.0") == "2025-03-12,10:30:10"
         assert await reader.value("1:0400") == "2025-03-12,10:30:10"
         assert await reader.value("1:181") == "EK280"
@@ -42,13 +50,13 @@ async def test_objects(reading: Any, clock: Any) -> None:
 
 
 @pytest.mark.parametrize(("model", "echoed"), [("EK280", "7-1:180.2"), ("TC220", "1:180"), ("DL220", "01:0180.0")])
-async def test_addresses_are_echoed_as_the_model_does(model: str, echoed: str, reading: Any, clock: Any) -> None:
-    async with session(reading, clock, model) as reader:
+async def test_addresses_are_echoed_as_the_model_does(model: str, echoed: str, clock: SetClock) -> None:
+    async with session(clock, model) as reader:
         assert await reader.read("01:0180.0") == f"{echoed}(4711)"
 
 
-async def test_refusals_of_addresses(reading: Any, clock: Any) -> None:
-    async with session(reading, clock) as reader:
+async def test_refusals_of_addresses(clock: SetClock) -> None:
+    async with session(clock) as reader:
         assert await refusal(reader.value("1:FFF")) == 2
         assert await refusal(reader.value("9:300")) == 3
         assert await refusal(reader.value("2:300.F")) == 4
@@ -62,8 +70,8 @@ async def test_refusals_of_addresses(reading: Any, clock: Any) -> None:
         assert await refusal(reader.rows("3:V.0", "3;2024-01-01,06:00:00;2024-01-02,06:00:00;10")) == 103
 
 
-async def test_an_archive_describes_itself(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, language="german") as reader:
+async def test_an_archive_describes_itself(clock: SetClock) -> None:
+    async with session(clock, language="german") as reader:
         names, units, sources = [(await reader.rows(f"3:V.{attribute}", ";;;"))[0] for attribute in "234"]
     assert "".join(f"({name})" for name in names) == (
         "(GONr)(AONr)(Zeit)(Vn)(VnG)(Vb)(VbG)(p.MP )(T.MP)(K.MP)(Z.MP)(St.2)(St.4)(St.7)(St.6)(StSy)(Er)(Check)"
@@ -80,14 +88,14 @@ async def test_an_archive_describes_itself(reading: Any, clock: Any) -> None:
     ]
 
 
-async def test_english_names_mean_the_opposite_by_vb(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, language="english") as reader:
+async def test_english_names_mean_the_opposite_by_vb(clock: SetClock) -> None:
+    async with session(clock, language="english") as reader:
         names, sources = (await reader.rows("3:V.2"))[0], (await reader.rows("3:V.4"))[0]
     assert dict(zip(names, sources, strict=True))["Vb"] == "0002:0300"
 
 
-async def test_ranges_are_inclusive_and_may_be_open(reading: Any, clock: Any) -> None:
-    async with session(reading, clock) as reader:
+async def test_ranges_are_inclusive_and_may_be_open(clock: SetClock) -> None:
+    async with session(clock) as reader:
         limits = "2025-03-11,12:00:00", "2025-03-11,18:00:00"
         rows = await reader.rows("3:V.0", f"3;{limits[0]};{limits[1]};2")
         hours = [row for row in rows if row[16] == "0x8104"]
@@ -101,15 +109,15 @@ async def test_ranges_are_inclusive_and_may_be_open(reading: Any, clock: Any) ->
         assert one_block == "\r\n".join("".join(f"({group})" for group in row) for row in rows)
 
 
-async def test_a_temperature_corrector_has_time_in_position_two(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, "TC220") as reader:
+async def test_a_temperature_corrector_has_time_in_position_two(clock: SetClock) -> None:
+    async with session(clock, "TC220") as reader:
         rows = await reader.rows("3:V.0", "2;2025-03-12,08:00:00;2025-03-12,10:00:00;10")
     assert [row[1][11:] for row in rows if row[12] == "0x8104"] == ["08:00:00", "09:00:00", "10:00:00"]
     assert {row[7] for row in rows} == {"104.3250"}
 
 
-async def test_a_data_logger_has_an_archive_for_each_channel(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, "DL220") as reader:
+async def test_a_data_logger_has_an_archive_for_each_channel(clock: SetClock) -> None:
+    async with session(clock, "DL220") as reader:
         first, second = await reader.rows("2:V.0"), await reader.rows("4:V.0")
         assert (first[-1][7], second[-1][7]) == ("0x8105", "0x8106")
         assert first[-1][3] != second[-1][3]
@@ -120,8 +128,8 @@ async def test_a_data_logger_has_an_archive_for_each_channel(reading: Any, clock
 # --- locks, LIS-200 fact sheet 2.4 -----------------------------------------------------------------------------------
 
 
-async def test_writing_needs_a_lock(reading: Any, clock: Any) -> None:
-    async with session(reading, clock) as reader:
+async def test_writing_needs_a_lock(clock: SetClock) -> None:
+    async with session(clock) as reader:
         assert await reader.value("4:170") == "0"
         assert await refusal(reader.write("1:0400.0", "2025-03-12,11:00:00")) == 19
         assert await refusal(reader.write("4:171.0", "12345678")) == 17
@@ -134,8 +142,8 @@ async def test_writing_needs_a_lock(reading: Any, clock: Any) -> None:
         assert await refusal(reader.write("1:0400.0", "2025-03-12,11:00:00")) == 19
 
 
-async def test_p1_opens_a_lock(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, "TC220") as reader:
+async def test_p1_opens_a_lock(clock: SetClock) -> None:
+    async with session(clock, "TC220") as reader:
         assert await refusal(reader.log_in(3, "1")) == 17
         assert await refusal(reader.log_in(1, "0")) == 17
         assert await refusal(reader.log_in(8, "0")) == 17
@@ -143,8 +151,8 @@ async def test_p1_opens_a_lock(reading: Any, clock: Any) -> None:
         assert await reader.value("3:170") == "1"
 
 
-async def test_writing_the_code_to_an_open_lock_changes_it(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, codes={4: "secret"}) as reader:
+async def test_writing_the_code_to_an_open_lock_changes_it(clock: SetClock) -> None:
+    async with session(clock, codes={4: "secret"}) as reader:
         await reader.write("4:171.0", "secret")
         await reader.write("4:171.0", "changed")
         await reader.write("4:170.0", "0")
@@ -152,8 +160,8 @@ async def test_writing_the_code_to_an_open_lock_changes_it(reading: Any, clock: 
         await reader.write("4:171.0", "changed")
 
 
-async def test_a_locked_meter_tells_nothing(reading: Any, clock: Any) -> None:
-    async with session(reading, clock, locked=True) as reader:
+async def test_a_locked_meter_tells_nothing(clock: SetClock) -> None:
+    async with session(clock, locked=True) as reader:
         assert await refusal(reader.value("2:300")) == 18
         assert await refusal(reader.rows("3:V.0")) == 18
         assert await reader.value("3:170.0") == "0"
@@ -162,7 +170,7 @@ async def test_a_locked_meter_tells_nothing(reading: Any, clock: Any) -> None:
         assert await reader.rows("3:V.0")
 
 
-async def test_a_lock_stays_open_for_the_next_session_and_closes_by_itself(reading: Any, clock: Any) -> None:
+async def test_a_lock_stays_open_for_the_next_session_and_closes_by_itself(clock: SetClock) -> None:
     bus = virtual_bus("1:4711:EK280", now=clock.now)
     meter = bus.meters[0]
     meter.write("4:171", "00000000", 1000.0)
@@ -175,8 +183,8 @@ async def test_a_lock_stays_open_for_the_next_session_and_closes_by_itself(readi
     bus.close()
 
 
-async def test_what_is_measured_cannot_be_written(reading: Any, clock: Any) -> None:
-    async with session(reading, clock) as reader:
+async def test_what_is_measured_cannot_be_written(clock: SetClock) -> None:
+    async with session(clock) as reader:
         await reader.log_in(4, "00000000")
         assert await refusal(reader.write("2:300.0", "0")) == 9
         assert await refusal(reader.write("3:V.0", "0")) == 9
@@ -185,19 +193,21 @@ async def test_what_is_measured_cannot_be_written(reading: Any, clock: Any) -> N
         assert await reader.value("3:180") == "0815"
 
 
-async def test_no_code_is_ever_told(reading: Any, clock: Any, tmp_path: Path) -> None:
+async def test_no_code_is_ever_told(clock: SetClock, tmp_path: Path) -> None:
     truth = tmp_path / "truth"
-    async with session(reading, clock, codes={4: "geheim"}, truth=truth) as reader:
+    async with session(clock, codes={4: "geheim"}, truth=truth) as reader:
         await reader.write("4:171.0", "geheim")
         assert await reader.value("4:171.0") == "0"
     assert "geheim" not in truth.read_text()
     assert "4:171" not in truth.read_text()
 
 
-async def test_the_data_readout(reading: Any, clock: Any) -> None:
+async def test_the_data_readout(clock: SetClock) -> None:
     async with serve_tcp(virtual_bus("1:4711:EK280", now=clock.now)) as endpoint, reading(endpoint) as reader:
         who = await reader.ask(Request("1"))
+        assert isinstance(who, Identification)
         answer = await reader.ask(OptionSelect(who.rate_id, mode="0"))
+    assert isinstance(answer, Data)
     assert answer.text.startswith("1:180(4711)\r\n")
     assert answer.text.endswith("\r\n!\r\n")
 
