@@ -30,6 +30,7 @@ from contexts.lis200_rows import (
     read_row,
     readings,
     series_name,
+    summer_by_events,
     time_column,
 )
 from contexts.lis200_times import local_time, meter_window, nearest, resolve, summer_hints
@@ -288,7 +289,10 @@ async def _read_once(
     good = [row for row in judged if isinstance(row, Row)]
     locals_ = [row.local for row in good]
     first = held.through if held is not None and good and good[0].number == held.through_number else None
-    summer = summer_hints(locals_, [row.summer for row in good])
+    by_status = summer_hints(locals_, [row.summer for row in good])
+    summer = [
+        shown if logged is None else logged for logged, shown in zip(summer_by_events(good), by_status, strict=True)
+    ]
     instants = resolve(meter.zone, locals_, summer=summer, first=first)
     damaged = [row for row in judged if isinstance(row, DamagedRow)]
     return _Read(found, list(zip(good, instants, strict=True)), damaged)

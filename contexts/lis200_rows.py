@@ -51,6 +51,9 @@ SUMMER_TIME = 16
 MAX_TITLE, MAX_CONTENT = 50, 500
 """Characters of a MeterSystemEvent's title and content."""
 
+SUMMER_BEGINS, SUMMER_ENDS = 0x3F02, 0x1F02
+"""Events of the summer time message in the system status. Source: LIS-200 fact sheet 5.3."""
+
 Test = Callable[[str], bool]
 
 _TIME_NAMES = frozenset({"zeit", "time", "date", "datum"})
@@ -256,6 +259,19 @@ def events(found: Columns, rows: Iterable[tuple[Row, dt.datetime]]) -> list[Logg
         shown = title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 3]}..."
         logged.append(LoggedEvent(instant, code, shown, f"{code} {title}"[:MAX_CONTENT]))
     return logged
+
+
+def summer_by_events(rows: Sequence[Row]) -> list[bool | None]:
+    """Per row, whether summer time was active by the events that the rows themselves log; None where none tells."""
+    states: list[bool | None] = []
+    state: bool | None = None
+    for row in rows:
+        if row.event in {SUMMER_BEGINS, SUMMER_ENDS}:
+            if state is None:
+                states = [row.event == SUMMER_ENDS] * len(states)
+            state = row.event == SUMMER_BEGINS
+        states.append(state)
+    return states
 
 
 def _addresses(layout: Layout) -> list[Address | None]:

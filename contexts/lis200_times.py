@@ -7,7 +7,7 @@ that was set back is decoded as it stands.
 
 Theory. Rows next to each other whose local times exist twice form a run. In a run the clock is put back once at most:
 some first rows (perhaps none, perhaps all) are of the first pass, the others of the second. Every such cut is judged,
-in this order, by how often time would run backwards, by how many rows' own summer-time message it contradicts, and by
+in this order, by how often time would run backwards, by how many rows' own word on summer time it contradicts, and by
 how evenly the rows then lie between their neighbours. Hence a run needs neighbours: ``meter_window`` asks for them.
 """
 

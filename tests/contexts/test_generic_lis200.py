@@ -263,6 +263,22 @@ class TestByDate:
         # Before and after in one second: what only repeats is one reading.
         assert stamps(answer) == [utc("2024-06-01T04:00"), utc("2024-06-01T04:10")]
 
+    async def test_a_log_book_that_logs_the_end_of_summer_time_is_believed(self) -> None:
+        layout = Layout(("1:1F8", "3:A20", "1:400", "3:A22", ""), ("", "", "", "Er", "Check"), ("",) * 5)
+        logged = [
+            ("2024-10-26,11:00:00", "0x3C02"),
+            ("2024-10-27,02:10:00", "0x2D03"),
+            ("2024-10-27,02:20:00", "0x1F02"),
+            ("2024-10-27,02:40:00", "0x0D03"),
+            ("2024-10-27,05:00:00", "0x3C02"),
+        ]
+        rows = [[str(n), str(n), stamp, code, "CRC Ok"] for n, (stamp, code) in enumerate(logged)]
+
+        answer = await by_date(ScriptedMeter(rows=rows, layout=layout), "2024-10-26")
+
+        expected = ["2024-10-26T09:00", "2024-10-27T00:10", "2024-10-27T01:20", "2024-10-27T01:40", "2024-10-27T04:00"]
+        assert [event.timestamp for event in answer.events] == [utc(text) for text in expected]
+
     async def test_a_clock_that_was_put_back_reorders_nothing(self) -> None:
         rows = [
             row(1, "2024-06-01,06:00:00"),
