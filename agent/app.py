@@ -73,6 +73,7 @@ class Agent:
         self.store = Store(settings.store, settings.gateway, clock)
         self._trust = ClockTrust(clock, self.store)
         self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._life_sign)
+        self.store.tell(self._uplink.stored)
         self._desk = CommandDesk(
             settings.gateway,
             self.store,
@@ -83,7 +84,7 @@ class Agent:
             withdraw=self._withdraw,
             reply=self._uplink.reply,
         )
-        self._recorder = Recorder(self.store, self._desk, self._uplink.stored)
+        self._recorder = Recorder(self.store, self._desk)
         self._scheduler = Scheduler(self.store, clock, self._trust, self._submit, self._withdraw)
         self._roster: Roster = EMPTY
         self._tasks: asyncio.TaskGroup | None = None
@@ -187,20 +188,17 @@ class Agent:
         log.info("plan_applied", revision=roster.revision, duties=len(roster.duties), problems=len(roster.problems))
         for problem in roster.problems:
             log.warning("plan_problem", kind=problem.kind, item=problem.item, cause=problem.text)
-        self._uplink.stored()
         self._uplink.announce()
 
     def take_command(self, body: bytes) -> None:
         """Give a command of the hub to the desk."""
         self._desk.from_hub(body)
-        self._uplink.stored()
 
     def take_invocation(
         self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
     ) -> None:
         """Give a caller's command to the desk."""
         self._desk.invoke(caller, key, body, misdirected=misdirected, correlation=correlation)
-        self._uplink.stored()
 
     # --- plans
 
@@ -324,6 +322,7 @@ class Agent:
             oldest=store.oldest_waiting(),
             clock_believed=self._trust.believed(),
             status=self._status(),
+            sequence=store.last_state(),
         )
 
     def _status(self) -> str:

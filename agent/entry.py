@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -27,11 +28,15 @@ Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["run"]:
-        return _run(arguments[1:])
+    if arguments[:1] != ["run"]:
+        _ask_click(arguments)
+    return _run(arguments[1:])
+
+
+def _ask_click(arguments: list[str]) -> NoReturn:
     from agent.cli import cli  # noqa: PLC0415 - click is only imported where a person calls
 
-    cli.main(args=arguments, prog_name="metergate-agent")  # ends the process with click's exit status
+    cli.main(args=arguments, prog_name="metergate-agent")
 
 
 def _run(arguments: list[str]) -> int:

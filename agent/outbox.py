@@ -49,12 +49,15 @@ class Outbox:
 
     def __init__(self, db: sqlite3.Connection, channel: Channel, now: Callable[[], dt.datetime]) -> None:
         self.channel = channel
+        self.grown = False
+        """Whether rows were added since somebody last looked; the store tells the uplink after the commit."""
         self._db = db
         self._now = now
         self._table = _TABLES[channel]
 
     def append(self, bodies: Sequence[bytes]) -> None:
         """Add rows in this order; call it inside a transaction."""
+        self.grown |= bool(bodies)
         stored_at = self._now().timestamp()
         self._db.executemany(
             f"INSERT INTO {self._table} (body, stored_at) VALUES (?, ?)",  # noqa: S608 - our own table names

@@ -6,7 +6,6 @@ the agent believe that it has what it has not.
 
 import collections
 import uuid
-from collections.abc import Callable
 
 import structlog
 
@@ -35,19 +34,17 @@ _COMMAND_STATES = {
 
 
 class Recorder:
-    """Writes what lines report. ``stored`` is called when there are new rows to send."""
+    """Writes what lines report."""
 
-    def __init__(self, store: Store, desk: CommandDesk, stored: Callable[[], None]) -> None:
+    def __init__(self, store: Store, desk: CommandDesk) -> None:
         self._store = store
         self._desk = desk
-        self._stored = stored
 
     def started(self, run: Run) -> None:
         """Note that a line has begun to work on a run."""
         with self._store.transaction():
             self._store.runs.start(run.id)
             self._desk.started(run)
-        self._stored()
 
     def ended(self, result: RunResult) -> None:
         """Store everything that came of a run, once."""
@@ -94,7 +91,6 @@ class Recorder:
             cause=cause,
             readings=len(readings),
         )
-        self._stored()
 
 
 def _readings(result: RunResult, faults: list[str]) -> list[NewMeterReading]:

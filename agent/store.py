@@ -14,7 +14,7 @@ import datetime as dt
 import pathlib
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent import journal, looks, memory, outbox
@@ -56,6 +56,7 @@ class Store:
         self.path = path
         self._clock = clock
         self._depth = 0
+        self._on_rows: Callable[[], None] | None = None
         self._seal = Seal(path)
         self.origin = KEPT
         try:
@@ -134,6 +135,14 @@ class Store:
             self._depth = 0
         if sealed:
             self._seal.press(self.id, generation, self.session)
+        if self.readings.grown or self.reports.grown:
+            self.readings.grown = self.reports.grown = False
+            if self._on_rows is not None:
+                self._on_rows()
+
+    def tell(self, on_rows: Callable[[], None]) -> None:
+        """Have this called after every commit that added rows to an outbox."""
+        self._on_rows = on_rows
 
     def get(self, key: str) -> Any:  # noqa: ANN401 - SQLite's own types, each key has its own
         """Return one of the store's single values; None if it was never put."""
@@ -162,9 +171,13 @@ class Store:
             self.put("session", self.session)
         return self.session
 
+    def last_state(self) -> int:
+        """Return the number of the last state-like message."""
+        return int(self.get("state") or 0)
+
     def next_state(self) -> int:
         """Return the next number for state-like messages; call it inside the transaction that stores the message."""
-        number = int(self.get("state") or 0) + 1
+        number = self.last_state() + 1
         self.put("state", number)
         return number
 

@@ -174,11 +174,12 @@ class Uplink:
 
     async def _announcing(self, connection: Connection) -> None:
         while True:
-            self._announce.clear()
             try:
                 await asyncio.wait_for(self._announce.wait(), ANNOUNCE_EVERY)
             except TimeoutError:
                 log.debug("life_sign")
+            # Before the sign is made: what changes from here on needs another.
+            self._announce.clear()
             await connection.publish(self._online_message(online=True))
             await asyncio.sleep(ANNOUNCE_PAUSE)
 
