@@ -14,10 +14,11 @@ import asyncio
 import contextlib
 import datetime as dt
 import zoneinfo
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from agent.simulator.conversations import Action, Conversation, Say
 from agent.simulator.faults import Piece, read_faults
@@ -77,6 +78,8 @@ class VirtualBus:
                 meter.shown_serial = _other(meter.serial)
             self._conversations.append(Conversation(meter, own, opening_rate=opening_rate, fixed_rate=fixed_rate))
         self._log = WireLog(log) if log else None
+        self.ended = asyncio.Event()
+        """Set when serving has failed (the cause is raised where its context ends), or by whoever wants it to end."""
         self._free = 0.0  # when the last bit on the line has passed
         self._heard = 0.0  # when the last bit to us has passed
 
@@ -311,10 +314,7 @@ def _rate_id(rate: int) -> str:
 async def serve_pty(bus: VirtualBus, *, link: Path | None = None) -> AsyncIterator[str]:
     """Put the bus on a new pseudo-terminal; yields ``/dev/pts/N``, and makes ``link`` a symlink to it."""
     wire = PtyWire()
-    tasks = [
-        asyncio.create_task(bus.serve(wire), name="simulator line"),
-        asyncio.create_task(bus.keep_time(), name="simulator clock"),
-    ]
+    tasks = [_start(bus, bus.serve(wire), "line"), _start(bus, bus.keep_time(), "clock")]
     try:
         with _linked(wire.path, link):
             yield wire.path
@@ -349,10 +349,10 @@ async def serve_tcp(bus: VirtualBus, host: str = "127.0.0.1", port: int = 0) -> 
     line = asyncio.Lock()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.append(asyncio.create_task(_serve_client(bus, line, reader, writer), name="simulator line"))
+        tasks.append(_start(bus, _serve_client(bus, line, reader, writer), "line"))
 
     server = await asyncio.start_server(connected, host, port)
-    tasks.append(asyncio.create_task(bus.keep_time(), name="simulator clock"))
+    tasks.append(_start(bus, bus.keep_time(), "clock"))
     try:
         yield f"socket://{host}:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -371,6 +371,17 @@ async def _serve_client(
             await bus.serve(wire)
     finally:
         await wire.aclose()
+
+
+def _start(bus: VirtualBus, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    task = asyncio.create_task(work, name=f"simulator {name}")
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception():
+            bus.ended.set()
+
+    task.add_done_callback(ended)
+    return task
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

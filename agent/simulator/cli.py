@@ -111,14 +111,13 @@ def _read_listen(text: str) -> tuple[str, int] | None:
 
 
 async def _simulate(bus: VirtualBus, serving: AbstractAsyncContextManager[str], clock: Clock) -> None:
-    ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(number, bus.ended.set)
     async with serving as endpoint:
         sys.stdout.write(json.dumps(_announcement(bus, endpoint, clock)) + "\n")
         sys.stdout.flush()
-        await ended.wait()
+        await bus.ended.wait()
 
 
 def _announcement(bus: VirtualBus, endpoint: str, clock: Clock) -> Mapping[str, Any]:
