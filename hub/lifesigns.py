@@ -105,7 +105,9 @@ def _note(gateway: Gateway, sign: Online, now: dt.datetime, *, retained: bool) -
         return
     if gateway.store_id != sign.store:
         gateway.store_id = sign.store
-        gateway.applied_session = gateway.applied_sequence = 0
+        if sign.session < gateway.applied_session:
+            # The new store counts its sessions anew. (Otherwise its PlanApplied may have come before this sign.)
+            gateway.applied_session = gateway.applied_sequence = 0
     gateway.software = sign.software
     gateway.readings_through = sign.readings_through
     gateway.reports_through = sign.reports_through
@@ -113,8 +115,8 @@ def _note(gateway: Gateway, sign: Online, now: dt.datetime, *, retained: bool) -
     gateway.oldest = sign.oldest
     gateway.clock_believed = sign.clock_believed
     gateway.status = sign.status
-    if (sign.session, 0) > (gateway.applied_session, gateway.applied_sequence):
-        gateway.applied_session, gateway.applied_sequence = sign.session, 0
+    if (sign.session, sign.sequence) >= (gateway.applied_session, gateway.applied_sequence):
+        gateway.applied_session, gateway.applied_sequence = sign.session, sign.sequence
         gateway.applied_revision = sign.plan_revision
         gateway.applied_digest = sign.plan_digest or None
 

@@ -150,7 +150,8 @@ class Online(Checked, frozen=True, array_like=True):
     """The gateway's life sign, retained; with ``online`` false it is the will.
 
     ``readings_through`` and ``reports_through`` are the highest sequences up to which every row has its receipt;
-    ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection.
+    ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection;
+    ``sequence`` is that of the last state-like message before it (PlanApplied, CommandUpdate), so the two can be ordered.
     """
 
     gateway: Word
@@ -167,6 +168,7 @@ class Online(Checked, frozen=True, array_like=True):
     oldest: Instant | None = None
     clock_believed: bool = True
     status: Text = ""
+    sequence: Sequence = 0
 
 
 class Hello(Checked, frozen=True, array_like=True):
