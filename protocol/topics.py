@@ -18,7 +18,8 @@ QOS = 1
 
 HELLO = f"{_ROOT}/hub/hello"
 SHARE = "hub"
-"""Name of the relays' shared subscription."""
+"""What the names of the relays' shared subscriptions begin with; the channel follows. Two filters never share a name:
+iotcore 0.4 (the embedded broker) keeps groups by name alone and then delivers for one of the filters only."""
 
 
 class Channel(enum.StrEnum):
@@ -109,7 +110,7 @@ def agent_filters(gateway: str) -> list[str]:
 def relay_filters() -> list[str]:
     """Return what a relay subscribes to: its share of readings and reports, and every life sign."""
     return [
-        f"$share/{SHARE}/{_ROOT}/+/{Channel.READINGS}",
-        f"$share/{SHARE}/{_ROOT}/+/{Channel.REPORT}",
+        f"$share/{SHARE}-{Channel.READINGS}/{_ROOT}/+/{Channel.READINGS}",
+        f"$share/{SHARE}-{Channel.REPORT}/{_ROOT}/+/{Channel.REPORT}",
         f"{_ROOT}/+/{Channel.ONLINE}",
     ]
