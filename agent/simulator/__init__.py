@@ -6,7 +6,8 @@ objects, a line with a speed, and named faults. What the meters held and said is
 program that knows neither agent nor hub can say what should have arrived (``docs/simulator.md``).
 
 Theory of operation: ``process`` (what flows) <- ``schedules`` (when rows arise) <- ``archives`` (rows, numbered) <-
-``meters`` (answers to telegrams) <- ``bus`` (several meters on one line; pace, faults) <- ``wires`` (pty, TCP).
+``meters`` (answers to telegrams) <- ``conversations`` (one meter, the protocol) <- ``shared_line`` (several meters,
+pace, collisions) <- ``bus`` (puts it on ``wires``: pty, TCP).
 
 In a test::
 

@@ -1,13 +1,7 @@
-"""One line with one or more virtual meters on it: who answers, when, and how fast.
+"""Virtual meters for use in a process: build them, put them on a wire. What the command and tests start from.
 
-Rules: every byte goes through ``protocol.iec62056`` (role METER); here are only waiting, pacing, sharing and faults.
-Wire times are real seconds on the monotonic clock even when the meters' clock is set. Interface for tests:
-``virtual_bus`` builds meters and bus, ``serve_pty`` and ``serve_tcp`` put it on a wire while the context lasts.
-
-Theory of operation. A chunk that arrives is *heard* when its last bit has passed: at once, or with ``throttle`` after
-10 bits per byte at the line's present rate. Every meter hears it; what follows is performed in order: waiting for the
-reaction time, switching the rate, sending. If more than one meter answers (a general call), their bytes collide and
-nobody is intelligible, as on RS-485.
+Rules: wiring only. ``virtual_bus`` builds meters and the line that they share, ``serve_pty`` and ``serve_tcp`` put it
+on a wire for as long as their context lasts; what goes wrong while serving is raised where the context ends.
 """
 
 import asyncio
@@ -16,199 +10,21 @@ import datetime as dt
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from agent.simulator.conversations import Action, Conversation, Say
-from agent.simulator.faults import Piece, read_faults
+from agent.simulator.faults import read_faults
 from agent.simulator.meters import VirtualMeter, read_meter
-from agent.simulator.wire_log import WireLog
-from agent.simulator.wires import PtyWire, TcpWire, Wire
-from protocol.iec62056 import RATES, Pause, State, SwitchRate
+from agent.simulator.shared_line import VirtualBus
+from agent.simulator.wires import PtyWire, TcpWire
+from protocol.iec62056 import RATES
 
-BITS_PER_BYTE = 10
-"""Start, seven or eight data bits, parity or none, stop."""
-PIECE = 8
-"""Bytes that are written at most at once when the line is throttled."""
-OPTION_SECONDS = 2.2
-"""How long a meter waits for the option select. LIS-200 fact sheet 1.6."""
-SILENCE_SECONDS = 60.0
-"""After how much silence a meter is back at its start. LIS-200 fact sheet 1.6."""
-_TICK = 0.1  # real seconds between looks at the meters' clocks
+__all__ = ["VirtualBus", "serve_pty", "serve_tcp", "utc_now", "virtual_bus"]
 
 
 def utc_now() -> dt.datetime:
     """The machine's UTC; a demo or test passes the clock that it has set."""
     return dt.datetime.now(dt.UTC)
-
-
-class VirtualBus:
-    """The meters of one line.
-
-    Args:
-        meters: who is on the line; addressed by ``/?<address>!``, all of them by the general call.
-        faults: named faults, e.g. ``["corrupt_bcc=0.1", "echo"]`` (``agent.simulator.faults``).
-        throttle: bytes take their time, 10 bits each at the present rate, in both directions.
-        opening_rate: Bd of the request.
-        fixed_rate: the line never changes its rate.
-        log: file for the wire log (JSON lines).
-        seed: of the faults.
-    """
-
-    def __init__(
-        self,
-        meters: Sequence[VirtualMeter],
-        *,
-        faults: Sequence[str] = (),
-        throttle: bool = False,
-        opening_rate: int = 300,
-        fixed_rate: bool = False,
-        log: Path | None = None,
-        seed: int = 1,
-    ) -> None:
-        self.meters = tuple(meters)
-        self._throttle, self._rate, self._opening_rate = throttle, opening_rate, opening_rate
-        self._conversations = []
-        self._echoes = False
-        for meter in self.meters:
-            own = read_faults(faults, f"{seed}/{meter.serial}")
-            self._echoes = any(fault.echoes for fault in own)
-            if any(fault.other_serial for fault in own):
-                meter.shown_serial = _other(meter.serial)
-            self._conversations.append(Conversation(meter, own, opening_rate=opening_rate, fixed_rate=fixed_rate))
-        self._log = WireLog(log) if log else None
-        self.ended = asyncio.Event()
-        """Set when serving has failed (the cause is raised where its context ends), or by whoever wants it to end."""
-        self._free = 0.0  # when the last bit on the line has passed
-        self._heard = 0.0  # when the last bit to us has passed
-
-    def close(self) -> None:
-        """Close truth and log."""
-        for meter in self.meters:
-            meter.close()
-        if self._log:
-            self._log.close()
-            self._log = None
-
-    @property
-    def rate(self) -> int:
-        """Bd at which the line stands."""
-        return self._rate
-
-    async def keep_time(self) -> None:
-        """Let rows arise as the meters' clocks pass; runs until it is cancelled."""
-        while True:
-            for meter in self.meters:
-                meter.advance()
-            await asyncio.sleep(_TICK)
-
-    async def serve(self, wire: Wire) -> None:
-        """Answer on a wire until it is closed."""
-        with contextlib.suppress(EOFError):
-            while True:
-                await self._step(wire)
-
-    async def _step(self, wire: Wire) -> None:
-        try:
-            at, data = await wire.read(self._patience())
-        except TimeoutError:
-            for conversation in self._conversations:
-                await self._perform(wire, conversation, conversation.give_up())
-            return
-        start = max(at, self._free) if self._throttle else at
-        self._free = self._heard = start + self._seconds(len(data))
-        await _until(self._heard)
-        if self._echoes:
-            await wire.write(data)
-        heard = [(conversation, conversation.hear(data, self._heard)) for conversation in self._conversations]
-        self._note_heard(at, start, data)
-        speaking = [(conversation, actions) for conversation, actions in heard if _says(actions)]
-        if len(speaking) > 1:
-            await self._collide(wire, [actions for _, actions in speaking])
-            heard = [(conversation, actions) for conversation, actions in heard if not _says(actions)]
-        for conversation, actions in heard:
-            await self._perform(wire, conversation, actions)
-
-    def _patience(self) -> float | None:
-        """Seconds of silence after which meters return to their start; None while all are there."""
-        states = {conversation.state for conversation in self._conversations}
-        if State.IDENTIFIED in states:
-            return OPTION_SECONDS
-        return None if states <= {State.IDLE} else SILENCE_SECONDS
-
-    def _seconds(self, count: int) -> float:
-        """How long ``count`` bytes are on the line."""
-        return count * BITS_PER_BYTE / self._rate if self._throttle else 0.0
-
-    async def _perform(self, wire: Wire, conversation: Conversation, actions: Sequence[Action]) -> None:
-        earliest = self._heard
-        for action in actions:
-            match action:
-                case Pause(seconds):
-                    earliest = self._heard + seconds
-                case SwitchRate(baud):
-                    self._rate = baud
-                case Say(pieces):
-                    await _until(earliest)
-                    await self._transmit(wire, pieces, conversation.meter.serial)
-
-    async def _transmit(self, wire: Wire, pieces: Sequence[Piece], serial: str | None) -> None:
-        """Send pieces, each byte at the end of its time."""
-        loop = asyncio.get_running_loop()
-        start = due = max(loop.time(), self._free)
-        sent = b""
-        for piece in pieces:
-            due += piece.delay
-            for index in range(0, len(piece.data), PIECE if self._throttle else len(piece.data)):
-                part = piece.data[index : index + PIECE] if self._throttle else piece.data
-                due += self._seconds(len(part))
-                await _until(due)
-                await wire.write(part)
-                sent += part
-            if piece.close:
-                wire.hang_up()
-                break
-        self._free = due if self._throttle else loop.time()
-        if self._log and sent:
-            self._log.passed("tx", sent, serial, loop.time(), start, self._free)
-
-    async def _collide(self, wire: Wire, answers: Sequence[Sequence[Action]]) -> None:
-        """Two meters speak at once: a 0 wins over a 1 on every bit, and what comes out is nobody's."""
-        pauses = [action.seconds for actions in answers for action in actions if isinstance(action, Pause)]
-        await _until(self._heard + max(pauses, default=0.0))
-        spoken = [
-            b"".join(piece.data for action in actions if isinstance(action, Say) for piece in action.pieces)
-            for actions in answers
-        ]
-        mixed = bytearray()
-        for column in zip_longest(*spoken, fillvalue=0xFF):
-            byte = 0xFF
-            for each in column:
-                byte &= each
-            mixed.append(byte)
-        # Two meters never begin at the same bit, so even what they say alike does not come through.
-        await self._transmit(wire, [Piece(bytes(byte >> 1 for byte in mixed))], None)
-
-    def _note_heard(self, at: float, start: float, data: bytes) -> None:
-        if self._log:
-            engaged = [conversation.meter.serial for conversation in self._conversations if conversation.engaged]
-            serial = engaged[0] if len(engaged) == 1 else None
-            self._log.passed("rx", data, serial, at, start, self._heard)
-
-
-def _says(actions: Sequence[Action]) -> bool:
-    return any(isinstance(action, Say) for action in actions)
-
-
-def _other(serial: str) -> str:
-    """A serial number that is not this one."""
-    return serial[:-1] + ("1" if serial[-1:] == "0" else "0")
-
-
-async def _until(second: float) -> None:
-    """Wait until the loop's clock shows ``second``; lets others run in any case."""
-    await asyncio.sleep(max(0.0, second - asyncio.get_running_loop().time()))
 
 
 def virtual_bus(

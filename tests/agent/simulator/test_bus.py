@@ -105,7 +105,7 @@ async def test_a_slow_opening_is_slow_and_the_offered_rate_is_faster(clock: SetC
 
 
 async def test_an_abandoned_conversation_ends_by_itself(clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.simulator.bus.SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("agent.simulator.shared_line.SILENCE_SECONDS", 0.2)
     bus = virtual_bus("1:4711:EK280", now=clock.now)
     async with serve_pty(bus) as endpoint:
         async with reading(endpoint) as reader:
