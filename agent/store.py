@@ -77,20 +77,37 @@ class Store:
 
     def _open(self, path: pathlib.Path) -> sqlite3.Connection:
         try:
-            return _connected(path)
+            return self._examined(_connected(path))
         except sqlite3.OperationalError as error:
             raise StoreError(f"the store {path} cannot be opened: {error}; check the folder and its rights") from error
         except sqlite3.DatabaseError:
-            for number in range(1, 1000):
-                aside = path.with_name(f"{path.name}.broken-{number}")
-                if not aside.exists():
-                    break
+            number = 1
+            while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
+                number += 1
             path.rename(aside)
             for suffix in ("-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
             self.origin = BROKEN
             return _connected(path)
+
+    def _examined(self, db: sqlite3.Connection) -> sqlite3.Connection:
+        """Read the whole of a file that does not fit its seal: put back beside a newer -wal, it may be a mixture.
+
+        Raises:
+            sqlite3.DatabaseError: when it is damaged.
+        """
+        meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('store', 'generation')"))
+        if "store" not in meta or self._seal.fits(meta["store"], int(meta.get("generation") or 0)):
+            return db
+        try:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError:
+            verdict = "unreadable"
+        if verdict != "ok":
+            db.close()
+            raise sqlite3.DatabaseError(verdict)
+        return db
 
     def _identify(self, gateway: str) -> bytes:
         """Return the id of the file, a new one where the old one can no longer be trusted to name its rows."""
