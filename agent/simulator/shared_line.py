@@ -95,6 +95,9 @@ class VirtualBus:
 
     async def serve(self, wire: Wire) -> None:
         """Answer on a wire until it is closed."""
+        patience = self._patience()
+        if patience is not None and asyncio.get_running_loop().time() - self._heard > patience:
+            await self._return_to_start(wire)  # the reader before went without a break, and time has passed since
         with contextlib.suppress(EOFError):
             while True:
                 await self._step(wire)
@@ -103,8 +106,7 @@ class VirtualBus:
         try:
             at, data = await wire.read(self._patience())
         except TimeoutError:
-            for conversation in self._conversations:
-                await self._perform(wire, conversation, conversation.give_up())
+            await self._return_to_start(wire)
             return
         start = max(at, self._free) if self._throttle else at
         self._free = self._heard = start + self._seconds(len(data))
@@ -119,6 +121,10 @@ class VirtualBus:
             heard = [(conversation, actions) for conversation, actions in heard if not _says(actions)]
         for conversation, actions in heard:
             await self._perform(wire, conversation, actions)
+
+    async def _return_to_start(self, wire: Wire) -> None:
+        for conversation in self._conversations:
+            await self._perform(wire, conversation, conversation.give_up())
 
     def _patience(self) -> float | None:
         """Seconds of silence after which meters return to their start; None while all are there."""

@@ -113,6 +113,14 @@ async def test_an_abandoned_conversation_ends_by_itself(clock: SetClock, monkeyp
             assert bus.rate == 19200
         await asyncio.sleep(0.4)
         assert bus.rate == 300
+    bus = virtual_bus("1:4711:EK280", now=clock.now)
+    async with serve_tcp(bus) as endpoint:
+        async with reading(endpoint) as reader:
+            await reader.open("1")
+        await asyncio.sleep(0.4)
+        async with reading(endpoint) as reader:
+            await asyncio.sleep(0.1)
+            assert bus.rate == 300
 
 
 async def test_rows_arise_while_nobody_reads(clock: SetClock, tmp_path: Path) -> None:
