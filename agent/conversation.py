@@ -39,7 +39,7 @@ class Times:
     quiet: float = 0.3
     block: float = 3.0
     repeats: int = 3
-    closing: float = 6.0
+    closing: float = 10.0
 
 
 class SessionError(Exception):
@@ -180,8 +180,8 @@ class Conversation:
             await self.quiet()
 
     async def quiet(self) -> None:
-        """Read and drop until the line is silent; not longer than a block may last."""
-        latest = self._loop.time() + self._times.block + self._times.quiet
+        """Read and drop until the line is silent; at most twice as long as a block may last."""
+        latest = self._loop.time() + 2 * self._times.block + self._times.quiet
         while self._loop.time() < latest and (data := await self._link.read(self._times.quiet)):
             self.line_bytes += len(data)
             self._last_byte = self._loop.time()

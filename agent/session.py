@@ -19,6 +19,7 @@ from typing import Any
 
 from agent.conversation import Conversation, NoAnswer, SessionError, Times
 from agent.links import Link, LinkError
+from agent.readouts import Readout, doubt, rows_per_block
 from agent.runs import LineMemory
 from agent.settings import MeterPassword
 from contexts.calls import CallError
@@ -31,16 +32,13 @@ SERIAL_NUMBER = "1:180.0"
 LOCK_STATE, LOCK_CODE = "170.0", "171.0"
 """Objects of a lock; its number is the instance. Writing 171 to an *open* lock changes its code. Fact sheet 2.4."""
 CLOSED, CLOSE = "0", "0"
-ROW_OVERWRITTEN = 109
 UNKNOWN_ATTRIBUTE = frozenset({4, 5})
 LAST_CALL = 2.5
 """The last call waits so much longer than those before. LIS-200 fact sheet 1.6 (7.5 s in the field) and 8.2."""
-ROW_KEY = 3
-"""Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
-COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
-"""A row's length before one has been seen: per column with its brackets, and for time and row numbers."""
-UNKNOWN_COLUMNS = 18
-MOST_ROWS = 999
+SHORTER = 4
+"""By what a block is shortened when it does not come through."""
+NO_LAYOUT = Layout((), (), ())
+"""Kept in place of columns that do not hold any more: an empty layout is none."""
 DEFAULT_TIMES = Times()
 CONVERSATION_FAILURES = (LinkError, SessionError, iec62056.Iec62056Error)
 """What can go wrong between us and the meter."""
@@ -101,9 +99,10 @@ class Session:
         self.rows_read = 0
         self._zone = _zone(device, self.who)
         self._mappings = {(mapping.archive, mapping.source): mapping.series for mapping in device.mappings}
-        self._columns: dict[int, int] = {}
+        self._layouts: dict[int, Layout] = {}
         self._remembered: set[int] = set()
         self._row_lengths: dict[int, int] = {}
+        self._shortening = 1
         self._bytes_before = 0
         self._opened_lock = False
         self._talk: Conversation | None = None
@@ -149,8 +148,8 @@ class Session:
             RemoteProtocolError: when the three do not have the same number of columns.
         """
         known = self._memory.layout(self.device.id, archive)
-        if known is not None and (known.sources or known.names):
-            self._columns[archive] = len(known.sources or known.names)
+        if known is not None and known != NO_LAYOUT:
+            self._layouts[archive] = known
             self._remembered.add(archive)
             return known
         sources, names, units = [await self._attribute(archive, attribute) for attribute in _LAYOUT_ATTRIBUTES]
@@ -161,7 +160,7 @@ class Session:
             )
         layout = Layout(tuple(_source(text) for text in sources), tuple(names), tuple(units))
         if counts:
-            self._columns[archive] = counts[0]
+            self._layouts[archive] = layout
             self._memory.keep_layout(self.device.id, archive, layout)
         return layout
 
@@ -175,38 +174,47 @@ class Session:
             return []
 
     async def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
-        """Read an archive (R3) block by block; goes on after its last good row if the line was lent in between."""
-        seen: set[tuple[str, ...]] = set()
-        begin = start
-        overwritten = stuck = 0
-        while True:
+        """Read an archive (R3) block by block; goes on after its last good row if the line was lent in between.
+
+        It goes on by the archive's own row numbers where there are some, because a meter's clock may have gone back.
+        """
+        readout = Readout(archive, position, start, end, self._layouts.get(archive))
+        while not readout.over:
             try:
-                argument = lis200.archive_argument(position, begin, end, self._rows_per_block(archive))
-                command = iec62056.ReadBlocks(lis200.archive_address(archive), argument)
-                block = _data_only(await self._conversation.ask(command, again=True))
-                while True:
-                    block, rows = await self._sound(block, archive)
-                    fresh = [list(row) for row in rows if row[:ROW_KEY] not in seen]
-                    seen.update(row[:ROW_KEY] for row in rows)
-                    self.rows_read += len(fresh)
-                    if fresh:
-                        begin = _later(start, fresh[-1], position)
-                        yield fresh
-                    if block.last:
-                        return
-                    if self._between_blocks is not None and await self._between_blocks(self):
-                        break
-                    # A block whose acknowledgement was lost comes again; its rows are dropped above.
-                    stuck = stuck + 1 if block.repeated else 0
-                    if stuck > self._times.repeats:
-                        raise iec62056.TooManyRepeats
-                    block = await self._conversation.next_block(good=True)
+                async for rows in self._answer(readout):
+                    yield rows
             except iec62056.MeterRefusal as refusal:
-                if refusal.code == codes.ARCHIVE_EMPTY and seen:
-                    return
-                overwritten += refusal.code == ROW_OVERWRITTEN
-                if refusal.code != ROW_OVERWRITTEN or overwritten > self._times.repeats:
+                if not readout.goes_on_after(refusal.code, self._times.repeats):
                     raise
+            except (NoAnswer, iec62056.RemoteProtocolError):
+                # Where a long block does not come through, a shorter one may.
+                if self._forgotten(archive) or self._rows_per_block(archive) == 1:
+                    raise
+                self._shortening *= SHORTER
+                readout.interrupted()
+
+    async def _answer(self, readout: Readout) -> AsyncIterator[list[list[str]]]:
+        """Ask once (R3) and bring the new rows of each block, until it is over or the line was lent."""
+        argument = readout.argument(self._rows_per_block(readout.archive))
+        command = iec62056.ReadBlocks(lis200.archive_address(readout.archive), argument)
+        block = _data_only(await self._conversation.ask(command, again=True))
+        stuck = 0
+        while True:
+            block, rows = await self._sound(block, readout.archive)
+            fresh = readout.take(rows, last=block.last)
+            self.rows_read += len(fresh)
+            if fresh:
+                yield fresh
+            if readout.over:
+                return
+            if self._between_blocks is not None and await self._between_blocks(self):
+                readout.interrupted()
+                return
+            # A block whose acknowledgement was lost comes again; its rows are dropped above.
+            stuck = stuck + 1 if block.repeated else 0
+            if stuck > self._times.repeats:
+                raise iec62056.TooManyRepeats
+            block = await self._conversation.next_block(good=True)
 
     def held(self, archive: int) -> Held | None:
         """Return what the gateway already holds of this archive."""
@@ -377,11 +385,17 @@ class Session:
 
     # --- archives --------------------------------------------------------------------------------------------------
 
+    def _columns(self, archive: int) -> int | None:
+        layout = self._layouts.get(archive)
+        return len(layout.sources or layout.names) if layout else None
+
     def _rows_per_block(self, archive: int) -> int:
-        """As many rows as fit into the time that a block may last, so that nobody waits longer for the line."""
-        guess = self._columns.get(archive, UNKNOWN_COLUMNS) * COLUMN_CHARACTERS + ROW_CHARACTERS
-        characters = self._times.block * self._conversation.core.rate / 10
-        return max(1, min(MOST_ROWS, int(characters / self._row_lengths.get(archive, guess))))
+        rate, length = self._conversation.core.rate, self._row_lengths.get(archive)
+        return rows_per_block(self._times.block / self._shortening, rate, length, self._columns(archive))
+
+    def _forgotten(self, archive: int) -> bool:
+        """Whether the columns turned out to be others than remembered."""
+        return archive in self._remembered and self._memory.layout(self.device.id, archive) == NO_LAYOUT
 
     async def _sound(self, block: iec62056.Data, archive: int) -> tuple[iec62056.Data, tuple[lis200.Row, ...]]:
         """Return the block and its rows once they hold together: the block check lets some errors through.
@@ -390,37 +404,26 @@ class Session:
         """
         odd = None
         while True:
-            doubt: iec62056.RemoteProtocolError | None = None
+            problem: iec62056.RemoteProtocolError | None = None
             rows: tuple[lis200.Row, ...] = ()
             try:
                 rows = block.rows
-                doubt = self._doubt(rows, archive)
+                problem = doubt(rows, archive, self._columns(archive))
             except iec62056.UnreadableValue as error:
-                doubt = error
+                problem = error
             same_again = bool(rows) and block.text == odd
             if same_again and archive in self._remembered:
-                # The meter was changed since its columns were read; an empty layout is none.
-                self._memory.keep_layout(self.device.id, archive, Layout((), (), ()))
-                raise iec62056.RemoteProtocolError(f"{doubt}; its columns will be read anew by the next run")
-            if doubt is None or same_again:
+                # The meter was changed since its columns were read.
+                self._memory.keep_layout(self.device.id, archive, NO_LAYOUT)
+                raise iec62056.RemoteProtocolError(f"{problem}; its columns will be read anew by the next run")
+            if problem is None or same_again:
                 length = -(-(len(block.text) + 2) // max(1, len(rows)))
                 self._row_lengths[archive] = max(self._row_lengths.get(archive, 0), length)
                 return block, rows
             if not self._conversation.core.repeats_left:
-                raise doubt
+                raise problem
             odd = block.text
             block = await self._conversation.next_block(good=False)
-
-    def _doubt(self, rows: tuple[lis200.Row, ...], archive: int) -> iec62056.RemoteProtocolError | None:
-        columns = self._columns.get(archive)
-        for row in rows:
-            if not row[0].strip().isdigit():
-                return iec62056.UnreadableValue(row[0], f"the number of a row of archive {archive}")
-            if len(row) != (columns or len(rows[0])):
-                return iec62056.RemoteProtocolError(
-                    f"a row of archive {archive} has {len(row)} columns instead of {columns or len(rows[0])}"
-                )
-        return None
 
 
 @contextlib.asynccontextmanager
@@ -512,13 +515,3 @@ def _source(text: str) -> str:
         return lis200.Address.parse(text).core
     except iec62056.UnreadableValue:
         return ""
-
-
-def _later(start: str, row: list[str], position: int) -> str:
-    """Where to go on asking: at the row's own value, but not before ``start`` when the meter's clock went back."""
-    if not 0 < position <= len(row):
-        return start
-    value = row[position - 1].strip()
-    if value.isdigit() and start.isdigit():
-        return value if int(value) > int(start) else start
-    return max(value, start)

@@ -10,7 +10,7 @@ from contexts.meters import Held, Layout
 from protocol.plans import Device, Line
 
 NOW = dt.datetime(2025, 3, 12, 9, 30, 10, tzinfo=dt.UTC)
-QUICK = Times(identification=0.4, tries=3, telegram=1.0, character=0.25, quiet=0.05, closing=2.0)
+QUICK = Times(identification=0.4, tries=3, telegram=1.0, character=0.25, quiet=0.05)
 """Time-outs for lines on which nobody is late on purpose."""
 
 

@@ -1,0 +1,122 @@
+"""One readout of an archive: what was asked, what has come, and how to ask on after the line was lent.
+
+Rules: no input or output. A readout brings every row once, whatever was interrupted. It goes on by the archive's own
+row numbers where it has some, because a meter's clock may have been put back and numbers go up; else by what it was
+asked by. The meter includes both limits, so the last good row comes again and is dropped. Source: LIS-200 fact sheet
+3.1, 3.3.
+"""
+
+from collections.abc import Sequence
+
+from contexts.meters import Layout
+from protocol.iec62056 import RemoteProtocolError, UnreadableValue, lis200
+from protocol.iec62056.codes import ARCHIVE_EMPTY
+
+ROW_KEY = 3
+"""Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
+NUMBER_OBJECT = "A20"
+"""Object of an archive that is the source of its row numbers. LIS-200 fact sheet 4."""
+COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
+"""A row's length before one has been seen: per column with its brackets, and for time and row numbers."""
+UNKNOWN_COLUMNS = 18
+MOST_ROWS = 999
+ROW_OVERWRITTEN = 109
+BITS_PER_CHARACTER = 10
+
+
+class Readout:
+    """The rows of ``archive`` whose column ``position`` lies from ``start`` to ``end`` (included; empty is open).
+
+    Args:
+        archive: The archive's number.
+        position: The column, from 1, that the limits are compared with.
+        start: First value in the meter's notation.
+        end: Last value.
+        layout: The archive's columns, if they are known.
+
+    ``over`` says that there is no more to ask for.
+    """
+
+    def __init__(self, archive: int, position: int, start: str, end: str, layout: Layout | None) -> None:
+        self.archive = archive
+        self.over = False
+        self._overwritten = 0
+        self._position, self._start, self._end = position, start, end
+        sources = layout.sources if layout else ()
+        number = f"{archive}:{NUMBER_OBJECT}"
+        self._number = sources.index(number) + 1 if number in sources else None
+        self._by_number = False
+        self._seen: set[lis200.Row] = set()
+        self._last: lis200.Row | None = None
+
+    def argument(self, rows_per_block: int) -> str:
+        """What to ask the meter now."""
+        if self._last is None:
+            return lis200.archive_argument(self._position, self._start, self._end, rows_per_block)
+        if self._by_number and self._number is not None:
+            return lis200.archive_argument(self._number, _text(self._last, self._number), None, rows_per_block)
+        here = _text(self._last, self._position)
+        begin = here if _at_least(here, self._start) else self._start
+        return lis200.archive_argument(self._position, begin, self._end, rows_per_block)
+
+    def take(self, rows: Sequence[lis200.Row], *, last: bool) -> list[list[str]]:
+        """Return those of a block's rows that were asked for and are new; ``last``: the meter has no more."""
+        wanted = [row for row in rows if not self._by_number or self._wants(row)]
+        fresh = [row for row in wanted if row[:ROW_KEY] not in self._seen]
+        self._seen.update(row[:ROW_KEY] for row in rows)
+        if fresh:
+            self._last = fresh[-1]
+        # Asked by number, the meter would go on to its newest row.
+        self.over = last or (self._by_number and bool(self._end) and not wanted)
+        return [list(row) for row in fresh]
+
+    def interrupted(self) -> None:
+        """The meter has forgotten where it was: the line was lent, or a block did not come through."""
+        self._by_number = self._last is not None and self._number is not None
+
+    def goes_on_after(self, refusal: int, repeats: int) -> bool:
+        """Whether the readout is not at fault: it is over, to be asked again, or to be asked in another way."""
+        if refusal == ARCHIVE_EMPTY and self._last is not None:
+            self.over = True
+            return True
+        if refusal == ROW_OVERWRITTEN:
+            self._overwritten += 1
+            return self._overwritten <= repeats
+        # Not every meter compares row numbers.
+        was, self._by_number, self._number = self._by_number, False, None
+        return was
+
+    def _wants(self, row: lis200.Row) -> bool:
+        here = _text(row, self._position)
+        return _at_least(here, self._start) and (not self._end or _at_least(self._end, here))
+
+
+def _text(row: lis200.Row, position: int) -> str:
+    return row[position - 1].replace(" ", "") if 0 < position <= len(row) else ""
+
+
+def _at_least(text: str, limit: str) -> bool:
+    """Compare two times or two numbers in the meter's notation; an empty limit is open."""
+    limit = limit.replace(" ", "")
+    if text.isdigit() and limit.isdigit():
+        return int(text) >= int(limit)
+    return text >= limit
+
+
+def doubt(rows: Sequence[lis200.Row], archive: int, columns: int | None) -> RemoteProtocolError | None:
+    """Say what does not hold together in a block: the block check lets some errors through."""
+    for row in rows:
+        if not row[0].strip().isdigit():
+            return UnreadableValue(row[0], f"the number of a row of archive {archive}")
+        if len(row) != (columns or len(rows[0])):
+            return RemoteProtocolError(
+                f"a row of archive {archive} has {len(row)} columns instead of {columns or len(rows[0])}"
+            )
+    return None
+
+
+def rows_per_block(seconds: float, rate: int, row_length: int | None, columns: int | None) -> int:
+    """How many rows fit into a block of ``seconds`` at ``rate`` baud, so that nobody waits longer for the line."""
+    guess = (columns or UNKNOWN_COLUMNS) * COLUMN_CHARACTERS + ROW_CHARACTERS
+    characters = seconds * rate / BITS_PER_CHARACTER
+    return max(1, min(MOST_ROWS, int(characters / (row_length or guess))))
