@@ -1,0 +1,76 @@
+"""Reports on both databases: each counts once, an older one never overwrites, what fits nothing is kept."""
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub import models
+from hub.database import reading as looking
+from hub.ingest import store_deliveries
+from protocol import reports
+from protocol.plans import Problem
+from protocol.topics import Channel
+from protocol.wire import encode
+from tests.parts.databases import database_url, engine
+from tests.parts.estates import NOW, GatewayVoice, make_estate
+
+__all__ = ["database_url", "engine"]
+
+
+async def rows(engine: AsyncEngine, model: type[models.Base]) -> list[Any]:
+    async with looking(engine) as session:
+        return list((await session.scalars(sa.select(model))).all())
+
+
+def event(device: uuid.UUID) -> reports.MeterSystemEvent:
+    return reports.MeterSystemEvent(uuid.uuid4(), device, "M1", NOW, "0x8103", "Power failure", "The supply failed.")
+
+
+async def test_each_report_counts_once(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    voice = GatewayVoice()
+    device = estate.meters["M1"]
+    told = [
+        reports.RunReport(uuid.uuid4(), device, "done", NOW, NOW, task=uuid.uuid4(), tick=NOW, readings=3),
+        event(device),
+        reports.LossRecord(uuid.uuid4(), device, "M1", "2:300", NOW, NOW, 12, "the disk was full"),
+    ]
+    delivery = voice.rows(Channel.REPORT, [encode(one) for one in told])
+    again = voice.rows(Channel.REPORT, [encode(one) for one in reversed(told)])
+    outcome = await store_deliveries(engine, [delivery, delivery, again], NOW, 10)
+    assert [len(names) for names in outcome.receipts.values()] == [3]
+    (run,) = await rows(engine, models.RunReport)
+    assert (run.outcome, run.readings, run.tick) == ("done", 3, NOW)
+    (logged,) = await rows(engine, models.MeterSystemEvent)
+    assert (logged.code, logged.organization, logged.meter_device) == ("0x8103", estate.organization, device)
+    (loss,) = await rows(engine, models.LossRecord)
+    assert (loss.count, loss.reason) == (12, "the disk was full")
+
+
+async def test_an_older_plan_applied_never_overwrites_a_newer_one(engine: AsyncEngine) -> None:
+    await make_estate(engine)
+    voice = GatewayVoice()
+    problem = Problem("task", "t", "no such context")
+    newer = reports.PlanApplied(uuid.uuid4(), 5, b"5" * 16, NOW, 3, 1, [problem])
+    older = reports.PlanApplied(uuid.uuid4(), 4, b"4" * 16, NOW, 2, 9)
+    for one in (newer, older):
+        await store_deliveries(engine, [voice.rows(Channel.REPORT, [encode(one)])], NOW, 10)
+    (gateway,) = await rows(engine, models.Gateway)
+    assert (gateway.applied_revision, gateway.applied_digest) == (5, b"5" * 16)
+    assert gateway.applied_problems == [{"kind": "task", "item": "t", "text": "no such context"}]
+
+
+async def test_an_event_of_a_meter_that_is_not_the_gateways_is_set_aside(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    other = await make_estate(engine, gateway_id="gw-2")
+    voice = GatewayVoice()
+    told = [event(uuid.uuid4()), event(other.meters["M1"]), event(estate.meters["M1"])]
+    strange = encode(reports.Hello(NOW))
+    await store_deliveries(engine, [voice.rows(Channel.REPORT, [*(encode(one) for one in told), strange])], NOW, 10)
+    assert len(await rows(engine, models.MeterSystemEvent)) == 1
+    aside = {row.payload: row.reason for row in await rows(engine, models.Quarantined)}
+    assert aside[encode(told[0])] == "unknown_meter"
+    assert aside[encode(told[1])] == "not_this_gateway"
+    assert "not a report" in aside[strange]
