@@ -114,4 +114,4 @@ def test_run_imports_no_command_line_library(gateway: pathlib.Path, tmp_path: pa
     assert "no_such_key" in done.stderr
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "agent.app" in loaded
-    assert not {name for name in loaded if name.split(".")[0] in {"click", "rich", "sqlalchemy", "litestar"}}
+    assert not {name for name in loaded if name.split(".")[0] in {"click", "sqlalchemy", "litestar"}}
