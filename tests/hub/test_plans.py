@@ -175,12 +175,16 @@ async def test_a_plan_that_would_be_too_large_is_refused_and_names_the_gateway(e
 
     # Random digits do not compress below half their number.
     long = task(estate, "long", task_kwargs={"address": secrets.token_hex(300_000)})
-    with pytest.raises(plans.PlanTooLargeError, match="'gw-1'"):
+
+    async def add_it() -> None:
         async with writing(engine) as session:
             session.add(long)
             await session.flush()
             await session.execute(models.device_tasks.insert().values(device=estate.meters["M1"], task=long.id))
             await plans.raise_changed(session, [estate.gateway], NOW)
+
+    with pytest.raises(plans.PlanTooLargeError, match="'gw-1'"):
+        await add_it()
     assert await revision(engine, estate.gateway) == 1
 
 
