@@ -103,6 +103,9 @@ class Scheduler:
         with self._store.transaction():
             known = self._store.looks.reconcile(by_timetable, now)
         self._duties = [(duty, known[timetable]) for timetable, duty in by_timetable.items()]
+        if self._last is None:
+            # The first look of this store: what becomes due after it is missed if nobody looks.
+            self.look()
         self._changed.set()
 
     def recover(self) -> None:
@@ -201,8 +204,10 @@ class Scheduler:
             key = (duty.task.schedule, duty.task.run_offset_seconds, max(last, since))
             if key not in cache:
                 cache[key] = list(due_ticks(*key, now))
-            if cache[key]:
-                due.append((duty, cache[key]))
+            # With an offset, a tick of before the task was known may be due after it.
+            ticks = [tick for tick in cache[key] if tick > since]
+            if ticks:
+                due.append((duty, ticks))
         return due
 
     def _follow(self, now: dt.datetime) -> None:

@@ -1,0 +1,267 @@
+"""The scheduler: every due tick ends exactly once, whatever the clock and the process do."""
+
+import datetime as dt
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.clocks import Clock
+from agent.duties import Duty
+from agent.runs import Run
+from agent.scheduler import Scheduler, judge_ticks
+from agent.store import Store
+from agent.trust import ClockTrust
+from protocol.plans import Device, Task
+from protocol.reports import RunReport, decode_report
+
+T0 = dt.datetime(2026, 3, 2, 10, 0, tzinfo=dt.UTC)
+QUARTER = dt.timedelta(minutes=15)
+
+
+class SetClock(Clock):
+    """A clock that shows what the test says."""
+
+    def __init__(self, shown: dt.datetime = T0) -> None:
+        super().__init__()
+        self.shown = shown
+        self.elapsed = 0.0
+
+    def now(self) -> dt.datetime:
+        return self.shown
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+
+class Gateway:
+    """A scheduler with its store, and the lines' end of it."""
+
+    def __init__(self, folder: pathlib.Path, clock: SetClock, *, believed: bool = True) -> None:
+        self.clock = clock
+        self.synchronised = believed
+        self.store = Store(folder / "store.sqlite", "gw-1", clock)
+        self.trust = ClockTrust(clock, self.store, lambda: self.synchronised)
+        self.queued: list[Run] = []
+        self.scheduler = Scheduler(self.store, clock, self.trust, self.queued.append, self.withdraw)
+
+    def withdraw(self, run_id: uuid.UUID) -> bool:
+        known = [run for run in self.queued if run.id == run_id]
+        for run in known:
+            self.queued.remove(run)
+        return bool(known)
+
+    def do_all(self) -> list[Run]:
+        """Let the line do what is queued."""
+        done, self.queued[:] = list(self.queued), []
+        for run in done:
+            self.scheduler.started(run)
+            with self.store.transaction():
+                self.store.runs.start(run.id)
+                self.store.runs.end(run.id, "done")
+        return done
+
+    def look(self, shown: dt.datetime) -> list[Run]:
+        self.clock.shown = shown
+        self.scheduler.look()
+        return self.do_all()
+
+    def reports(self) -> list[RunReport]:
+        rows = self.store.reports.next_rows(0, 10_000_000)
+        found = [decode_report(body) for body in rows.bodies] if rows else []
+        return [report for report in found if isinstance(report, RunReport)]
+
+    def missed(self) -> dict[dt.datetime, str]:
+        return {report.tick: report.cause for report in self.reports() if report.tick and report.outcome == "missed"}
+
+
+def a_duty(schedule: str = "quarterly", *, missed: str = "default", archive: bool = False, writes: bool = False,
+           offset: int = 0) -> Duty:  # fmt: skip
+    task = Task(uuid.uuid4(), "task", schedule, offset, "generic_lis200", "read_single_value", {}, missed)
+    return Duty(task, Device(uuid.uuid4(), "meter", uuid.uuid4(), "UTC", tasks=[task.id]), archive, writes)
+
+
+@pytest.fixture
+def gateway(tmp_path: pathlib.Path) -> Iterator[Gateway]:
+    made = Gateway(tmp_path, SetClock())
+    yield made
+    made.store.close()
+
+
+def test_a_new_task_is_first_due_at_its_next_tick_and_not_before_its_offset(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty(offset=120)])
+    assert gateway.look(T0 + dt.timedelta(minutes=14)) == []
+    assert gateway.look(T0 + dt.timedelta(minutes=16, seconds=59)) == []
+    (run,) = gateway.look(T0 + dt.timedelta(minutes=17))
+    assert run.tick == T0 + QUARTER
+    assert gateway.look(T0 + dt.timedelta(minutes=18)) == []
+    assert gateway.scheduler.next_due() == T0 + 2 * QUARTER + dt.timedelta(minutes=2)
+
+
+def test_missed_archive_reads_become_one_read_of_what_is_not_held(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty(archive=True)])
+    (run,) = gateway.look(T0 + 4 * QUARTER)
+    assert (run.tick, run.since) == (T0 + 4 * QUARTER, T0 + QUARTER)
+    assert gateway.missed().keys() == {T0 + QUARTER, T0 + 2 * QUARTER, T0 + 3 * QUARTER}
+    assert all("coalesced into" in cause for cause in gateway.missed().values())
+
+
+@pytest.mark.parametrize(
+    ("policy", "archive", "late", "runs", "missed"),
+    [
+        ("each", True, 0, 4, 0),
+        ("latest", True, 5, 1, 3),
+        ("default", False, 14, 1, 3),
+        ("skip", True, 1, 1, 3),
+        ("skip", True, 5, 0, 4),
+    ],
+)
+def test_policies(gateway: Gateway, policy: str, archive: bool, late: int, runs: int, missed: int) -> None:  # noqa: FBT001 - parametrized
+    gateway.scheduler.set_duties([a_duty(missed=policy, archive=archive)])
+    found = gateway.look(T0 + 4 * QUARTER + dt.timedelta(minutes=late))
+    assert (len(found), len(gateway.missed())) == (runs, missed)
+    assert [run.tick for run in found] == [T0 + number * QUARTER for number in range(5 - runs, 5)][:runs]
+    assert all(run.since is None for run in found)
+
+
+def test_nothing_runs_while_the_clock_is_not_believed(tmp_path: pathlib.Path) -> None:
+    gateway = Gateway(tmp_path, SetClock(), believed=False)
+    gateway.scheduler.set_duties([a_duty()])
+    assert gateway.look(T0 + 3 * QUARTER) == []
+    assert "never confirmed" in gateway.scheduler.doubt
+    # The hub's receipt agrees: what is due from now on runs, the past of a new gateway does not.
+    gateway.trust.hear(T0 + 3 * QUARTER + dt.timedelta(minutes=4))
+    gateway.clock.elapsed = 900
+    assert gateway.look(T0 + 4 * QUARTER - dt.timedelta(seconds=1)) == []
+    (run,) = gateway.look(T0 + 4 * QUARTER)
+    assert run.tick == T0 + 4 * QUARTER
+    gateway.store.close()
+
+
+def test_a_clock_that_goes_back_repeats_nothing_and_goes_on(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty()])
+    assert len(gateway.look(T0 + QUARTER)) == 1
+    assert len(gateway.look(T0 + 2 * QUARTER)) == 1
+    assert gateway.look(T0 + QUARTER - dt.timedelta(minutes=1)) == []
+    assert gateway.look(T0 + 2 * QUARTER) == []
+    (run,) = gateway.look(T0 + 3 * QUARTER)
+    assert run.tick == T0 + 3 * QUARTER
+    # Far back: the ticks of that time run like any others.
+    month = dt.timedelta(days=30)
+    assert gateway.look(T0 - month) == []
+    assert len(gateway.look(T0 - month + QUARTER)) == 1
+
+
+def test_a_line_that_stays_busy_collects_no_runs(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty(archive=True)])
+    for number in (1, 2, 3):
+        gateway.clock.shown = T0 + number * QUARTER
+        gateway.scheduler.look()
+    (run,) = gateway.queued
+    assert (run.tick, run.since) == (T0 + 3 * QUARTER, T0 + QUARTER)
+    assert gateway.missed().keys() == {T0 + QUARTER, T0 + 2 * QUARTER}
+    assert all("busy" in cause for cause in gateway.missed().values())
+
+
+def test_a_restart_takes_up_what_waited_and_judges_what_was_interrupted(tmp_path: pathlib.Path) -> None:
+    clock = SetClock()
+    reading, archive, writing = a_duty(), a_duty(archive=True), a_duty("daily", writes=True)
+    clock.shown = T0.replace(hour=23, minute=50)
+    gateway = Gateway(tmp_path, clock)
+    gateway.scheduler.set_duties([reading, archive, writing])
+    clock.shown = T0 + dt.timedelta(hours=14)
+    gateway.scheduler.look()
+    assert len(gateway.queued) == 3
+    with gateway.store.transaction():
+        for run in gateway.queued:
+            gateway.store.runs.start(run.id)
+    gateway.store.close()
+    clock.shown += dt.timedelta(minutes=31)
+    again = Gateway(tmp_path, clock)
+    again.scheduler.set_duties([reading, archive, writing])
+    again.scheduler.recover()
+    assert [run.task for run in again.queued] == [archive.task.id]
+    ends = {report.task: report.outcome for report in again.reports()}
+    assert ends == {reading.task.id: "interrupted", writing.task.id: "interrupted"}
+    # And what came due meanwhile is found by the next look.
+    again.scheduler.look()
+    assert {run.task for run in again.queued} == {reading.task.id, archive.task.id}
+    again.store.close()
+
+
+def test_an_edited_schedule_is_due_from_now_on(gateway: Gateway) -> None:
+    duty = a_duty("daily")
+    gateway.scheduler.set_duties([duty])
+    gateway.clock.shown = T0 + dt.timedelta(hours=5)
+    task = Task(duty.task.id, "task", "quarterly", 0, "generic_lis200", "read_single_value", {})
+    gateway.scheduler.set_duties([Duty(task, duty.device, archive=False, writes=False)])
+    assert gateway.do_all() == []
+    assert gateway.look(T0 + dt.timedelta(hours=5, minutes=14)) == []
+    assert len(gateway.look(T0 + dt.timedelta(hours=5, minutes=15))) == 1
+    assert not gateway.missed()
+
+
+def test_a_year_away_costs_a_bounded_number_of_reports(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty()])
+    assert len(gateway.look(T0 + dt.timedelta(days=365))) == 1
+    causes = list(gateway.missed().values())
+    assert len(causes) == 3000
+    assert "with 32039 ticks before it" in causes[0]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    jumps=st.lists(st.integers(-4000, 9000), min_size=1, max_size=25),
+    restarts=st.sets(st.integers(0, 25)),
+    policy=st.sampled_from(["default", "skip", "latest", "each"]),
+    archive=st.booleans(),
+    offset=st.integers(0, 900),
+)
+def test_every_tick_that_passes_ends_once(
+    tmp_path: pathlib.Path,
+    jumps: list[int],
+    restarts: set[int],
+    policy: str,
+    archive: bool,  # noqa: FBT001 - drawn
+    offset: int,
+) -> None:
+    folder = tmp_path / uuid.uuid4().hex
+    clock = SetClock()
+    duty = a_duty(missed=policy, archive=archive, offset=offset)
+    gateway = Gateway(folder, clock)
+    gateway.scheduler.set_duties([duty])
+    gateway.scheduler.look()
+    ran: list[dt.datetime] = []
+    furthest = T0
+    for number, jump in enumerate(jumps):
+        if number in restarts:
+            gateway.store.close()
+            gateway = Gateway(folder, clock)
+            gateway.scheduler.set_duties([duty])
+            gateway.scheduler.recover()
+        found = gateway.look(clock.shown + dt.timedelta(seconds=jump))
+        furthest = max(furthest, clock.shown)
+        due = [run.tick + dt.timedelta(seconds=offset) for run in found if run.tick]
+        assert all(instant <= clock.shown for instant in due)
+        ran += [run.tick for run in found if run.tick]
+    ended = ran + list(gateway.missed())
+    assert len(ended) == len(set(ended))
+    passed = {
+        T0 + number * QUARTER
+        for number in range(1000)
+        if T0 < T0 + number * QUARTER <= furthest - dt.timedelta(seconds=offset)
+    }
+    assert passed <= set(ended)
+    gateway.store.close()
+
+
+def test_the_newest_of_the_ticks_always_ends(gateway: Gateway) -> None:
+    ticks = [T0, T0 + QUARTER]
+    for policy in ("default", "skip", "latest", "each"):
+        for archive in (True, False):
+            verdict = judge_ticks(a_duty(missed=policy, archive=archive), ticks, T0 + 2 * QUARTER)
+            assert sorted([tick for tick, _ in verdict.run] + [tick for tick, _ in verdict.missed]) == ticks
+    assert not gateway.queued
