@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from litestar import get, post
+from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -218,7 +219,7 @@ async def wait_for_end(hub: Hub, command: uuid.UUID, seconds: float) -> Command:
 
 
 @post("/invoke", summary="Invoke a call now, without an AMR task")
-async def invoke(request: HubRequest, data: InvokeBody) -> Invocation:
+async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
     """Write a command for the gateway that polls the meter."""
     hub = hub_of(request)
     async with changing(hub) as session:
@@ -239,7 +240,7 @@ async def invoke(request: HubRequest, data: InvokeBody) -> Invocation:
 
 
 @get("/{row_id:uuid}", summary="Read: command", description="wait=SECONDS waits until the command has ended.")
-async def read_command(request: HubRequest, row_id: uuid.UUID) -> Command:
+async def read_command(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
     """Return a command, at once or when it has ended."""
     hub = hub_of(request)
     longest = hub.settings.command_wait_seconds
@@ -248,7 +249,7 @@ async def read_command(request: HubRequest, row_id: uuid.UUID) -> Command:
 
 
 @post("/{row_id:uuid}/cancel", status_code=HTTP_200_OK, summary="Cancel a command")
-async def cancel(request: HubRequest, row_id: uuid.UUID) -> Command:
+async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
     """Ask for a command's end; it has ended when its state says so.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from litestar import post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
 from sqlalchemy import select
@@ -99,7 +100,7 @@ async def _state(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     ]
 
 
-async def _itself(session: AsyncSession, row_id: uuid.UUID) -> set[uuid.UUID]:
+async def _itself(session: AsyncSession, row_id: FromPath[uuid.UUID]) -> set[uuid.UUID]:
     return set((await session.execute(select(Row.id).where(Row.id == row_id))).scalars())
 
 
@@ -131,7 +132,7 @@ RESOURCE = Resource(
 
 
 @post("/{row_id:uuid}/forget-key", status_code=HTTP_200_OK, summary="Forget the key of a gateway")
-async def forget_key(request: HubRequest, row_id: uuid.UUID) -> Gateway:
+async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gateway:
     """Trust the next key that the gateway shows."""
     hub = hub_of(request)
     async with changing(hub) as session:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import Router, post
+from litestar.params import JSONBody
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -94,7 +95,9 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
 
 
 @post("/", summary="Push readings by names")
-async def push(request: HubRequest, data: NewReadingBody | list[NewReadingBody]) -> NewReading | list[NewReading]:
+async def push(
+    request: HubRequest, data: JSONBody[NewReadingBody | list[NewReadingBody]]
+) -> NewReading | list[NewReading]:
     """Take one reading or a list of them."""
     given = data if isinstance(data, list) else [data]
     hub = hub_of(request)

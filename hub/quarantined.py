@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from litestar import post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -86,7 +87,7 @@ def _properties(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 @post("/{row_id:int}/replay", status_code=HTTP_200_OK, summary="Take a quarantined payload through ingestion again")
-async def replay(request: HubRequest, row_id: int) -> QuarantinedPayload:
+async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPayload:
     """Store what can be read by now.
 
     Raises:

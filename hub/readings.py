@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from litestar import post
+from litestar.params import JSONBody
 from sqlalchemy import ColumnElement, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -151,7 +152,7 @@ RESOURCE = Resource(
 
 
 @post("/", summary="Create: reading")
-async def create_reading(request: HubRequest, data: MeterReadingsBody) -> MeterReadings:
+async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody]) -> MeterReadings:
     """Store a reading of a meter."""
     hub = hub_of(request)
     async with changing(hub) as session:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Router, delete, get, patch, post, put
+from litestar.params import FromPath, JSONBody
 from sqlalchemy import Table, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import IntegrityError
@@ -343,9 +344,11 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     key_type = int if resource.integer_ids else uuid.UUID
     key = f"/{{row_id:{key_type.__name__.lower()}}}"
     filters = ", ".join(resource.filters) or "none"
+    page: Any = Page
+    page = page[resource.out]
 
     @get("/", summary=f"List: {resource.noun}", description=f"Paged by limit and offset. Filters: {filters}.")
-    @_annotated(Page[resource.out])  # type: ignore[name-defined]
+    @_annotated(page)
     async def list_all(request: HubRequest) -> Any:  # noqa: ANN401 - annotated above
         return await list_page(request, resource)
 
@@ -390,11 +393,16 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     return Router(resource.path, route_handlers=[*wanted, *more], tags=[resource.noun])
 
 
+_MARKS: dict[str, Any] = {"data": JSONBody, "row_id": FromPath}
+"""Where Litestar finds an argument."""
+
+
 def _annotated(answer: Any, **arguments: Any) -> Callable[[_Handler], _Handler]:  # noqa: ANN401 - any type
     """Say the types of a handler that differ from resource to resource; Litestar reads them when it registers it."""
 
     def annotate(handler: _Handler) -> _Handler:
-        handler.__annotations__ |= {**arguments, "return": answer}
+        marked = {name: _MARKS[name][kind] for name, kind in arguments.items()}
+        handler.__annotations__ |= {**marked, "return": answer}
         return handler
 
     return annotate

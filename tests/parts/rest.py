@@ -2,17 +2,19 @@
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.app import create_app
 from hub.auth import create_token
 from hub.clocks import Clock
-from hub.database import writing
+from hub.database import create_engine, writing
 from hub.settings import Settings
 from hub.state import Hub
 
@@ -117,6 +119,11 @@ TASK = {
 }
 
 
+@functools.cache
+def _application() -> Litestar:
+    return create_app(Hub(Settings("sqlite://"), create_engine("sqlite:///never-opened.db"), Clock()))
+
+
 @pytest.fixture
 async def rest(engine: AsyncEngine, database_url: str) -> AsyncIterator[Rest]:
     """Return a client with a staff token on an empty database."""
@@ -124,7 +131,10 @@ async def rest(engine: AsyncEngine, database_url: str) -> AsyncIterator[Rest]:
     hub = Hub(Settings(database_url), engine, clock)
     async with writing(engine) as session:
         key = await create_token(session, "test", clock.now())
-    transport = httpx.ASGITransport(app=create_app(hub))  # type: ignore[arg-type]
+    # Making the application takes longer than most tests: it is the same for all, but for its hub.
+    app = _application()
+    app.state.hub = hub
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     headers = {"Authorization": f"Token {key}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://hub", headers=headers) as client:
         yield Rest(hub, client, clock)
