@@ -240,13 +240,18 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def _rfc3339(instant: dt.datetime) -> str:
+    text = instant.astimezone(dt.UTC).isoformat(timespec="milliseconds" if instant.microsecond else "seconds")
+    return text.replace("+00:00", "Z")
+
+
 def _print(result: _Result, *, as_json: bool) -> None:
     readings = sorted(result.readings, key=lambda reading: (reading.timestamp, reading.series))
     rows = [
         {
             "meter": reading.meter,
             "series": reading.series,
-            "timestamp": reading.timestamp.isoformat().replace("+00:00", "Z"),
+            "timestamp": _rfc3339(reading.timestamp),
             "value": format(reading.value, "f"),
             "unit": reading.unit,
         }

@@ -1,29 +1,21 @@
 """The whole edge process against a real broker and simulated meters; the hub's end is a relay with its own key."""
 
 import asyncio
-import contextlib
 import datetime as dt
 import pathlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.app import Agent
-from agent.clocks import Clock
-from agent.settings import AgentSettings, Timing, parse_broker
-from agent.simulator.bus import serve_tcp, virtual_bus
-from protocol.clock_settings import ClockSetting
 from protocol.commands import Command
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName
 from protocol.topics import Channel
+from tests.parts.gateways import fast_clock, gateway_settings, meters, running
 from tests.parts.mosquitto import Mosquitto, mosquitto
 from tests.parts.relay import Relay, a_device, a_line, a_task, an_archive_task, now, relay
-
-GATEWAY = "gw-1"
-RATE = 600.0
-"""A quarter of an hour takes 1.5 seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -32,45 +24,10 @@ def broker() -> Iterator[Mosquitto]:
         yield running
 
 
-def fast_clock() -> Clock:
-    real = now()
-    start = dt.datetime(2026, 3, 2, 9, 58, tzinfo=dt.UTC)
-    return Clock(ClockSetting(start, real.timestamp(), RATE))
-
-
-def settings(folder: pathlib.Path, url: str, gateway: str = GATEWAY) -> AgentSettings:
-    return AgentSettings(
-        gateway=gateway,
-        broker=parse_broker(url),
-        data=folder,
-        store=folder / "store.sqlite",
-        key_file=folder / "agent.key",
-        timing=Timing(resend=0.4, resend_max=2.0, reconnect=0.05, reconnect_max=0.2, answer=3.0),
-    )
-
-
-@contextlib.asynccontextmanager
-async def running(agent: Agent) -> AsyncIterator[Agent]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(agent.run(stop))
-    try:
-        yield agent
-    finally:
-        stop.set()
-        await task
-
-
 async def until(what: Callable[[], object]) -> None:
     async with asyncio.timeout(15):
         while not what():  # noqa: ASYNC110 - what is waited for lies in a file
             await asyncio.sleep(0.05)
-
-
-@contextlib.asynccontextmanager
-async def meters(clock: Clock) -> AsyncIterator[str]:
-    bus = virtual_bus("1:4711:EK280", "2:4712:EK280", seed=7, now=clock.now)
-    async with serve_tcp(bus) as endpoint:
-        yield endpoint
 
 
 @pytest.fixture
@@ -106,7 +63,7 @@ async def test_scheduled_readings_reach_the_hub_once_each(
             a_device(line, "meter-2", "2", [single.id]),
         ]
         await hub.plan(3, lines=[line], devices=devices, tasks=[single, archive])
-        async with running(Agent(settings(tmp_path, broker.url, gateway), clock)) as agent:
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
             await hub.until(lambda: len([run for run in hub.runs() if run.outcome == "done"]) >= 6)
             await hub.until(lambda: hub.online[-1].depth == 0)
             assert agent.store.readings.aside() == 0
@@ -129,7 +86,7 @@ async def test_the_stored_plan_runs_while_hub_and_broker_are_away(gateway: str, 
         task, line = a_task(), a_line(endpoint)
         device = a_device(line, tasks=[task.id])
         with mosquitto() as broker:
-            place = settings(tmp_path, broker.url, gateway)
+            place = gateway_settings(tmp_path, broker.url, gateway)
             key = SigningKey.generate()
             async with relay(broker.url, gateway, key) as hub:
                 await hub.plan(1, lines=[line], devices=[device], tasks=[task])
@@ -155,7 +112,7 @@ async def test_rows_without_receipt_come_again_and_old_receipts_delete_nothing(
         task, line = a_task(), a_line(endpoint)
         await hub.plan(1, lines=[line], devices=[a_device(line, tasks=[task.id])], tasks=[task])
         hub.receipting = False
-        async with running(Agent(settings(tmp_path, broker.url, gateway), clock)) as agent:
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
             # The same batch, unchanged, more than once.
             await hub.until(lambda: len(hub.batches) >= 4)
             names = [batch.name for _, batch in hub.batches]
@@ -180,7 +137,7 @@ async def test_a_command_runs_once_however_often_it_comes(
     async with meters(clock) as endpoint, relay(broker.url, gateway) as hub:
         line = a_line(endpoint)
         await hub.plan(1, lines=[line], devices=[a_device(line)])
-        async with running(Agent(settings(tmp_path, broker.url, gateway), clock)) as agent:
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
             await hub.until(hub.applied)
             command = a_command(hub)
             await hub.command(command)
@@ -227,7 +184,7 @@ async def test_items_that_cannot_run_are_reported_and_the_rest_runs(
         lost = a_device(a_line("socket://127.0.0.1:1"), "lost")
         device = a_device(line, tasks=[good.id, strange.id])
         await hub.plan(1, lines=[line], devices=[device, lost], tasks=[good, strange])
-        async with running(Agent(settings(tmp_path, broker.url, gateway), clock)):
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)):
             await hub.until(lambda: any(run.outcome == "done" for run in hub.runs()))
             # An older plan, and one of somebody else's hub, change nothing.
             await hub.plan(0)
@@ -245,7 +202,7 @@ async def test_batches_are_cut_to_the_broker_s_packets(gateway: str, tmp_path: p
         async with meters(clock) as endpoint, relay(broker.url, gateway) as hub:
             task, line = an_archive_task("quarterly"), a_line(endpoint)
             await hub.plan(1, lines=[line], devices=[a_device(line, tasks=[task.id])], tasks=[task])
-            async with running(Agent(settings(tmp_path, broker.url, gateway), clock)) as agent:
+            async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
                 await hub.until(lambda: any(run.outcome == "done" for run in hub.runs()))
                 await hub.until(lambda: agent.store.readings.depth() == 0)
             assert max(hub.packets) <= 2048
@@ -254,15 +211,18 @@ async def test_batches_are_cut_to_the_broker_s_packets(gateway: str, tmp_path: p
 
 async def test_a_hanging_broker_is_left_and_met_again(gateway: str, tmp_path: pathlib.Path) -> None:
     clock = fast_clock()
+    key = SigningKey.generate()
     with mosquitto() as broker:
-        async with running(Agent(settings(tmp_path, broker.url, gateway), clock)) as agent:
-            async with relay(broker.url, gateway) as hub:
-                await hub.until(lambda: hub.online)
+        place = gateway_settings(tmp_path, broker.url, gateway, answer=0.5)
+        async with meters(clock) as endpoint, running(Agent(place, clock)) as agent:
+            async with relay(broker.url, gateway, key) as hub:
+                task, line = a_task(), a_line(endpoint)
+                await hub.plan(1, lines=[line], devices=[a_device(line, tasks=[task.id])], tasks=[task])
+                await hub.until(hub.applied)
             first = agent.store.session
             broker.hang()
-            await asyncio.sleep(0.2)
-            broker.kill()
-            broker.start()
-            async with relay(broker.url, gateway) as hub:
-                await hub.until(lambda: hub.online and hub.online[-1].online)
-            assert agent.store.session > first
+            # It goes on polling, notices, and tries again.
+            await until(lambda: agent.store.session > first and agent.store.readings.depth() >= 1)
+            broker.resume()
+            async with relay(broker.url, gateway, key) as hub:
+                await hub.until(lambda: hub.readings and hub.online and hub.online[-1].online)

@@ -1,0 +1,129 @@
+"""The uplink's rules without a broker: the window, packet sizes, and whom it believes."""
+
+import pathlib
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.broker import Access, BrokerError, Connection, Outgoing, connect
+from agent.clocks import Clock
+from agent.sender import Sender
+from agent.settings import Timing, parse_broker
+from agent.store import Store
+from agent.window import MOST_BATCHES, Window
+from protocol.envelopes import SigningKey
+from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
+from protocol.reports import LossRecord, decode_report
+from protocol.topics import Channel, topic_for
+from protocol.wire import encode, parse_decimal
+from tests.parts.mosquitto import free_port, mosquitto
+from tests.parts.relay import now
+
+
+def name(first: int) -> BatchName:
+    return BatchName(bytes(16), first, first, first.to_bytes(16, "big"))
+
+
+def test_the_window_opens_with_receipts_and_halves_with_a_resend() -> None:
+    window = Window(3.0, 60.0)
+    assert window.size == 1
+    window.sent(name(1), b"", 0.0)
+    assert not window.open
+    for number in range(1, 8):
+        assert window.receipted(name(number), number + 0.1)
+        window.sent(name(number + 1), b"", number + 1.0)
+    assert window.size == 8
+    (flight,) = window.overdue(100.0)
+    assert (flight.name, flight.sends) == (name(8), 2)
+    assert window.size == 4
+    assert not window.receipted(name(99), 100.0)
+
+
+def test_the_resend_time_follows_the_receipts_and_doubles_without_them() -> None:
+    window = Window(3.0, 60.0)
+    for number in range(1, 30):
+        window.sent(name(number), b"", number * 10.0)
+        window.receipted(name(number), number * 10.0 + 4.0)
+    assert 4.0 < window.resend_seconds < 6.0
+    window.sent(name(50), b"", 1000.0)
+    at, waits = 1000.0, []
+    for _ in range(8):
+        due = window.next_due()
+        assert due is not None
+        waits.append(due - at)
+        at = due
+        assert window.overdue(at)
+    assert waits[1] > waits[0] * 1.5
+    assert max(waits) <= 60.0 * 1.25
+    window.hurry(at, 1.0)
+    due = window.next_due()
+    assert due is not None
+    assert due <= at + 1.0
+
+
+@given(st.lists(st.sampled_from(["send", "receipt", "late"]), max_size=200))
+def test_the_window_stays_within_its_bounds(steps: list[str]) -> None:
+    window, now_, number = Window(1.0, 10.0), 0.0, 0
+    for step in steps:
+        now_ += 1.0
+        if step == "send" and window.open:
+            number += 1
+            window.sent(name(number), b"", now_)
+        elif step == "receipt" and window.flights:
+            window.receipted(next(iter(window.flights)), now_)
+        elif step == "late":
+            window.overdue(now_)
+        assert 1 <= window.size <= MOST_BATCHES
+        assert len(window.flights) <= MOST_BATCHES
+
+
+@pytest.mark.parametrize("limit", [1200, 16384, 65_535])
+async def test_a_full_batch_passes_a_broker_with_exactly_that_limit(tmp_path: pathlib.Path, limit: int) -> None:
+    store = Store(tmp_path / "store.sqlite", "gw-1", Clock())
+    key = SigningKey.generate()
+    sender = Sender("gw-1", Channel.READINGS, store, key, Clock(), Timing())
+    topic = topic_for("gw-1", Channel.READINGS)
+    with mosquitto(max_packet_size=limit) as broker:
+        async with connect(Access(parse_broker(broker.url)), None) as connection:
+            assert connection.limit == limit
+            room = sender._room(connection.limit)
+            batch = batch_of(store.id, 1, [b"\xc4\x40" + bytes(64)] * (room // 66))
+            payload = key.seal(topic, encode(batch))
+            message = Outgoing(topic, payload, user_properties=name_properties(batch.name))
+            assert len(payload) + message.overhead() <= limit
+            # It fits, and not much more would have.
+            assert len(payload) + message.overhead() > limit - 300
+            await connection.publish(message)
+    store.close()
+
+
+async def test_a_row_that_fits_nowhere_is_set_aside_and_reported(tmp_path: pathlib.Path) -> None:
+    store = Store(tmp_path / "store.sqlite", "gw-1", Clock())
+    sender = Sender("gw-1", Channel.READINGS, store, SigningKey.generate(), Clock(), Timing())
+    big = NewMeterReading("m" * 50, "s" * 50, now(), parse_decimal("1"), "u" * 100, uuid.uuid4())
+    small = NewMeterReading("m", "2:300", now(), parse_decimal("1"))
+    with store.transaction():
+        store.readings.append([encode(big), encode(small)])
+    rows = sender._next(200)
+    assert rows is not None
+    assert (rows.first, rows.bodies) == (2, [encode(small)])
+    reported = store.reports.next_rows(0, 10_000)
+    assert reported is not None
+    record = decode_report(reported.bodies[0])
+    assert isinstance(record, LossRecord)
+    assert (record.series, record.count) == ("s" * 50, 1)
+    assert store.readings.aside() == 1
+    store.close()
+
+
+async def test_a_broker_that_is_not_there_is_named() -> None:
+    port = free_port()
+
+    async def attempt() -> Connection:
+        async with connect(Access(parse_broker(f"mqtt://127.0.0.1:{port}"), answer=2.0), None) as connection:
+            return connection
+
+    with pytest.raises(BrokerError, match=f"127.0.0.1:{port}"):
+        await attempt()
