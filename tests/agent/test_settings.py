@@ -82,3 +82,21 @@ def test_a_file_that_is_not_there(tmp_path: pathlib.Path) -> None:
 def test_ports_by_scheme() -> None:
     assert parse_broker("mqtts://b.example") == BrokerAddress("b.example", 8883, tls=True)
     assert parse_broker("mqtt://[::1]").host == "::1"
+
+
+def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_path: pathlib.Path) -> None:
+    example = pathlib.Path(__file__).parents[2] / "deploy" / "edge" / "agent.toml"
+    settings = read_settings(example)
+    assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
+    keys = ("broker_password_file", "ca_file", "store", "hub_key", "[", "password_file", "lock", "endpoint", "resend",
+            "reconnect", "keepalive", "answer")  # fmt: skip
+    lines = example.read_text(encoding="utf-8").splitlines()
+    switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
+    for name in ("broker.password", "station-7.password"):
+        (tmp_path / name).write_text("secret")
+    everything = read_settings(written(tmp_path, "\n".join(switched)))
+    assert everything.passwords.keys() == {"station 7 corrector"}
+    assert everything.endpoints.keys() == {"optical head"}
+    # The defaults that it shows are the defaults.
+    assert everything.timing == settings.timing
+    assert everything.hub_key
