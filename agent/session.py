@@ -247,10 +247,11 @@ class Session:
         self.identification = None
         await self._break_at_remembered_rate()
         await self._handshake()
-        if self.device.serial is not None:
-            await self._check_serial(self.device.serial)
+        checked = await self._check_serial(readable=self._access is None)
         if self._access is not None:
             await self._open_lock(self._access)
+        if not checked:
+            await self._check_serial(readable=True)
 
     async def end(self) -> None:
         """Say goodbye: close the lock if we opened it, break, opening rate. Never fails, never waits for long."""
@@ -361,10 +362,23 @@ class Session:
         if not isinstance(await talk.hear(wait), iec62056.Prompt):
             raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
 
-    async def _check_serial(self, expected: str) -> None:
-        shown = await self.serial_number()
+    async def _check_serial(self, *, readable: bool) -> bool:
+        """Refuse another meter than the planned one; False if it shows nothing yet because a lock is closed.
+
+        It is checked before a lock is opened wherever that is possible: no code is tried on a stranger's meter.
+        """
+        expected = self.device.serial
+        if expected is None:
+            return True
+        try:
+            shown = await self.serial_number()
+        except iec62056.MeterRefusal as refusal:
+            if readable or refusal.code != codes.NO_RIGHT_TO_READ:
+                raise
+            return False
         if shown.lstrip("0") != expected.strip().lstrip("0"):
             raise WrongMeter(f"{self.who} has serial number {shown}, the plan expects {expected}; nothing was read")
+        return True
 
     async def _open_lock(self, access: MeterPassword) -> None:
         """Write the code only to a closed lock: written to an open one it would become the new code."""
