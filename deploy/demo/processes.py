@@ -41,6 +41,8 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.popen.kill()
                 self.popen.wait(END_SECONDS)
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
 
 
 class Stage:

@@ -70,8 +70,8 @@ class Site:
 
     def start_hub(self) -> None:
         """Start the hub: one process on SQLite, a REST process and two relays on PostgreSQL."""
-        data = self.folder / "hub"
-        broker = ["--broker", self.hub_broker_url, "--data", str(data)]
+        # The fixture's SQLite file is hub.db in the test's folder: where `run` keeps it.
+        broker = ["--broker", self.hub_broker_url, "--data", str(self.folder)]
         if self.database_url.startswith("sqlite"):
             command = ["metergate-hub", "run", "--port", str(self.port), *broker]
             self.hub_processes = [self.stage.start("hub", command, hello=True)]
