@@ -151,7 +151,7 @@ class Online(Checked, frozen=True, array_like=True):
 
     ``readings_through`` and ``reports_through`` are the highest sequences up to which every row has its receipt;
     ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection;
-    ``sequence`` is that of the last state-like message before it (PlanApplied, CommandUpdate), so the two can be ordered.
+    ``sequence`` is that of the last state-like message before it (PlanApplied, CommandUpdate), which orders them.
     """
 
     gateway: Word
