@@ -166,7 +166,7 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
         gateway=settings.gateway,
         broker=parse_broker(settings.broker),
         data=data,
-        store=folder / settings.store if settings.store else data / "store.sqlite",
+        store=folder / settings.store if settings.store else data / "agent.db",
         key_file=data / "agent.key",
         timing=settings.timing,
         log_level=settings.log_level,

@@ -43,7 +43,7 @@ class Gateway:
     def __init__(self, folder: pathlib.Path, clock: SetClock, *, believed: bool = True) -> None:
         self.clock = clock
         self.synchronised = believed
-        self.store = Store(folder / "store.sqlite", "gw-1", clock)
+        self.store = Store(folder / "agent.db", "gw-1", clock)
         self.trust = ClockTrust(clock, self.store, lambda: self.synchronised)
         self.queued: list[Run] = []
         self.scheduler = Scheduler(self.store, clock, self.trust, self.queued.append, self.withdraw)

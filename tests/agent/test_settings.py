@@ -36,7 +36,7 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
     settings = read_settings(written(tmp_path, GOOD))
     assert settings.gateway == "north-1"
     assert settings.broker == BrokerAddress("broker.example", 1884, tls=False, user="gw")
-    assert settings.store == tmp_path / "data" / "store.sqlite"
+    assert settings.store == tmp_path / "data" / "agent.db"
     assert settings.key_file == tmp_path / "data" / "agent.key"
     assert settings.broker_password == "swordfish"  # noqa: S105 - a test's password
     assert (settings.passwords["station 7"].password, settings.passwords["station 7"].lock) == ("00000042", 3)

@@ -25,7 +25,7 @@ from protocol.readings import BatchName, batch_of, rows_digest
 
 
 def opened(folder: pathlib.Path, gateway: str = "gw-1") -> Store:
-    return Store(folder / "store.sqlite", gateway, Clock())
+    return Store(folder / "agent.db", gateway, Clock())
 
 
 def put(store: Store, *bodies: bytes) -> None:
@@ -189,10 +189,10 @@ def test_a_copy_for_a_second_agent_is_another_store(tmp_path: pathlib.Path) -> N
     with pytest.raises(SealError, match="in use"):
         opened(tmp_path / "a")
     (tmp_path / "b").mkdir()
-    shutil.copy(tmp_path / "copy", tmp_path / "b" / "store.sqlite")
+    shutil.copy(tmp_path / "copy", tmp_path / "b" / "agent.db")
     # Also with the seal beside it.
     shutil.copytree(tmp_path / "b", tmp_path / "c")
-    shutil.copy(tmp_path / "a" / "store.sqlite.seal", tmp_path / "c" / "store.sqlite.seal")
+    shutil.copy(tmp_path / "a" / "agent.db.seal", tmp_path / "c" / "agent.db.seal")
     copies = [opened(tmp_path / folder) for folder in ("b", "c")]
     assert len({store.id, *(copy.id for copy in copies)}) == 3
     assert [copy.readings.depth() for copy in copies] == [1, 1]
@@ -210,12 +210,12 @@ def test_a_store_of_another_gateway_is_another_store(tmp_path: pathlib.Path) -> 
 
 
 def test_a_broken_file_is_moved_aside_not_deleted(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "store.sqlite").write_bytes(b"this is no database" * 500)
+    (tmp_path / "agent.db").write_bytes(b"this is no database" * 500)
     store = opened(tmp_path)
     assert store.origin == BROKEN
     put(store, b"one")
     store.close()
-    assert (tmp_path / "store.sqlite.broken-1").read_bytes().startswith(b"this is no database")
+    assert (tmp_path / "agent.db.broken-1").read_bytes().startswith(b"this is no database")
 
 
 def test_a_damaged_page_is_found_when_the_file_was_put_back(tmp_path: pathlib.Path) -> None:
@@ -242,7 +242,7 @@ def test_what_was_committed_survives_sigkill(tmp_path: pathlib.Path) -> None:
         "print(store.id.hex(), flush=True); os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "store.sqlite")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(tmp_path / "agent.db")], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL
     store = opened(tmp_path)

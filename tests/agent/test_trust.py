@@ -30,7 +30,7 @@ class SetClock(Clock):
 
 @pytest.fixture
 def store(tmp_path: pathlib.Path) -> Iterator[Store]:
-    made = Store(tmp_path / "store.sqlite", "gw-1", SetClock())
+    made = Store(tmp_path / "agent.db", "gw-1", SetClock())
     yield made
     made.close()
 

@@ -81,7 +81,7 @@ def test_the_window_stays_within_its_bounds(steps: list[str]) -> None:
 
 @pytest.mark.parametrize("limit", [1200, 16384, 65_535])
 async def test_a_full_batch_passes_a_broker_with_exactly_that_limit(tmp_path: pathlib.Path, limit: int) -> None:
-    store = Store(tmp_path / "store.sqlite", "gw-1", Clock())
+    store = Store(tmp_path / "agent.db", "gw-1", Clock())
     key = SigningKey.generate()
     sender = Sender("gw-1", Channel.READINGS, store, key, Clock(), Timing())
     topic = topic_for("gw-1", Channel.READINGS)
@@ -100,7 +100,7 @@ async def test_a_full_batch_passes_a_broker_with_exactly_that_limit(tmp_path: pa
 
 
 async def test_a_row_that_fits_nowhere_is_set_aside_and_reported(tmp_path: pathlib.Path) -> None:
-    store = Store(tmp_path / "store.sqlite", "gw-1", Clock())
+    store = Store(tmp_path / "agent.db", "gw-1", Clock())
     sender = Sender("gw-1", Channel.READINGS, store, SigningKey.generate(), Clock(), Timing())
     big = NewMeterReading("m" * 50, "s" * 50, now(), parse_decimal("1"), "u" * 100, uuid.uuid4())
     small = NewMeterReading("m", "2:300", now(), parse_decimal("1"))

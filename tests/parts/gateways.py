@@ -28,7 +28,7 @@ def gateway_settings(folder: pathlib.Path, url: str, gateway: str, answer: float
         gateway=gateway,
         broker=parse_broker(url),
         data=folder,
-        store=folder / "store.sqlite",
+        store=folder / "agent.db",
         key_file=folder / "agent.key",
         timing=Timing(resend=0.4, resend_max=2.0, reconnect=0.05, reconnect_max=0.2, answer=answer),
     )
