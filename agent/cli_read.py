@@ -122,6 +122,8 @@ def command(
         raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
     line = Line(uuid.uuid4(), endpoint, endpoint, rate, fixed_rate, parity, wake_up, echo)
     device = Device(uuid.uuid4(), meter or address or "unnamed", line.id, timezone or _machine_zone(), address)
+    if find_call(context, call).archive and not timezone:
+        click.echo(f"the meter's clock is taken to be in {device.timezone}; --timezone says otherwise", err=True)
     password = _password(password_file, lock)
     try:
         clock = system_clock()

@@ -129,17 +129,17 @@ async def test_commands_come_first_and_nothing_comes_before_its_time() -> None:
 
 @pytest.mark.parametrize("address", ["1", "2"])
 async def test_a_command_overtakes_an_archive_readout_that_then_brings_every_row_once(address: str) -> None:
-    bus = two_meters(throttle=True, opening_rate=9600, fixed_rate=True, history_days=2)
+    bus = two_meters(throttle=True, opening_rate=19200, fixed_rate=True, history_days=2)
     async with serve_pty(bus) as endpoint:
-        line = line_at(endpoint, rate=9600, fixed_rate=True)
+        line = line_at(endpoint, rate=19200, fixed_rate=True)
         device = device_on(line)
-        async with working(line, times=Times(block=1.0)) as site:
+        async with working(line, times=Times(block=0.5)) as site:
             archive = site.read_archive(device)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.0)
             begun = asyncio.get_running_loop().time()
             command = site.read(device_on(line, address), on_demand=True)
             assert (await site.result_of(command)).outcome == reports.DONE
-            assert asyncio.get_running_loop().time() - begun < 4.0
+            assert asyncio.get_running_loop().time() - begun < 3.0
             assert archive.id not in [result.run.id for result in site.results]
             result = await site.result_of(archive)
     assert result.outcome == reports.DONE

@@ -1,0 +1,188 @@
+"""``metergate-agent read``: the real command against simulated meters on a pseudo-terminal and TCP."""
+
+import asyncio
+import dataclasses
+import datetime as dt
+import json
+import os
+import pathlib
+import re
+import sys
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+import pytest_asyncio
+
+from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
+from contexts.catalogue import CONTEXTS
+
+MAIN = "from agent.entry import main; main()"
+START, END = "2025-03-11T06:00:00Z", "2025-03-11T12:00:00Z"
+NOW = dt.datetime(2025, 3, 12, 9, 30, 10, tzinfo=dt.UTC)
+DAY = ("archive_number=3", "control_position=3", f"start_date={START}", f"end_date={END}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """How a command ended and what it said."""
+
+    status: int | None
+    out: str
+    err: str
+
+    @property
+    def readings(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+async def read(*arguments: str, **environment: str) -> Said:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MAIN, "read", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    out, err = await process.communicate()
+    return Said(process.returncode, out.decode(), err.decode())
+
+
+def meters(**settings: object) -> VirtualBus:
+    return virtual_bus("1:4711:EK280", "2:4712:TC220", seed=7, now=lambda: NOW, **settings)  # type: ignore[arg-type]
+
+
+@pytest_asyncio.fixture
+async def endpoint() -> AsyncIterator[str]:
+    async with serve_pty(meters()) as path:
+        yield path
+
+
+async def test_a_value_is_a_table_for_people(endpoint: str) -> None:
+    said = await read(endpoint, "generic_lis200", "read_single_value", "address=2:300", "--address", "1")
+    assert said.status == 0, said.err
+    assert said.out.startswith("meter 4711, times in ")
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S+ +2:300 +\d+\.\d+ +m3\n", said.out)
+    assert said.err == ""
+
+
+async def test_a_value_as_json_is_one_reading_stamped_by_the_gateway() -> None:
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)
+    async with serve_tcp(meters()) as endpoint:
+        said = await read(endpoint, "generic_lis200", "read_single_value", "address=7:310", "--address", "1", "--json")
+    (reading,) = said.readings
+    assert {key: reading[key] for key in ("meter", "series", "unit")} == {
+        "meter": "4711",
+        "series": "7:310",
+        "unit": "bar",
+    }
+    assert Decimal(reading["value"]) > 0
+    assert before <= dt.datetime.fromisoformat(reading["timestamp"]) <= dt.datetime.now(dt.UTC)
+
+
+async def test_an_archive_as_json_is_what_the_meter_holds() -> None:
+    bus = meters()
+    async with serve_pty(bus) as endpoint:
+        call = (endpoint, "generic_lis200", "read_archive_by_date")
+        zone = ("--address", "1", "--json", "--timezone", "Europe/Berlin")
+        said = await read(*call, *DAY, *zone, "--meter", "north")
+        without_zone = tuple(text.replace("Z", "").replace("T06", "T07").replace("T12", "T13") for text in DAY)
+        local = await read(*call, *without_zone, *zone, "--events")
+        assumed = await read(*call, *DAY, *zone[:-2])
+    got = {(r["series"], r["timestamp"]): Decimal(r["value"]) for r in said.readings}
+    assert {reading["meter"] for reading in said.readings} == {"north"}
+    rows = bus.meters[0].archives.rows(3)
+    first, last = dt.datetime.fromisoformat(START).timestamp(), dt.datetime.fromisoformat(END).timestamp()
+    stamps = {row.clock: Decimal(row.groups[3]) for row in rows if first <= row.clock <= last}
+    assert len(stamps) >= 7
+    assert {at: value for (series, at), value in got.items() if series == "2:300"} == {
+        dt.datetime.fromtimestamp(second, dt.UTC).isoformat().replace("+00:00", "Z"): value
+        for second, value in stamps.items()
+    }
+    assert len(got) == len(said.readings)
+    assert said.err.count("\n") == 1
+    assert "--timezone" in assumed.err
+    readings = [line for line in local.readings if "series" in line]
+    assert [(r["series"], r["timestamp"], r["value"]) for r in readings] == [
+        (r["series"], r["timestamp"], r["value"]) for r in said.readings
+    ]
+
+
+async def test_the_meters_clock_is_set_behind_its_lock_with_a_password_that_is_never_an_argument(
+    tmp_path: pathlib.Path,
+) -> None:
+    bus = meters(codes={3: "3333", 4: "4444"}, drift=3600)
+    file = tmp_path / "code"
+    file.write_text("3333\n")
+    async with serve_pty(bus) as endpoint:
+        call = (endpoint, "generic_lis200", "set_time", "--address", "1", "--lock", "3", "--timezone", "Europe/Berlin")
+        refused = await read(*call)
+        wrong = await read(*call, METERGATE_METER_PASSWORD="123456")  # noqa: S106 - a wrong one
+        done = await read(*call, "--password-file", str(file))
+        no_zone = await read(*call[:-2])
+    assert refused.status == 1
+    assert "#0019: no right to write" in refused.err
+    assert wrong.status == 1
+    assert "#0017: wrong access code (password)" in wrong.err
+    assert "123456" not in wrong.err
+    assert done.status == 0, done.err
+    assert "drift_seconds" in done.out
+    assert no_zone.status == 2
+    assert "--timezone" in no_zone.err
+
+
+async def test_a_silent_meter_names_line_and_address(endpoint: str) -> None:
+    said = await read(
+        endpoint, "generic_lis200", "read_single_value", "address=2:300", "--address", "9", "--tries", "1"
+    )
+    assert said.status == 1
+    assert said.out == ""
+    assert f"(address 9) on {endpoint} does not answer" in said.err
+
+
+async def test_a_meters_refusal_and_a_value_that_is_none_have_status_1(endpoint: str) -> None:
+    said = await read(endpoint, "generic_lis200", "read_single_value", "address=9:999", "--address", "1")
+    assert (said.status, said.out) == (1, "")
+    assert "#0002: object not available" in said.err
+
+
+@pytest.mark.parametrize(
+    ("endpoint_text", "told"),
+    [
+        ("/dev/ttyNOBODY", "no such port; check the cable"),
+        ("socket://127.0.0.1:1", "connection refused"),
+        ("nonsense", "use /dev/... or socket://host:port"),
+    ],
+)
+async def test_an_endpoint_that_is_not_there_has_status_1(endpoint_text: str, told: str) -> None:
+    said = await read(endpoint_text, "generic_lis200", "read_single_value", "address=2:300")
+    assert said.status == 1
+    assert told in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("generic_lis200", "read_single_value", "addres=2:300"), "addres: unknown"),
+        (("generic_lis200", "read_single_value"), "address: missing"),
+        (("generic_lis200", "read_single_value", "2:300"), "is not key=value"),
+        (("generic_lis200", "read_single_value", "address=1:1", "address=1:2"), "given twice"),
+        (("generic_lis200", "read_everything"), "read_everything"),
+        (("modbus", "read"), "CONTEXT"),
+        (("generic_lis200", "read_archive_by_date", *DAY[1:], "archive_number=three"), "archive_number"),
+    ],
+)
+async def test_wrong_usage_has_status_2_and_names_the_key(arguments: tuple[str, ...], told: str) -> None:
+    said = await read("/dev/ttyNOBODY", *arguments)
+    assert said.status == 2
+    assert told in said.err
+    assert "Usage: metergate-agent read" in said.err
+
+
+async def test_help_teaches_every_call_with_examples() -> None:
+    said = await read("--help")
+    assert said.status == 0
+    for context in CONTEXTS.values():
+        for name in (context.name, *context.calls):
+            assert name in said.out
+    assert "METERGATE_METER_PASSWORD" in said.out
+    assert "socket://" in said.out
