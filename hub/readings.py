@@ -60,9 +60,22 @@ class MeterReadings(MeterReadingsBody, kw_only=True):
     versions: list[Version] | msgspec.UnsetType = msgspec.UNSET
 
 
+async def _more(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    # A pushed reading has no unit of its own: it is in that of its series.
+    silent = {row.series for row in rows if not row.unit}
+    units: dict[uuid.UUID, str] = {}
+    if silent:
+        statement = select(ReadingSeries.id, ReadingSeries.unit).where(ReadingSeries.id.in_(silent))
+        units = {row.id: row.unit for row in await session.execute(statement)}
+    several = await _versions(session, rows)
+    return [
+        {"unit": row.unit or units.get(row.series, ""), **values} for row, values in zip(rows, several, strict=True)
+    ]
+
+
 async def _versions(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     several = [row for row in rows if row.version_count > 1]
-    found: dict[versions.Key, list[Version]] = {}
+    found: dict[tuple[uuid.UUID, uuid.UUID, dt.datetime], list[Version]] = {}
     for some in (several[start : start + 300] for start in range(0, len(several), 300)):
         statement = select(ReadingVersion).where(_same_key(some)).order_by(ReadingVersion.collected, ReadingVersion.id)
         for version in (await session.execute(statement)).scalars():
@@ -101,7 +114,7 @@ async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.date
         errors.append(WrongField("meter_device", f"there is no meter {body.meter_device} in this organization"))
     if series is None or series.organization != body.organization:
         errors.append(WrongField("series", f"there is no series {body.series} in this organization"))
-    elif device is not None:
+    elif device is not None and not errors:
         allowed = await session.execute(
             select(config_series.c.series)
             .join(MeterDeviceType, MeterDeviceType.config == config_series.c.config)
@@ -144,7 +157,7 @@ RESOURCE = Resource(
         "start_time": since(Row.timestamp),
         "end_time": until(Row.timestamp),
     },
-    more=_versions,
+    more=_more,
     forget=_forget,
     order=(Row.timestamp,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},

@@ -1,0 +1,122 @@
+"""The commands of the hub as processes: first line, tokens, exit status, and an end within seconds."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from hub.cli import commands
+from tests.parts.databases import new_postgresql
+from tests.parts.mosquitto import mosquitto
+
+HUB = str(Path(sys.executable).parent / "metergate-hub")
+
+
+def told(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Return the JSON object of the first line."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    return dict(json.loads(line))
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """Send SIGTERM; return the exit status, which comes within seconds."""
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    process.communicate(timeout=15)
+    assert time.monotonic() - begun < 10
+    return process.returncode
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """Start the hub."""
+    return subprocess.Popen([HUB, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def done(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the hub's command to its end."""
+    return subprocess.run([HUB, *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_run_is_everything_in_one(tmp_path: Path) -> None:
+    before = done("token", "create", "early", "--data", str(tmp_path))
+    assert before.returncode == 0, before.stderr
+    with started("run", "--data", str(tmp_path), "--port", "0", "--mqtt-port", "0") as process:
+        urls = told(process)
+        assert set(urls) == {"rest", "mqtt"}
+        late = done("token", "create", "late", "--data", str(tmp_path))
+        for token in (before, late):
+            key = token.stdout.splitlines()[-1]
+            headers = {"Authorization": f"Token {key}"}
+            assert httpx.get(f"{urls['rest']}/v1/organizations/", headers=headers).status_code == 200
+        assert httpx.get(f"{urls['rest']}/v1/organizations/").status_code == 401
+        assert httpx.get(f"{urls['rest']}/health").json() == {"status": "ready", "reasons": []}
+        assert ended(process) == 0
+    assert (tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    with started("run", "--data", str(tmp_path), "--port", "0", "--mqtt-port", "0") as process:
+        port = told(process)["rest"].rpartition(":")[2]
+        second = done("run", "--data", str(tmp_path / "second"), "--port", port, "--mqtt-port", "0")
+        assert second.returncode == 1
+        assert f"127.0.0.1:{port}" in second.stderr
+        assert "--port" in second.stderr
+        ended(process)
+
+
+async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
+    _, url = await new_postgresql()
+    with mosquitto() as broker:
+        key = done("token", "create", "x", "--database", url).stdout.splitlines()[-1]
+        serve = started("serve", "--database", url, "--port", "0")
+        relay = started("relay", "--database", url, "--broker", broker.url, "--data", str(tmp_path))
+        with serve, relay:
+            rest = told(serve)["rest"]
+            assert told(relay) == {"mqtt": broker.url}
+            headers = {"Authorization": f"Token {key}"}
+            async with httpx.AsyncClient(headers=headers) as client:
+                assert (await client.get(f"{rest}/v1/gateways")).status_code == 200
+            assert ended(serve) == 0
+            assert ended(relay) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["serve"], "--database"),
+        (["serve", "--database", "sqlite:///x.db"], "metergate-hub run"),
+        (["serve", "--database", "mysql://x/y"], "mysql"),
+        (["relay", "--database", "postgresql://x/y"], "--broker"),
+        (["relay", "--database", "postgresql://x/y", "--broker", "mqtt://x"], "--data"),
+        (["token", "create", ""], "NAME"),
+        (["token", "create"], "NAME"),
+        (["token", "create", "x", "--data", "a", "--database", "sqlite:///b"], "not both"),
+        (["run", "--port", "70000"], "--port"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str], text: str) -> None:
+    answer = CliRunner().invoke(commands, arguments)
+    assert answer.exit_code == 2, answer.output
+    assert text in answer.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["run", "--data", "/proc/nowhere"], "/proc/nowhere"),
+        (["serve", "--database", "postgresql://nobody@127.0.0.1:1/x"], "metergate-hub: "),
+    ],
+)
+def test_work_that_fails_is_1_with_its_cause(arguments: list[str], text: str) -> None:
+    answer = done(*arguments)
+    assert answer.returncode == 1, answer.stderr
+    assert text in answer.stderr
+    assert "Traceback" not in answer.stderr

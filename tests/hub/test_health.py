@@ -1,0 +1,57 @@
+"""Health, figures and the description of the interface."""
+
+import dataclasses
+
+from hub.app import RESOURCES, create_app
+from hub.clocks import Clock
+from hub.database import create_engine, reading
+from hub.health import judge
+from hub.settings import Settings
+from hub.state import Hub
+from tests.parts.databases import database_url, engine
+from tests.parts.rest import Rest, create_fleet, rest
+
+__all__ = ["database_url", "engine", "rest"]
+
+
+async def test_a_hub_in_order_is_ready(rest: Rest) -> None:
+    assert await rest.get("/health") == {"status": "ready", "reasons": []}
+    assert (await rest.get("/health/live"))["status"] == "live"
+
+
+async def test_what_the_hub_lacks_is_said(rest: Rest) -> None:
+    strict = dataclasses.replace(rest.hub, settings=Settings(rest.hub.settings.database, quarantine_rows=0))
+    health = await judge(strict)
+    assert health.status == "degraded"
+    assert "quarantine" in health.reasons[0]
+
+
+async def test_a_database_that_is_away_is_unavailable() -> None:
+    engine = create_engine("postgresql://nobody@127.0.0.1:1/nothing")
+    hub = Hub(Settings("postgresql://nobody@127.0.0.1:1/nothing"), engine, Clock())
+    health = await judge(hub)
+    assert health.status == "unavailable"
+    await engine.dispose()
+
+
+async def test_figures_for_prometheus(rest: Rest) -> None:
+    await create_fleet(rest)
+    text = (await rest.client.get("/metrics")).text
+    assert "metergate_gateways 1.0" in text
+    assert "metergate_gateways_out_of_step 1.0" in text
+    assert "metergate_staged_readings 0.0" in text
+
+
+async def test_every_route_is_described(rest: Rest) -> None:
+    paths = (await rest.get("/schema/openapi.json"))["paths"]
+    assert "/v1/metering/amr-tasks/invoke" in paths
+    assert "/v1/metering/meter-devices/{row_id}" in paths
+    body = paths["/v1/metering/meter-devices"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "MeterDeviceBody" in str(body)
+
+
+async def test_reading_sessions_do_not_write(rest: Rest) -> None:
+    async with reading(rest.hub.engine) as first, reading(rest.hub.engine) as second:
+        assert first is not second
+    assert RESOURCES
+    assert create_app(rest.hub).state.hub is rest.hub

@@ -1,0 +1,117 @@
+"""Meters, lines, types, configs, gateways and callers: what is particular about each."""
+
+from typing import Any
+
+from protocol.envelopes import SigningKey, fingerprint
+from tests.parts.databases import database_url, engine
+from tests.parts.rest import Rest, create_fleet, rest
+
+__all__ = ["database_url", "engine", "rest"]
+
+
+async def test_meters_that_cannot_be(rest: Rest) -> None:
+    changes: dict[str, Any]
+    for changes, field in (
+        ({"protocol": "telepathy"}, "protocol"),
+        ({"iec62056_21_address": "123456789"}, "iec62056_21_address"),
+        ({"disconnector_status": 3}, "disconnector_status"),
+        ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"timezone": "../../etc/passwd"}, "timezone"),
+        ({"current_transformer_ratio": 2**40}, "current_transformer_ratio"),
+        ({"dlms_system_title": "x" * 17}, "dlms_system_title"),
+        ({"has_disconnector": "yes"}, "has_disconnector"),
+        ({"name": ""}, "name"),
+    ):
+        body = {"name": "A", "protocol": "lis-200", **changes}
+        assert await rest.wrong_fields("POST", "/v1/metering/meter-devices", body) == {field}
+
+
+async def test_interfaces_that_cannot_be(rest: Rest) -> None:
+    organization = (await rest.post("/v1/organizations/", name="o"))["id"]
+    changes: dict[str, Any]
+    for changes, field in (
+        ({"static_ip_address": "256.1.1.1"}, "static_ip_address"),
+        ({"port": -1}, "port"),
+        ({"port": 65536}, "port"),
+        ({"parity": "odd"}, "parity"),
+        ({"rate": 10}, "rate"),
+        ({"serial_port": "/dev/ttyS0", "fqdn": "x"}, "serial_port"),
+        ({"sim": "00000000-0000-0000-0000-000000000001"}, "sim"),
+    ):
+        body = {"organization": organization, **changes}
+        assert await rest.wrong_fields("POST", "/v1/metering/network-interfaces", body) == {field}
+
+
+async def test_an_interface_prefers_its_name_to_its_address(rest: Rest) -> None:
+    organization = (await rest.post("/v1/organizations/", name="o"))["id"]
+    path = "/v1/metering/network-interfaces"
+    made = await rest.post(path, organization=organization, static_ip_address="192.0.2.7", port=4001)
+    assert made["host"] == "192.0.2.7"
+    assert (made["is_blocked"], made["block_time"]) == (False, None)
+    assert (await rest.patch(f"{path}/{made['id']}", fqdn="meter.example"))["host"] == "meter.example"
+
+
+async def test_configs_know_the_zones_of_the_world_only(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    path = f"/v1/metering/meter-device-configs/{fleet.config}"
+    for zone in ("Europe/Berlin", "America/Argentina/Ushuaia", "UTC"):
+        assert (await rest.patch(path, timezone=zone))["timezone"] == zone
+    for zone in ("", "Berlin", "+01:00", "/etc/localtime"):
+        assert await rest.wrong_fields("PATCH", path, {"timezone": zone}) == {"timezone"}
+    assert (await rest.get(path))["series_info"] == "2:300 (m3)"
+
+
+async def test_mappings_lead_to_series_of_the_config(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    path = f"/v1/metering/meter-device-configs/{fleet.config}"
+    mapping = {"archive": 3, "source": "2:300", "series": "2:300"}
+    assert (await rest.patch(path, mappings=[mapping]))["mappings"] == [mapping]
+    assert (await rest.patch(path, name="EK"))["mappings"] == [mapping]
+    strange = {**mapping, "series": "7-0:13.83.0"}
+    assert await rest.wrong_fields("PATCH", path, {"mappings": [strange]}) == {"mappings.0.series"}
+    assert await rest.wrong_fields("PATCH", path, {"mappings": [mapping, mapping]}) == {"mappings.1"}
+    assert await rest.wrong_fields("PATCH", path, {"mappings": [{"archive": 3}]}) == {"mappings[0]"}
+
+
+async def test_gateway_ids_must_stand_in_topics(rest: Rest) -> None:
+    organization = (await rest.post("/v1/organizations/", name="o"))["id"]
+    for gateway_id in ("", "hub", "North", "a/b", "a+", "#", "x" * 64, "-a"):
+        body = {"organization": organization, "gateway_id": gateway_id}
+        assert await rest.wrong_fields("POST", "/v1/gateways", body) == {"gateway_id"}
+
+
+async def test_a_gateway_keeps_its_id(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    path = f"/v1/gateways/{fleet.gateway}"
+    assert await rest.wrong_fields("PATCH", path, {"gateway_id": "other"}) == {"gateway_id"}
+    assert (await rest.patch(path, name="North"))["gateway_id"] == "gw-utility"
+    assert (await rest.call("POST", f"{path}/forget-key"))["key_fingerprint"] is None
+
+
+async def test_callers(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    key = SigningKey.generate().public
+    before = (await rest.get(f"/v1/gateways/{fleet.gateway}"))["desired_revision"]
+    body = {
+        "organization": fleet.organization,
+        "gateway": fleet.gateway,
+        "name": "field-laptop",
+        "public_key": key.hex(),
+        "allowed": ["generic_lis200.read_single_value"],
+    }
+    made = await rest.call("POST", "/v1/callers/", body, 201)
+    assert made["key_fingerprint"] == fingerprint(key)
+    assert made["public_key"] == key.hex()
+    path = f"/v1/callers/{made['id']}"
+    assert (await rest.patch(path, expires="2027-01-01T00:00:00Z"))["public_key"] == key.hex()
+    assert (await rest.get(f"/v1/gateways/{fleet.gateway}"))["desired_revision"] == before + 2
+    for changes, field in (
+        ({"name": "A b"}, "name"),
+        ({"public_key": "abc"}, "public_key"),
+        ({"allowed": ["generic_lis200.explode"]}, "allowed.0"),
+        ({"expires": "2027-01-01T00:00:00"}, "expires"),
+    ):
+        assert await rest.wrong_fields("PATCH", path, changes) == {field}
+    await rest.call("POST", "/v1/callers/", body, 409)
+    await rest.call("DELETE", path, status=204)
+    assert (await rest.get(f"/v1/gateways/{fleet.gateway}"))["desired_revision"] == before + 3
