@@ -15,7 +15,7 @@ import datetime as dt
 import decimal
 import json
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import Table, bindparam, insert, text, update
@@ -28,7 +28,8 @@ STORED = "stored"
 DUPLICATE = "duplicate"
 REVISION = "revision"
 
-Key = tuple[uuid.UUID, uuid.UUID, dt.datetime]
+Key = tuple[int, int, dt.datetime]
+"""Meter, series (the numbers of their UUIDs: these compare and hash fast, and order as in the database), timestamp."""
 
 _readings = cast("Table", Reading.__table__)
 _versions = cast("Table", ReadingVersion.__table__)
@@ -52,7 +53,7 @@ class Arrival:
     @property
     def key(self) -> Key:
         """What makes it the same reading as another."""
-        return (self.device, self.series, self.timestamp)
+        return (self.device.int, self.series.int, self.timestamp)
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,23 +99,36 @@ async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.date
     """Join all arrivals to what is stored, in the caller's transaction; return for each what it was, in order."""
     if not arrivals:
         return []
+    outcomes = [DUPLICATE] * len(arrivals)
     positions: dict[Key, list[int]] = {}
     for position, arrival in enumerate(arrivals):
-        positions.setdefault(arrival.key, []).append(position)
+        where = positions.setdefault(arrival.key, [])
+        # What comes twice in one group counts as repeated at once.
+        if not any(_same(arrivals[other], arrival) for other in where):
+            where.append(position)
     keys = sorted(positions)
-    new = await _insert_new(session, [arrivals[positions[key][0]] for key in keys], now)
-    outcomes = [STORED] * len(arrivals)
-    left = {key: where[1:] if key in new else where for key, where in positions.items()}
-    left = {key: where for key, where in left.items() if where}
+    firsts = [arrivals[positions[key][0]] for key in keys]
+    postgresql = session.get_bind().dialect.name == "postgresql"
+    new, other = await (_insert_postgresql if postgresql else _insert_sqlite)(session, firsts, now)
+    for number in new:
+        outcomes[positions[keys[number]][0]] = STORED
+    # Left to be joined: first arrivals that are not plain repetitions, and whatever else came for the same key.
+    left = {keys[number]: positions[keys[number]] for number in other}
+    left |= {key: where[1:] for key, where in positions.items() if len(where) > 1 and key not in left}
     if left:
         await _join(session, arrivals, left, outcomes)
     return outcomes
 
 
+def _same(one: Arrival, other: Arrival) -> bool:
+    return one.collected == other.collected and one.value == other.value
+
+
 async def _join(
     session: AsyncSession, arrivals: Sequence[Arrival], left: dict[Key, list[int]], outcomes: list[str]
 ) -> None:
-    states = await _load(session, sorted(left), lock=False)
+    named = {key: arrivals[where[0]] for key, where in left.items()}
+    states = await _load(session, [named[key] for key in sorted(left)], lock=False)
     for key, where in left.items():
         for position in where:
             outcomes[position] = states[key].join(arrivals[position])
@@ -123,74 +137,112 @@ async def _join(
         return
     if session.get_bind().dialect.name == "postgresql":
         # Looked at without a lock, so that plain repetitions write nothing; what changes is joined again under it.
-        states = await _load(session, dirty, lock=True)
+        states = await _load(session, [named[key] for key in dirty], lock=True)
         for key in dirty:
             for position in left[key]:
                 outcomes[position] = states[key].join(arrivals[position])
-    await _write(session, [(key, states[key]) for key in dirty if states[key].dirty])
+    await _write(session, [states[key] for key in dirty if states[key].dirty])
 
 
-_PG_INSERT = text("""
+_PG_ARRIVALS = """
+    unnest(CAST(:organization AS uuid[]), CAST(:device AS uuid[]), CAST(:series AS uuid[]),
+           CAST(:timestamp AS timestamptz[]), CAST(:value AS numeric[]), CAST(:unit AS text[]),
+           CAST(:provenance AS text[]), CAST(:collected AS timestamptz[]), CAST(:clock_offset AS float8[]),
+           CAST(:batch AS bigint[]))
+"""
+_PG_INSERT = text(f"""
     INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
                           clock_offset, batch, version_count, created_at)
-    SELECT n.*, 1, CAST(:now AS timestamptz)
-    FROM unnest(CAST(:organization AS uuid[]), CAST(:device AS uuid[]), CAST(:series AS uuid[]),
-                CAST(:timestamp AS timestamptz[]), CAST(:value AS numeric[]), CAST(:unit AS text[]),
-                CAST(:provenance AS text[]), CAST(:collected AS timestamptz[]), CAST(:clock_offset AS float8[]),
-                CAST(:batch AS bigint[])) AS n
+    SELECT n.*, 1, CAST(:now AS timestamptz) FROM {_PG_ARRIVALS} AS n
     ON CONFLICT (meter_device, series, timestamp) DO NOTHING
-    RETURNING meter_device, series, timestamp
+    RETURNING id
+""")  # noqa: S608 - our own text
+_PG_MATCH = text("""
+    SELECT n.position - 1, r.id, r.version_count = 1 AND r.value = n.value
+        AND n.collected BETWEEN coalesce(r.first_collected, r.collected) AND r.collected
+    FROM unnest(CAST(:device AS uuid[]), CAST(:series AS uuid[]), CAST(:timestamp AS timestamptz[]),
+                CAST(:value AS numeric[]), CAST(:collected AS timestamptz[]))
+        WITH ORDINALITY AS n(device, series, at, value, collected, position)
+    JOIN readings r ON r.meter_device = n.device AND r.series = n.series AND r.timestamp = n.at
+    WHERE r.timestamp BETWEEN CAST(:oldest AS timestamptz) AND CAST(:newest AS timestamptz)
 """)
-_COLUMNS = (
-    "organization",
-    "device",
-    "series",
-    "timestamp",
-    "value",
-    "unit",
-    "provenance",
-    "collected",
-    "clock_offset",
-    "batch",
-)
+_MATCHED = ("device", "series", "timestamp", "value", "collected")
+_COLUMNS = ("organization", "device", "series", "timestamp", "value", "unit", "provenance", "collected")
 
 
-async def _insert_new(session: AsyncSession, arrivals: list[Arrival], now: dt.datetime) -> Collection[Key]:
-    """Insert the arrivals (distinct keys, in order) whose key is not there yet; return the keys inserted."""
-    if session.get_bind().dialect.name == "postgresql":
-        columns: dict[str, Any] = {name: [getattr(row, name) for row in arrivals] for name in _COLUMNS}
-        result = await session.execute(_PG_INSERT, columns | {"now": now})
-        return {(device, series, timestamp) for device, series, timestamp in result}
-    there = await _load_rows(session, [row.key for row in arrivals], lock=False)
-    known = {_key(row) for row in there}
-    new = [row for row in arrivals if row.key not in known]
-    if new:
-        await session.execute(
-            insert(_readings),
-            [
-                {
-                    "organization": row.organization,
-                    "meter_device": row.device,
-                    "series": row.series,
-                    "timestamp": row.timestamp,
-                    "value": row.value,
-                    "unit": row.unit,
-                    "provenance": row.provenance,
-                    "collected": row.collected,
-                    "first_collected": None,
-                    "clock_offset": row.clock_offset,
-                    "batch": row.batch,
-                    "version_count": 1,
-                    "created_at": now,
-                }
-                for row in new
-            ],
+async def _insert_postgresql(
+    session: AsyncSession, arrivals: list[Arrival], now: dt.datetime
+) -> tuple[list[int], list[int]]:
+    """Insert the arrivals (distinct keys, in order) that are new.
+
+    Returns:
+        The positions of the new ones, and of those that are there and are not plain repetitions.
+    """
+    columns: dict[str, Any] = {
+        name: [getattr(row, name) for row in arrivals] for name in (*_COLUMNS, "clock_offset", "batch")
+    }
+    inserted = set((await session.execute(_PG_INSERT, columns | {"now": now})).scalars())
+    if len(inserted) == len(arrivals):
+        return list(range(len(arrivals))), []
+    matched: dict[str, Any] = {name: columns[name] for name in _MATCHED}
+    matched |= {"oldest": min(columns["timestamp"]), "newest": max(columns["timestamp"])}
+    new: list[int] = []
+    other: list[int] = []
+    for position, row_id, repeated in await session.execute(_PG_MATCH, matched):
+        if row_id in inserted:
+            new.append(position)
+        elif not repeated:
+            other.append(position)
+    return new, other
+
+
+# CROSS JOIN keeps SQLite from scanning the table and looking each row up in the arrivals. That the texts of two equal
+# values differ is no repetition here; it is found to be one where values are compared as numbers.
+_SQLITE_MATCH = """
+    SELECT k.key, r.version_count = 1 AND r.value = json_extract(k.value, '$[3]')
+        AND json_extract(k.value, '$[4]') BETWEEN coalesce(r.first_collected, r.collected) AND r.collected
+    FROM json_each(?) k CROSS JOIN readings r
+    ON r.meter_device = json_extract(k.value, '$[0]') AND r.series = json_extract(k.value, '$[1]')
+    AND r.timestamp = json_extract(k.value, '$[2]')
+"""
+_SQLITE_INSERT = """
+    INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
+                          clock_offset, batch, version_count, created_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)
+"""
+
+
+async def _insert_sqlite(
+    session: AsyncSession, arrivals: list[Arrival], now: dt.datetime
+) -> tuple[list[int], list[int]]:
+    """Do the same on SQLite, where this transaction is the only one that writes; in its column types' own forms."""
+    connection = await session.connection()
+    forms = [
+        (
+            row.device.hex,
+            row.series.hex,
+            to_microseconds(row.timestamp),
+            format(row.value, "f"),
+            to_microseconds(row.collected),
         )
-    return {row.key for row in new}
+        for row in arrivals
+    ]
+    found: Sequence[Any] = (await connection.exec_driver_sql(_SQLITE_MATCH, (json.dumps(forms),))).all()
+    there = {position for position, _ in found}
+    new = [position for position in range(len(arrivals)) if position not in there]
+    created = to_microseconds(now)
+    rows = []
+    for position in new:
+        row, (device, series, timestamp, value, collected) = arrivals[position], forms[position]
+        owner, rest = row.organization.hex, (row.clock_offset, row.batch, created)
+        rows.append((owner, device, series, timestamp, value, row.unit, row.provenance, collected, *rest))
+    if rows:
+        await connection.exec_driver_sql(_SQLITE_INSERT, rows)
+    return new, [position for position, repeated in found if not repeated]
 
 
 def _key(row: Any) -> Key:  # noqa: ANN401 - a row of either table
-    return (row.meter_device, row.series, row.timestamp)
+    return (row.meter_device.int, row.series.int, row.timestamp)
 
 
 _PG_KEYED = """
@@ -200,7 +252,6 @@ _PG_KEYED = """
     WHERE r.timestamp BETWEEN CAST(:oldest AS timestamptz) AND CAST(:newest AS timestamptz)
     ORDER BY r.meter_device, r.series, r.timestamp {lock}
 """
-# CROSS JOIN keeps SQLite from scanning the table and looking each row up in the keys.
 _SQLITE_KEYED = """
     SELECT {columns} FROM json_each(:keys) k CROSS JOIN {table} r
     ON r.meter_device = json_extract(k.value, '$[0]') AND r.series = json_extract(k.value, '$[1]')
@@ -208,38 +259,36 @@ _SQLITE_KEYED = """
 """
 
 
-async def _keyed(session: AsyncSession, table: Table, keys: list[Key], *, lock: bool) -> Sequence[Any]:
-    """Read the table's rows of these keys, in one order, on PostgreSQL locked if asked."""
+async def _keyed(session: AsyncSession, table: Table, named: list[Arrival], *, lock: bool) -> Sequence[Any]:
+    """Read the table's rows with the arrivals' keys, in one order, on PostgreSQL locked if asked."""
     columns = ", ".join(f'r."{column.name}"' for column in table.c)
     if session.get_bind().dialect.name == "postgresql":
-        devices, series, timestamps = zip(*keys, strict=True)
+        timestamps = [row.timestamp for row in named]
         statement = _PG_KEYED.format(columns=columns, table=table.name, lock="FOR UPDATE OF r" if lock else "")
         values: dict[str, Any] = {
-            "device": list(devices),
-            "series": list(series),
-            "timestamp": list(timestamps),
+            "device": [row.device for row in named],
+            "series": [row.series for row in named],
+            "timestamp": timestamps,
             "oldest": min(timestamps),
             "newest": max(timestamps),
         }
     else:
         statement = _SQLITE_KEYED.format(columns=columns, table=table.name)
-        values = {"keys": json.dumps([(d.hex, s.hex, to_microseconds(t)) for d, s, t in keys])}
+        keys = [(row.device.hex, row.series.hex, to_microseconds(row.timestamp)) for row in named]
+        values = {"keys": json.dumps(keys)}
     result = await session.execute(text(statement).columns(*table.c), values)
     return result.all()
 
 
-async def _load_rows(session: AsyncSession, keys: list[Key], *, lock: bool) -> Sequence[Any]:
-    return await _keyed(session, _readings, keys, lock=lock)
-
-
-async def _load(session: AsyncSession, keys: list[Key], *, lock: bool) -> dict[Key, _State]:
+async def _load(session: AsyncSession, named: list[Arrival], *, lock: bool) -> dict[Key, _State]:
     states: dict[Key, _State] = {}
-    several: list[Key] = []
-    for row in await _load_rows(session, keys, lock=lock):
-        key = _key(row)
+    several: list[Arrival] = []
+    for row in await _keyed(session, _readings, named, lock=lock):
         current = Arrival(
             row.organization,
-            *key,
+            row.meter_device,
+            row.series,
+            row.timestamp,
             row.value,
             row.collected,
             row.unit,
@@ -247,12 +296,12 @@ async def _load(session: AsyncSession, keys: list[Key], *, lock: bool) -> dict[K
             row.clock_offset,
             row.batch,
         )
-        states[key] = _State(row.id, current, {})
+        state = states[_key(row)] = _State(row.id, current, {})
         if row.version_count > 1:
-            several.append(key)
+            several.append(current)
         else:
             first = row.first_collected or row.collected
-            states[key].versions[row.value] = _Version(row.value, first, row.collected, row.batch)
+            state.versions[row.value] = _Version(row.value, first, row.collected, row.batch)
     if several:
         for row in await _keyed(session, _versions, several, lock=False):
             version = _Version(row.value, row.first_collected, row.collected, row.batch, row.id, changed=False)
@@ -286,11 +335,11 @@ _UPDATE_VERSION = (
 )
 
 
-async def _write(session: AsyncSession, states: list[tuple[Key, _State]]) -> None:
+async def _write(session: AsyncSession, states: list[_State]) -> None:
     readings: list[dict[str, Any]] = []
     added: list[dict[str, Any]] = []
     widened: list[dict[str, Any]] = []
-    for key, state in states:
+    for state in states:
         current = state.current
         version = state.versions[current.value]
         readings.append(
@@ -313,9 +362,9 @@ async def _write(session: AsyncSession, states: list[tuple[Key, _State]]) -> Non
             if one.row is None:
                 added.append(
                     {
-                        "meter_device": key[0],
-                        "series": key[1],
-                        "timestamp": key[2],
+                        "meter_device": current.device,
+                        "series": current.series,
+                        "timestamp": current.timestamp,
                         "value": one.value,
                         "first_collected": one.first,
                         "collected": one.last,
