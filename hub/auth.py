@@ -1,49 +1,16 @@
-"""Who may use the REST API: staff tokens, from the first request on.
+"""Who may use the REST API: staff tokens, from the first request on (``Authorization: Token <key>``)."""
 
-A key is 32 random bytes; the database has only its SHA-256, so a copy of the database opens nothing. A key is shown
-once, when it is made.
-"""
-
-import datetime as dt
-import hashlib
-import hmac
-import secrets
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.database import reading
-from hub.models import Token
 from hub.problems import NotAuthenticated
 from hub.state import Hub
+from hub.tokens import find_token
 
-KEY_BYTES = 32
 _LONGEST_KEY = 200
-
-
-def digest_of(key: str) -> bytes:
-    """Return what is stored of a key."""
-    return hashlib.sha256(key.encode()).digest()
-
-
-async def create_token(session: AsyncSession, name: str, now: dt.datetime) -> str:
-    """Make a token and return its key, which cannot be found out again."""
-    key = secrets.token_urlsafe(KEY_BYTES)
-    session.add(Token(name=name, digest=digest_of(key), created=now))
-    await session.flush()
-    return key
-
-
-async def find_token(session: AsyncSession, key: str) -> Token | None:
-    """Return the token of a key if it is valid."""
-    digest = digest_of(key)
-    token = (await session.execute(select(Token).where(Token.digest == digest))).scalar_one_or_none()
-    if token is None or token.revoked is not None or not hmac.compare_digest(token.digest, digest):
-        return None
-    return token
 
 
 def key_from_header(header: str | None) -> str:

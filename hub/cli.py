@@ -1,6 +1,7 @@
 """The command line of ``metergate-hub``: options and their words; the work is done by ``hub.processes``.
 
-Exit status: 0 done, 1 the work failed (with the cause), 2 wrong usage.
+Exit status: 0 done, 1 the work failed (with the cause), 2 wrong usage. The processes are imported by the commands that
+start them: whoever wants a token does not wait for a web framework.
 """
 
 import asyncio
@@ -10,14 +11,13 @@ from pathlib import Path
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from hub.auth import create_token
 from hub.broker import BrokerError
 from hub.clocks import Clock, system_clock
 from hub.database import async_url, create_engine, migrate, writing
 from hub.keys import KeyFileError
 from hub.logs import set_up_logs
-from hub.processes import StartError, relay, run, serve
-from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, sqlite_url
+from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
+from hub.tokens import create_token
 from protocol.wire import ContractError
 
 DATABASE_VARIABLE = "METERGATE_DATABASE"
@@ -59,6 +59,8 @@ def run_command(data: Path | None, host: str, port: int, mqtt_port: int, broker:
     settings = Settings(
         sqlite_url(data), data=data, broker=broker, host=host, port=port, mqtt_port=mqtt_port, hub_key_file=_key_file()
     )
+    from hub.processes import run  # noqa: PLC0415 - see above
+
     set_up_logs()
     asyncio.run(run(settings, system_clock()))
 
@@ -72,6 +74,8 @@ def run_command(data: Path | None, host: str, port: int, mqtt_port: int, broker:
 def serve_command(database: str | None, host: str, port: int, broker: str | None, data: Path | None) -> None:
     """REST alone, on PostgreSQL. It needs no broker: relays have that."""
     settings = Settings(_postgresql(database), data=data, broker=broker, host=host, port=port, hub_key_file=_key_file())
+    from hub.processes import serve  # noqa: PLC0415 - see above
+
     set_up_logs()
     asyncio.run(serve(settings, system_clock()))
 
@@ -90,6 +94,8 @@ def relay_command(database: str | None, broker: str | None, data: Path | None) -
     if data is None and _key_file() is None:
         raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
     settings = Settings(_postgresql(database), data=data, broker=broker, hub_key_file=_key_file())
+    from hub.processes import relay  # noqa: PLC0415 - see above
+
     set_up_logs()
     asyncio.run(relay(settings, system_clock()))
 

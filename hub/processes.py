@@ -26,17 +26,13 @@ from hub.clocks import Clock
 from hub.database import create_engine, migrate, schema_problem
 from hub.keys import open_key
 from hub.relay import run_relay
-from hub.settings import Settings
+from hub.settings import Settings, StartError
 from hub.state import Hub
 
 _SHUTDOWN_SECONDS = 2
 _BACKLOG = 1024
 
 _log = structlog.get_logger(__name__)
-
-
-class StartError(RuntimeError):
-    """The process cannot do its work; the text says why and what to do."""
 
 
 class _Server(uvicorn.Server):

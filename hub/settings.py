@@ -11,6 +11,10 @@ DEFAULT_PORT = 8080
 DEFAULT_MQTT_PORT = 1883
 
 
+class StartError(RuntimeError):
+    """A process cannot do its work; the text says why and what to do."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """One hub process: where its data lies, what it talks to, and the bounds of what it takes in.

@@ -12,11 +12,11 @@ from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.app import create_app
-from hub.auth import create_token
 from hub.clocks import Clock
 from hub.database import create_engine, writing
 from hub.settings import Settings
 from hub.state import Hub
+from hub.tokens import create_token
 
 
 class ShownClock(Clock):
