@@ -47,6 +47,7 @@ ADDRESS, SERIAL = "1", "11000001"
 ROWS = 96
 QUARTER = dt.timedelta(minutes=15)
 WANTED = 0.98
+SHORT_PER_LONG = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +179,8 @@ def measure(log: pathlib.Path, offset: int, case: str, reader: str) -> Figure:
     gaps = [after.start - before.passed for before, after in pairs if after.direction == "rx"]
     reactions = [after.start - before.end for before, after in pairs if after.direction == "tx"]
     reactions += [telegram.passed - telegram.end for telegram in telegrams]
+    # A reader is judged by the line's own last bit, before which it cannot have had the telegram.
+    shortest = min(after.start - before.end for before, after in pairs if after.direction == "rx")
     wall = telegrams[-1].end - telegrams[0].start
     limit = characters * seconds_per_character + sum(reactions) + len(gaps) * REACTION
     return Figure(
@@ -188,8 +191,8 @@ def measure(log: pathlib.Path, offset: int, case: str, reader: str) -> Figure:
         limit,
         characters,
         len(telegrams),
-        min(gaps),
-        min(gaps) >= REACTION - TOLERANCE,
+        shortest,
+        shortest >= REACTION - TOLERANCE,
     )
 
 
@@ -231,8 +234,9 @@ async def run(repeats: int, folder: pathlib.Path) -> list[Figure]:
     with simulated(pty_log, "pty") as pty, simulated(tcp_log, "tcp:127.0.0.1:0") as tcp:
         # The poll before, which reads the columns once.
         await ours(tcp, "read_archive_by_date", {**span, "start_date": span["end_date"]}, memory)
-        for _ in range(repeats):
-            for case, call, kwargs, peer in cases:
+        for turn in range(repeats):
+            # A long session averages over its many telegrams, a short one needs repeating.
+            for case, call, kwargs, peer in cases if turn % SHORT_PER_LONG == 0 else cases[:1]:
                 for reader, endpoint, log in (("metergate, pty", pty, pty_log), ("metergate, TCP", tcp, tcp_log)):
                     figures.append(await session(log, case, reader, partial(ours, endpoint, call, kwargs, memory)))
                 speak = partial(asyncio.to_thread, theirs, tcp, peer)
@@ -259,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run it and print the figures; exit status 1 when ours waste more than 2 % or answer too soon."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks poll", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--repeats", type=int, default=3, help="sessions of each kind; the median counts (3)")
+    parser.add_argument("--repeats", type=int, default=5, help="short sessions of each reader; the median counts (5)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(run(max(1, options.repeats), pathlib.Path(folder)))
