@@ -28,7 +28,7 @@ from agent.recorder import Recorder
 from agent.runs import Run, RunResult
 from agent.scheduler import Scheduler
 from agent.settings import AgentSettings
-from agent.store import BROKEN, RESTORED, Store
+from agent.store import BROKEN, FOREIGN, RESTORED, Store
 from agent.trust import ClockTrust
 from agent.uplink import Uplink
 from protocol import reports
@@ -47,6 +47,7 @@ _RETIRE_LOOK = 0.1
 
 _ORIGINS = {
     RESTORED: "the store file was copied or put back: it has a new id, and everything in it is sent again",
+    FOREIGN: "the store file was another gateway's: it has a new id, and what it had not delivered is sent",
     BROKEN: "the store file could not be read: it was moved aside, and a new one begun",
 }
 

@@ -5,8 +5,10 @@ WAL with ``synchronous=FULL``; every write transaction begins IMMEDIATE. The par
 update are stored together or not at all.
 
 The file has a *store id*: 16 random bytes, made when the file is. A file that does not fit its seal (``agent.seal``:
-it was copied, or put back from a backup) and a file of another gateway get a new id, and everything in them is sent
-again: the hub knows what it has by content. A file that SQLite cannot read is moved aside, never deleted.
+it was copied, or put back from a backup) gets a new id, and everything in it is sent again: the hub knows what it has
+by content. So does the file of another gateway, of which only the rows without a receipt are used: for the hub to
+judge, because nobody else can tell whether the other gateway still has them. A file that SQLite cannot read is moved
+aside, never deleted.
 """
 
 import contextlib
@@ -35,6 +37,7 @@ _SCHEMA = (
 NEW = "new"
 KEPT = "kept"
 RESTORED = "restored"
+FOREIGN = "foreign"
 BROKEN = "broken"
 
 
@@ -48,7 +51,8 @@ class Store:
     Attributes:
         id: The store id.
         session: The number of this process start or connection; rises with each and never falls.
-        origin: ``new``, ``kept``, ``restored`` (found not to fit its seal) or ``broken`` (moved aside, new file).
+        origin: ``new``, ``kept``, ``restored`` (found not to fit its seal), ``foreign`` (another gateway's) or
+            ``broken`` (moved aside, new file).
     """
 
     def __init__(self, path: pathlib.Path, gateway: str, clock: Clock) -> None:
@@ -119,13 +123,22 @@ class Store:
             if known is None:
                 self.origin = NEW if self.origin == KEPT else self.origin
                 self.put("generation", 0)
-            else:
+            elif self.get("gateway") == gateway:
                 self.origin = RESTORED
                 self.readings.send_again()
                 self.reports.send_again()
+            else:
+                self.origin = FOREIGN
+                self._forget_gateway()
             self.put("store", fresh)
             self.put("gateway", gateway)
         return fresh
+
+    def _forget_gateway(self) -> None:
+        """Keep only the rows that wait: the plan, the runs and the commands are another gateway's to do."""
+        for table in ("runs", "commands", "looks"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own table names
+        self._db.execute("DELETE FROM meta WHERE key NOT IN ('session', 'generation', 'state', 'confirmed')")
 
     def _generation(self) -> int:
         return int(self.get("generation") or 0)

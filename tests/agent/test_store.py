@@ -18,7 +18,7 @@ from agent.clocks import Clock
 from agent.outbox import Outbox
 from agent.runs import Run
 from agent.seal import SealError
-from agent.store import BROKEN, KEPT, NEW, RESTORED, Store
+from agent.store import BROKEN, FOREIGN, KEPT, NEW, RESTORED, Store
 from contexts.meters import Held, Layout
 from protocol.plans import Device
 from protocol.readings import BatchName, batch_of, rows_digest
@@ -200,13 +200,26 @@ def test_a_copy_for_a_second_agent_is_another_store(tmp_path: pathlib.Path) -> N
         one.close()
 
 
-def test_a_store_of_another_gateway_is_another_store(tmp_path: pathlib.Path) -> None:
+def test_of_another_gateway_s_store_only_what_waits_is_used(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     first = store.id
+    put(store, b"delivered")
+    accept(store, batch(store))
+    put(store, b"waiting")
+    with store.transaction():
+        store.put("plan", b"another gateway's")
+        store.put("hub_key", bytes(32))
     store.close()
     renamed = opened(tmp_path, "gw-2")
     assert renamed.id != first
+    assert renamed.origin == FOREIGN
+    assert renamed.readings.depth() == 1
+    assert renamed.get("plan") is None
+    assert renamed.get("hub_key") is None
     renamed.close()
+    again = opened(tmp_path, "gw-2")
+    assert (again.id, again.origin) == (renamed.id, KEPT)
+    again.close()
 
 
 def test_a_broken_file_is_moved_aside_not_deleted(tmp_path: pathlib.Path) -> None:
