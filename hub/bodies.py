@@ -5,6 +5,7 @@ accepted and ignored, so that a client may send back what it got. Anything else 
 become decimals from their own text, never through a float.
 """
 
+import datetime as dt
 import functools
 import types
 import typing
@@ -58,6 +59,25 @@ def _explain(error: msgspec.ValidationError, field: str) -> WrongField:
     return WrongField(field + path.rstrip("`"), text)
 
 
+def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value as databases can hold it: instants in UTC, texts without the character NUL."""
+    if isinstance(value, str) and "\0" in value:
+        raise ContractError("the character NUL cannot be stored")
+    if isinstance(value, dt.datetime):
+        try:
+            return value.astimezone(dt.UTC)
+        except OverflowError:
+            raise ContractError(f"{value.isoformat()} does not exist in UTC") from None
+    if isinstance(value, dict):
+        return {_storable(key): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            _storable(getattr(value, name))
+    return value
+
+
 def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "") -> tuple[T | None, list[WrongField]]:
     """Build the struct from an object's fields; return it, or None with everything that is wrong."""
     decoders = _decoders(kind)
@@ -71,11 +91,13 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
     for name, (decoder, required) in decoders.items():
         if name in raw:
             try:
-                values[name] = decoder.decode(raw[name])
+                values[name] = _storable(decoder.decode(raw[name]))
             except msgspec.ValidationError as error:
                 errors.append(_explain(error, prefix + name))
             except RecursionError:
                 errors.append(WrongField(prefix + name, "is nested too deeply"))
+            except ContractError as error:
+                errors.append(WrongField(prefix + name, str(error)))
         elif required:
             errors.append(WrongField(prefix + name, "this field is required"))
     if errors:

@@ -67,7 +67,7 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
         claims[position] = judging.Claim(
             meter=body.meter,
             series=body.series,
-            timestamp=body.timestamp.astimezone(dt.UTC),
+            timestamp=body.timestamp,
             value=value,
             collected=now,
             organization=body.organization,
@@ -115,7 +115,7 @@ async def push(
         NewReading(
             meter=body.meter,
             series=body.series,
-            timestamp=body.timestamp.astimezone(dt.UTC),
+            timestamp=body.timestamp,
             value=body.value,
             outcome=str(outcome),
         )

@@ -119,6 +119,8 @@ def query_of(request: HubRequest, known: Sequence[str]) -> dict[str, str]:
         Wrong: naming those that the list does not have.
     """
     query = dict(request.query_params.items())
+    if any("\0" in text for text in query.values()):
+        raise wrong("query", "the character NUL cannot be searched for")
     unknown = [WrongField(name, f"no such filter; there are {', '.join(known)}") for name in query if name not in known]
     if unknown:
         raise Wrong(*unknown)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import versions
 from hub.bodies import Body
+from hub.judging import FUTURE, OLDEST
 from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
@@ -108,13 +109,17 @@ async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.date
         checked_decimal(body.value)
     except ContractError as error:
         errors.append(WrongField("value", str(error)))
+    if not OLDEST <= body.timestamp <= now + FUTURE:
+        errors.append(
+            WrongField("timestamp", f"{body.timestamp.isoformat()} lies before 2000 or too far in the future")
+        )
     device = await session.get(MeterDevice, body.meter_device)
     series = await session.get(ReadingSeries, body.series)
     if device is None or device.organization != body.organization:
         errors.append(WrongField("meter_device", f"there is no meter {body.meter_device} in this organization"))
     if series is None or series.organization != body.organization:
         errors.append(WrongField("series", f"there is no series {body.series} in this organization"))
-    elif device is not None and not errors:
+    elif device is not None and device.organization == body.organization:
         allowed = await session.execute(
             select(config_series.c.series)
             .join(MeterDeviceType, MeterDeviceType.config == config_series.c.config)

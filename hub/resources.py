@@ -28,6 +28,7 @@ from hub.paging import Condition, Page, select_page
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
 from hub.state import Hub, HubRequest, hub_of
 
+_BEYOND_IDS = 2**63
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 Values = dict[str, Any]
 Gateways = Callable[[AsyncSession, uuid.UUID], Awaitable[set[uuid.UUID]]]
@@ -113,7 +114,8 @@ async def find(session: AsyncSession, resource: Resource, row_id: uuid.UUID | in
     Raises:
         NotFound: when there is none with this id.
     """
-    row = await session.get(resource.model, row_id, with_for_update=lock or None)
+    possible = not isinstance(row_id, int) or abs(row_id) < _BEYOND_IDS
+    row = await session.get(resource.model, row_id, with_for_update=lock or None) if possible else None
     if row is None:
         raise NotFound(f"there is no {resource.noun} {row_id}")
     return row

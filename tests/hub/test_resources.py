@@ -258,3 +258,32 @@ async def test_names_are_unique_where_they_name(rest: Rest) -> None:
     await rest.call("PATCH", f"/v1/metering/meter-devices/{fleet.meter}", {"name": "A"}, 409)
     gateway = {"organization": other.organization, "gateway_id": "gw-utility"}
     await rest.call("POST", "/v1/gateways", gateway, 409)
+
+
+async def test_no_input_is_too_strange_for_an_answer(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    meters = "/v1/metering/meter-devices"
+    for name in (rb"a\u0000b", rb"\ud800"):
+        answer = await rest.client.post(meters, content=b'{"name": "' + name + b'", "protocol": "lis-200"}')
+        assert answer.status_code in {400, 422}
+    kwargs = {"address": "2:300", "x": {"y": ["\0"]}}
+    assert "task_kwargs" in await rest.wrong_fields(
+        "PATCH", f"/v1/metering/amr-tasks/{fleet.task}", {"task_kwargs": kwargs}
+    )
+    assert (await rest.get(f"{meters}?name=a%00b", 422))["errors"]
+    for row_id in (2**63, 10**30, -1, 0):
+        await rest.get(f"/v1/metering/meter-readings/{row_id}", 404)
+        await rest.call("DELETE", f"/v1/metering/meter-readings/{row_id}", status=404)
+    body = {
+        "organization": fleet.organization,
+        "meter_device": fleet.meter,
+        "series": fleet.series,
+        "timestamp": "0001-01-01T00:00:00+14:00",
+        "value": "1",
+    }
+    for path in ("/v1/metering/meter-readings", "/v1/metering/meter-system-events"):
+        assert "timestamp" in await rest.wrong_fields("POST", path, body)
+    await rest.get("/v1/metering/meter-readings?start_time=0001-01-01T00:00:00%2B14:00", 422)
+    deep = "[" * 100_000 + "]" * 100_000
+    answer = await rest.client.patch(f"/v1/metering/amr-tasks/{fleet.task}", content=f'{{"task_kwargs": {deep}}}')
+    assert answer.status_code in {400, 422}
