@@ -22,6 +22,7 @@ from hub import models
 from hub.models import Gateway
 from hub.once import insert_once
 from protocol import commands
+from protocol.wire import MAX_BATCH_BYTES, ContractError, encode
 
 PENDING = "pending"
 """Written by REST, not yet published."""
@@ -93,6 +94,15 @@ async def claim_outgoing(
     for row, gateway_id, store_id in (await session.execute(statement)).all():
         if row.store_id is None:
             row.store_id = store_id
+        try:
+            message = _message(row, gateway_id, now)
+            size = len(encode(message))
+        except ContractError as error:
+            _fail(row, f"the command cannot be sent: {error}", now)
+            continue
+        if size > MAX_BATCH_BYTES:
+            _fail(row, f"the command has {size} bytes; at most {MAX_BATCH_BYTES} can be sent", now)
+            continue
         if row.cancel_requested:
             row.cancel_published_at = now
         else:
@@ -100,9 +110,14 @@ async def claim_outgoing(
             row.state = SENT
         row.updated_at = now
         left = max(1, int((row.expires_at - now).total_seconds()))
-        outgoing.append(Outgoing(gateway_id, _message(row, gateway_id, now), left))
+        outgoing.append(Outgoing(gateway_id, message, left))
     await session.flush()
     return outgoing
+
+
+def _fail(row: models.Command, cause: str, now: dt.datetime) -> None:
+    row.state, row.cause = commands.FAILED, cause
+    row.ended_at = row.updated_at = now
 
 
 async def give_back(session: AsyncSession, outgoing: Sequence[Outgoing], now: dt.datetime) -> None:
@@ -318,7 +333,7 @@ async def _record_invocations(
             "state": SENT,
             "cause": "",
             "origin": origin,
-            "expires_at": command.issued + dt.timedelta(seconds=command.ttl_seconds),
+            "expires_at": _later(command.issued, command.ttl_seconds),
             "store_id": command.store,
             "published_at": command.issued,
             "session": 0,
@@ -334,6 +349,13 @@ async def _record_invocations(
         for key, (origin, command) in sorted(direct.items())
     ]
     await insert_once(session, models.Command, rows, "id")
+
+
+def _later(instant: dt.datetime, seconds: int) -> dt.datetime:
+    try:
+        return instant + dt.timedelta(seconds=seconds)
+    except OverflowError:
+        return instant
 
 
 def document(value: Any) -> Any:  # noqa: ANN401 - whatever MessagePack had

@@ -300,10 +300,12 @@ async def _read_tasks(
 def _item(kind: str, name: str, make: Callable[[], _T]) -> _T | None:
     """Make an item; one that no agent could read is left out and logged, the rest of the plan goes on."""
     try:
-        return make()
+        item = make()
+        encode(cast("Any", item))
     except ContractError as error:
         _log.warning("plan_item_left_out", kind=kind, item=name, cause=str(error))
         return None
+    return item
 
 
 def _line(interface: NetworkInterface) -> plans.Line | None:

@@ -43,7 +43,7 @@ from protocol import reports
 from protocol.commands import Command
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
-from protocol.wire import ContractError, encode
+from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 
 GROUP_BYTES = 2 * 1024 * 1024
 GROUP_DELIVERIES = 200
@@ -351,19 +351,15 @@ class Relay:
             if rendered is None:
                 return
             topic = topic_for(rendered.gateway, Channel.PLAN)
-            payload = self._key.seal(topic, rendered.body)
             connection = self._connection
             if connection is None:
                 return
-            if len(payload) > connection.payload_bytes:
-                _log.error(
-                    "plan_too_large_for_broker",
-                    gateway=rendered.gateway,
-                    size=len(payload),
-                    limit=connection.payload_bytes,
-                    advice="raise the broker's maximum packet size",
-                )
+            size, limit = len(rendered.body) + ENVELOPE_BYTES, min(connection.payload_bytes, MAX_MESSAGE_BYTES)
+            if size > limit:
+                advice = "raise the broker's maximum packet size, or give some of its meters to another gateway"
+                _log.error("plan_too_large", gateway=rendered.gateway, size=size, limit=limit, advice=advice)
                 return
+            payload = self._key.seal(topic, rendered.body)
             try:
                 await connection.publish(topic, payload, retain=True)
             except ConnectionLostError as error:
@@ -399,13 +395,18 @@ class Relay:
         *,
         expiry: int | None = None,
     ) -> bool:
-        """Sign and publish; return whether the broker has it. Why it should be sent stands in the database."""
+        """Sign and publish; return whether there is nothing more to try now. Why it is sent stands in the database."""
         connection = self._connection
         topic = topic_for(gateway, channel)
         if connection is None:
             return False
+        payload = self._sealed(topic, message)
+        if len(payload) > connection.payload_bytes:
+            # The broker would end the connection, and all others' messages with it.
+            _log.error("too_large_for_broker", topic=topic, size=len(payload), limit=connection.payload_bytes)
+            return True
         try:
-            await connection.publish(topic, self._sealed(topic, message), expiry=expiry)
+            await connection.publish(topic, payload, expiry=expiry)
         except ConnectionLostError as error:
             _log.warning("not_published", topic=topic, cause=str(error))
             return False

@@ -26,7 +26,8 @@ MINUTE = dt.timedelta(minutes=1)
 
 
 async def add_command(engine: AsyncEngine, estate: Estate, **more: Any) -> uuid.UUID:  # noqa: ANN401 - fields of the row
-    values = {"state": dispatch.PENDING, "ttl_seconds": 60, "expires_at": NOW + MINUTE} | more
+    values = {"state": dispatch.PENDING, "ttl_seconds": 60, "expires_at": NOW + MINUTE}
+    values |= {"kwargs": {"address": "2:300"}} | more
     async with writing(engine) as session:
         row = models.Command(
             organization=estate.organization,
@@ -35,7 +36,6 @@ async def add_command(engine: AsyncEngine, estate: Estate, **more: Any) -> uuid.
             meter="M1",
             context="generic_lis200",
             call="read_single_value",
-            kwargs={"address": "2:300"},
             created_at=NOW,
             updated_at=NOW,
             **values,
@@ -198,3 +198,16 @@ async def test_updates_that_belong_to_nothing_are_set_aside(engine: AsyncEngine)
     assert left == {0: "unknown_command", 1: "unknown_command", 2: "unknown_state"}
     assert (await find(engine, foreign)).state == dispatch.SENT
     assert (await find(engine, known)).state == commands.DONE
+
+
+async def test_a_command_that_cannot_be_sent_ends_with_the_cause(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    await come_online(engine, estate)
+    endless = await add_command(engine, estate, kwargs={"address": "2:300", "more": "x" * 70_000})
+    beyond = await add_command(engine, estate, kwargs={"address": 2**70})
+    good = await add_command(engine, estate)
+    assert [one.command.id for one in await claim(engine)] == [good]
+    for key, words in ((endless, "at most 65536"), (beyond, "cannot be sent")):
+        row = await find(engine, key)
+        assert row.state == commands.FAILED
+        assert words in row.cause

@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models, plans
+from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import reading as looking
 from hub.database import writing
@@ -434,3 +435,28 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_without_a_receipt(
             assert not agent.received(large)
     finally:
         await relays.stop()
+
+
+async def test_the_embedded_broker_carries_all_of_it(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine, gateway_id=fresh_id())
+    waiting = command(estate)
+    async with writing(engine) as session:
+        session.add(waiting)
+    async with embedded_broker() as broker:
+        relays = Relays(engine, broker.url)
+        try:
+            await relays.start()
+            async with Agent(broker.port, estate.gateway_id) as agent:
+                await agent.say_online()
+                batch = agent.readings(*(reading(estate.meters["M1"], "1", at=n) for n in range(500)))
+                report = agent.rows(
+                    Channel.REPORT,
+                    [encode(CommandUpdate(uuid.uuid4(), waiting.id, "done", now(), session=2, sequence=1))],
+                )
+                await until(lambda: bool(agent.plans) and bool(agent.commands))
+                await agent.send(batch)
+                await agent.send(report)
+                await until(lambda: agent.received(batch) and agent.received(report))
+            assert (await one(engine, models.Command, id=waiting.id)).state == "done"
+        finally:
+            await relays.stop()
