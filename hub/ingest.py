@@ -16,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import bindparam
@@ -107,6 +108,20 @@ async def store_deliveries(
     for one in opened:
         _receipt(one, outcome)
     return outcome
+
+
+async def replay_row(engine: AsyncEngine, topic: str, row: bytes, now: dt.datetime) -> str:
+    """Store a single row that was set aside, its batch being stored already; return why it still cannot be, if so."""
+    parsed = parse_topic(topic)
+    async with writing(engine) as session:
+        gateway = (await read_gateways(session, [parsed.gateway])).get(parsed.gateway)
+        if gateway is None:
+            return f"there is no gateway {parsed.gateway!r}"
+        one = _Opened(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
+        _read_row(one, row)
+        await _store_readings(session, [one], now, Outcome())
+        await _store_reports(session, [one], now, Outcome())
+    return one.unreadable[0].reason if one.unreadable else ""
 
 
 def _verified(deliveries: Iterable[Delivery], outcome: Outcome) -> Iterable[tuple[Delivery, Topic, Signed | str]]:
@@ -217,15 +232,19 @@ def _read(one: _Opened, body: bytes | str) -> _Opened:
         _set_whole_aside(one, str(body))
         return one
     for row in one.batch.rows:
-        try:
-            if one.topic.channel is Channel.READINGS:
-                one.claims.append(_claim(decode(row, readings.NewMeterReading), one))
-            else:
-                one.told.append(reports.decode_report(row))
-                one.report_rows.append(bytes(row))
-        except ContractError as error:
-            _set_aside(one, bytes(row), str(error))
+        _read_row(one, row)
     return one
+
+
+def _read_row(one: _Opened, row: bytes | msgspec.Raw) -> None:
+    try:
+        if one.topic.channel is Channel.READINGS:
+            one.claims.append(_claim(decode(row, readings.NewMeterReading), one))
+        else:
+            one.told.append(reports.decode_report(row))
+            one.report_rows.append(bytes(row))
+    except ContractError as error:
+        _set_aside(one, bytes(row), str(error))
 
 
 def _set_whole_aside(one: _Opened, reason: str) -> None:

@@ -15,13 +15,13 @@ from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.database import reading
-from hub.ingest import Delivery, store_deliveries
+from hub.ingest import Delivery, replay_row, store_deliveries
 from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
 from hub.quarantine import ROW
 from hub.resources import LOOK, Resource, Values, changing, find, router_of, show
-from hub.state import HubRequest, hub_of
+from hub.state import Hub, HubRequest, hub_of
 from protocol.readings import BatchName, name_properties
 from protocol.reports import STORED
 from protocol.wire import ContractError, plain
@@ -91,25 +91,32 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
     """Store what can be read by now.
 
     Raises:
-        Conflict: when it still cannot be read, or is a single row of a batch.
+        Conflict: when it still cannot be stored, with the reason.
     """
     hub = hub_of(request)
     async with reading(hub.engine) as session:
         row = await find(session, RESOURCE, row_id)
-    if row.channel.endswith(ROW):
-        raise Conflict("this is a single row of a batch, the rest of which is stored; delete it when it is understood")
-    now = hub.clock.now()
-    delivery = Delivery(row.topic, row.payload, _properties(row), now)
-    outcome = await store_deliveries(hub.engine, [delivery], now, hub.settings.quarantine_rows)
-    if not any(said == STORED for _, _, said in outcome.receipts):
-        raise Conflict(f"the payload still cannot be stored: {row.reason}")
+    if row.replayed_at is not None:
+        raise Conflict("this was replayed already")
+    reason = await _store(hub, row)
+    if reason:
+        raise Conflict(f"this still cannot be stored: {reason}")
     async with changing(hub) as session:
         row = await find(session, RESOURCE, row_id, lock=True)
-        row.replayed_at = now
+        row.replayed_at = hub.clock.now()
         await session.flush()
         answer: Any = (await show(session, RESOURCE, [row]))[0]
     replayed: QuarantinedPayload = answer
     return replayed
+
+
+async def _store(hub: Hub, row: Row) -> str:
+    now = hub.clock.now()
+    if row.channel.endswith(ROW):
+        return await replay_row(hub.engine, row.topic, row.payload, now)
+    delivery = Delivery(row.topic, row.payload, _properties(row), now)
+    outcome = await store_deliveries(hub.engine, [delivery], now, hub.settings.quarantine_rows)
+    return "" if any(word == STORED for _, _, word in outcome.receipts) else row.reason
 
 
 router = router_of(RESOURCE, replay)
