@@ -8,9 +8,10 @@ reader that answers sooner than the minimum reaction time breaks the protocol; t
 
 Method: the meter's side measures (monotonic clock of the simulator's process), so neither reader marks its own work;
 by what the simulator hands over its last byte late counts as the meter's time, because no reader can do anything then.
-``ratio`` is the median session's, ``best`` the best one's: what a busy machine takes from its processes is in the first
-and mostly not in the second, which is therefore what is wanted to reach 0.98. Each reader speaks the session that it would in practice: ours with the archive's columns remembered, as at every poll
-but the first; the public client with ``rows`` left to the meter.
+``ratio`` is the median session's, ``best`` the best one's: what a busy machine takes from its processes is in the
+first and mostly not in the second, which is therefore what is wanted to reach 0.98. Each reader speaks the session
+that it would in practice: ours with the archive's columns remembered, as at every poll but the first; the public
+client with ten rows to a block, as its users ask for.
 """
 
 import argparse

@@ -74,7 +74,7 @@ async def test_a_meter_is_read_over_either_wire(
     [
         (["corrupt_bcc=0.3"], {}),
         (["parity_error=0.3"], {}),
-        (["drop_bytes=0.001"], {}),
+        (["drop_bytes=0.0004"], {}),
         (["nul_noise=1"], {}),
         (["ff_noise=0.5"], {}),
         (["line_noise=1"], {}),

@@ -1,0 +1,120 @@
+"""A readout against a meter that is a list: every row once, however often and wherever it is interrupted."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.readouts import Readout, doubt, rows_per_block
+from contexts.meters import Layout
+from protocol.iec62056 import lis200
+
+LAYOUT = Layout(("1:1F8", "3:A20", "1:400", "2:300"), ("GONr", "AONr", "Zeit", "Vn"), ("", "", "", "m3"))
+NO_NUMBERS = Layout(("", "", "1:400", "2:300"), LAYOUT.names, LAYOUT.units)
+REFUSES_NUMBERS = 101
+
+
+def archive(steps: Sequence[int]) -> list[lis200.Row]:
+    """Rows whose clock goes by these steps, forwards and backwards."""
+    rows: list[lis200.Row] = []
+    clock = 5000
+    for index, step in enumerate(steps):
+        clock = max(1000, min(9999, clock + step))
+        # Global numbers have gaps; what stands for the time is compared as text, like a time.
+        rows.append((str(95 + index * 3), str(8 + index), f"2025-{clock}", "1.5"))
+    return rows
+
+
+def answer(rows: Sequence[lis200.Row], argument: str) -> list[lis200.Row]:
+    """What a meter answers: every row whose column lies in the range, in the archive's order."""
+    asked = lis200.ArchiveRange.parse(argument)
+
+    def inside(text: str) -> bool:
+        if asked.position == 3:
+            return (not asked.start or text >= asked.start) and (not asked.end or text <= asked.end)
+        return (not asked.start or int(text) >= int(asked.start)) and (not asked.end or int(text) <= int(asked.end))
+
+    return [row for row in rows if inside(row[(asked.position or 1) - 1])]
+
+
+def read(
+    readout: Readout, rows: Sequence[lis200.Row], breaks: Sequence[bool], *, compares_numbers: bool = True
+) -> list[list[str]]:
+    got: list[list[str]] = []
+    turns = iter(breaks)
+    while not readout.over:
+        argument = readout.argument(2)
+        if not compares_numbers and lis200.ArchiveRange.parse(argument).position != 3:
+            assert readout.goes_on_after(REFUSES_NUMBERS, 3)
+            continue
+        left = answer(rows, argument)
+        if not left:
+            assert readout.goes_on_after(103, 3) or not got
+            break
+        while not readout.over:
+            block, left = left[:2], left[2:]
+            got += readout.take(block, last=not left)
+            if not readout.over and next(turns, False):
+                readout.interrupted()
+                break
+    return got
+
+
+steps = st.lists(st.integers(-300, 600), max_size=25)
+limits = st.one_of(st.just(""), st.integers(1000, 9999).map(lambda clock: f"2025-{clock}"))
+breaks = st.lists(st.booleans(), max_size=40)
+
+
+@given(steps=steps, start=limits, end=limits, breaks=breaks)
+def test_every_row_comes_once_whatever_the_clock_did(
+    steps: list[int], start: str, end: str, breaks: list[bool]
+) -> None:
+    rows = archive(steps)
+    wanted = [list(row) for row in answer(rows, f"3;{start};{end};2")]
+    got = read(Readout(3, 3, start, end, LAYOUT), rows, breaks)
+    if not end:
+        assert got == wanted
+    else:
+        # Asked by number, it stops at a block that is wholly behind the end: only a clock that was put forward over
+        # the end and back again can hide a row there.
+        assert got == wanted[: len(got)]
+
+
+@given(
+    steps=st.lists(st.integers(0, 600), max_size=25),
+    start=limits,
+    end=limits,
+    breaks=breaks,
+    layout=st.sampled_from((LAYOUT, NO_NUMBERS)),
+)
+def test_without_numbers_a_clock_that_only_went_forward_is_enough(
+    steps: list[int], start: str, end: str, breaks: list[bool], layout: Layout
+) -> None:
+    rows = archive(steps)
+    readout = Readout(3, 3, start, end, layout)
+    wanted = [list(row) for row in answer(rows, f"3;{start};{end};2")]
+    assert read(readout, rows, breaks, compares_numbers=False) == wanted
+
+
+@given(st.integers(50, 115_200), st.one_of(st.none(), st.integers(10, 400)), st.one_of(st.none(), st.integers(1, 40)))
+def test_a_block_is_never_longer_than_its_time_unless_it_is_one_row(
+    rate: int, length: int | None, columns: int | None
+) -> None:
+    rows = rows_per_block(3, rate, length, columns)
+    assert 1 <= rows <= 999
+    if length is not None and rows > 1:
+        assert rows * length * 10 / rate <= 3
+
+
+def test_what_does_not_hold_together_is_doubted() -> None:
+    good = archive([1, 2])
+    assert doubt(good, 3, 4) is None
+    assert doubt(good, 3, None) is None
+    assert "instead of 5" in str(doubt(good, 3, 5))
+    assert "instead of 4" in str(doubt([*good, good[0][:3]], 3, None))
+    assert "number of a row" in str(doubt([("1x", "2", "3", "4")], 3, 4))
+
+
+def test_an_overwritten_row_is_asked_around_a_bounded_number_of_times() -> None:
+    readout = Readout(3, 3, "", "", LAYOUT)
+    assert [readout.goes_on_after(109, 3) for _ in range(5)] == [True, True, True, False, False]
