@@ -208,10 +208,11 @@ class Agent:
         self._desk.roster = roster
         for line in roster.lines.values():
             self._keep_line(self._local(line))
+        self._scheduler.set_duties(roster.duties)
+        # Before lines go: what waits for one of them is taken back from it.
+        self._revise(roster)
         for line_id in self._lines.keys() - roster.lines.keys():
             self._retire(line_id)
-        self._scheduler.set_duties(roster.duties)
-        self._revise(roster)
 
     def _local(self, line: Line) -> Line:
         """Return the line with the endpoint that this gateway's settings give it."""

@@ -11,6 +11,7 @@ import pytest
 from agent.app import Agent
 from protocol.commands import Command
 from protocol.envelopes import SigningKey
+from protocol.plans import Device
 from protocol.readings import BatchName
 from protocol.topics import Channel
 from tests.parts.gateways import fast_clock, gateway_settings, meters, running
@@ -194,6 +195,33 @@ async def test_items_that_cannot_run_are_reported_and_the_rest_runs(
         assert problems.keys() == {str(strange.id), str(lost.id)}
         assert "fortnightly" in problems[str(strange.id)]
         assert {run.task for run in hub.runs()} == {good.id}
+
+
+async def test_a_new_plan_moves_meters_and_takes_lines_away(
+    broker: Mosquitto, gateway: str, tmp_path: pathlib.Path
+) -> None:
+    clock = fast_clock()
+    async with meters(clock) as endpoint, relay(broker.url, gateway) as hub:
+        task, dead, line = a_task(), a_line("socket://127.0.0.1:1", "dead"), a_line(endpoint)
+        device = a_device(dead, tasks=[task.id])
+        await hub.plan(1, lines=[dead], devices=[device], tasks=[task])
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
+            await hub.until(lambda: any(run.outcome == "failed" for run in hub.runs()))
+            assert "127.0.0.1:1" in hub.runs()[0].cause
+            waits = a_command(hub, delay_seconds=600_000, ttl_seconds=604_800)
+            await hub.command(waits)
+            await hub.until(lambda: hub.updates(waits.id))
+            # The same meter, on the line where it is; then no meter and no line at all.
+            moved = Device(device.id, device.name, line.id, device.timezone, device.address, None, device.tasks)
+            await hub.plan(2, lines=[line], devices=[moved], tasks=[task])
+            await hub.until(lambda: any(run.outcome == "done" for run in hub.runs()))
+            await hub.plan(3)
+            await hub.until(lambda: [update.state for update in hub.updates(waits.id)] == ["accepted", "cancelled"])
+            assert "revision 3" in hub.updates(waits.id)[-1].cause
+            await until(lambda: not agent.store.runs.open())
+            ended = len(hub.runs())
+            await asyncio.sleep(2)
+            assert len(hub.runs()) == ended
 
 
 async def test_batches_are_cut_to_the_broker_s_packets(gateway: str, tmp_path: pathlib.Path) -> None:
