@@ -20,6 +20,8 @@ import serial_asyncio_fast
 
 CONNECT_SECONDS = 10.0
 """How long a TCP endpoint may take to accept."""
+WRITE_SECONDS = 30.0
+"""How long a telegram may take to leave; a wake-up at 300 baud takes two."""
 CLOSE_SECONDS = 2.0
 """How long a port may take to close before it is left to the kernel."""
 CHUNK = 4096
@@ -96,11 +98,19 @@ class _StreamLink:
 
     async def write(self, data: bytes) -> None:
         with _mapped(self._endpoint):
-            self._writer.write(data)
-            await self._writer.drain()
-            if self._port is not None:
-                # tcdrain blocks until the last bit has left, so it must not hold up the other lines.
-                await asyncio.to_thread(self._port.flush)
+            try:
+                async with asyncio.timeout(WRITE_SECONDS) as scope:
+                    self._writer.write(data)
+                    await self._writer.drain()
+                    if self._port is not None:
+                        # tcdrain blocks until the last bit has left, so it must not hold up the other lines.
+                        await asyncio.to_thread(self._port.flush)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                if self._port is not None:
+                    self._port.reset_output_buffer()  # lets the waiting thread go
+                raise LinkError(self._endpoint, "bytes do not leave; check cable, adapter and flow control") from None
 
     async def set_rate(self, baud: int) -> None:
         if self._port is not None:
