@@ -43,11 +43,15 @@ class SingleTask:
 
 @dataclasses.dataclass
 class Comparison:
-    """The figures of the comparison; the promise holds when missing, duplicates and wrong are 0."""
+    """The figures of the comparison; the promise holds when missing, duplicates and wrong are 0.
+
+    ``missing_singles`` is the part of ``missing`` that are single values.
+    """
 
     expected: int = 0
     stored: int = 0
     missing: int = 0
+    missing_singles: int = 0
     duplicates: int = 0
     wrong: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
@@ -119,6 +123,7 @@ def compare(tasks: Iterable[ArchiveTask | SingleTask], truth: Truth, readings: I
     left = judge_values(figures, truth, stored)
     for meter_and_series in sorted(served):
         figures.missing += left[meter_and_series].total()
+        figures.missing_singles += left[meter_and_series].total()
         if left[meter_and_series].total():
             figures.complain(f"missing single values of {meter_and_series}: {left[meter_and_series]}")
     return figures

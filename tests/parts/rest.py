@@ -120,7 +120,8 @@ TASK = {
 
 
 @functools.cache
-def _application() -> Litestar:
+def application() -> Litestar:
+    """Return the application; the hub behind it is put into its state."""
     return create_app(Hub(Settings("sqlite://"), create_engine("sqlite:///never-opened.db"), Clock()))
 
 
@@ -132,7 +133,7 @@ async def rest(engine: AsyncEngine, database_url: str) -> AsyncIterator[Rest]:
     async with writing(engine) as session:
         key = await create_token(session, "test", clock.now())
     # Making the application takes longer than most tests: it is the same for all, but for its hub.
-    app = _application()
+    app = application()
     app.state.hub = hub
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     headers = {"Authorization": f"Token {key}"}
