@@ -212,10 +212,12 @@ async def wait_for_end(hub: Hub, command: uuid.UUID, seconds: float) -> Command:
     """Return the command when it has ended, or as it stands after so many real seconds."""
     until_then = hub.clock.monotonic() + seconds
     pause = _POLL_SECONDS
-    while not (found := await look(hub, command)).final and hub.clock.monotonic() < until_then:
+    while True:
+        found = await look(hub, command)
+        if found.final or hub.clock.monotonic() >= until_then or hub.stopping.is_set():
+            return found
         await asyncio.sleep(min(pause, max(0.0, until_then - hub.clock.monotonic())))
         pause = min(0.5, pause * 1.1)
-    return found
 
 
 @post("/invoke", summary="Invoke a call now, without an AMR task")

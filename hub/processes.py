@@ -96,6 +96,7 @@ async def _together(
         announcing = group.create_task(_announce(hub, server, rest), name="announcement")
         await stop.wait()
         _log.info("stopping")
+        hub.stopping.set()
         if server is not None:
             server.should_exit = True
         if serving is not None:

@@ -59,6 +59,11 @@ async def test_waiting_ends_with_the_command_or_the_time(rest: Rest) -> None:
     await asyncio.sleep(0.2)
     await end(rest, answer["command"], "done")
     assert (await asyncio.wait_for(waiting, 5))["state"] == "done"
+    answer = await rest.call("POST", INVOKE, asked(fleet), 201)
+    waiting = asyncio.create_task(rest.get(f"{answer['command_url']}?wait=30"))
+    await asyncio.sleep(0.2)
+    rest.hub.stopping.set()
+    assert (await asyncio.wait_for(waiting, 5))["state"] == "pending", "a hub that ends answers as it stands"
     for wait in ("61", "-1", "x", "1.5"):
         await rest.get(f"{answer['command_url']}?wait={wait}", 422)
     await rest.get(f"/v1/commands/{uuid.uuid4()}?wait=5", 404)
