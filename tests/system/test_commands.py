@@ -165,6 +165,8 @@ async def test_a_stranger_invokes_with_the_hub_stopped(database_url: str, tmp_pa
         opened.wait_for("the invocation in the hub", lambda: opened.hub.get(done)["count"] == 1)
         recorded = opened.hub.get(f"/v1/commands/{command_id}")
         assert recorded["origin"] == "head-end"
-        readings = opened.hub.all("/v1/metering/meter-readings", series=opened.series["4:302"])
-        assert value in {row["value"] for row in readings}
+        path, series = "/v1/metering/meter-readings", opened.series["4:302"]
+        opened.wait_for(
+            "its reading in the hub", lambda: value in {row["value"] for row in opened.hub.all(path, series=series)}
+        )
         opened.finish(begun + dt.timedelta(minutes=15), ("Heating plant", "2:300"), ("Heating plant", "4:302"))
