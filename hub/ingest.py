@@ -4,7 +4,8 @@ Rules:
 - Nothing is receipted that is not committed. A batch is never judged by its name: its rows are stored by what they say.
 - One strange row costs one row: rows that cannot be read go into quarantine by themselves, readings that cannot be
   readings yet are staged with the reason. Batches that cannot be read go into quarantine as they came and are receipted
-  as quarantined, by the name in the user properties.
+  as quarantined, by the name in the user properties: only if the gateway has signed them, because these names are not
+  signed, and a stranger's would have the gateway forget rows that are nowhere else. A payload stands for one name.
 - A forged envelope, or one by another key than the gateway's pinned one, is dropped without a receipt and logged; so is
   everything of a gateway that the hub does not know: its agent keeps it until the gateway is created.
 - Locks are taken in one order by all relays: gateways to pin, batches, readings, staged, quarantine, reports.
@@ -14,7 +15,7 @@ import dataclasses
 import datetime as dt
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -43,6 +44,7 @@ TOO_LARGE = "too_large"
 QUARANTINE_FULL = "quarantine_full"
 QUARANTINED_ROWS = "quarantined_rows"
 QUARANTINED_BATCHES = "quarantined_batches"
+RENAMED = "renamed"
 STAGED = "staged"
 
 _log = structlog.get_logger(__name__)
@@ -222,14 +224,14 @@ def _warn_wrong_key(gateway: KnownGateway, key: bytes) -> None:
 
 
 def _read(one: _Opened, body: bytes | str) -> _Opened:
-    """Take a batch apart, row by row; what cannot be read is noted."""
-    if isinstance(body, bytes):
-        try:
-            one.batch = readings.checked_batch(body)
-        except ContractError as error:
-            body = str(error)
-    if one.batch is None:
-        _set_whole_aside(one, str(body))
+    """Take a batch apart, row by row; what cannot be read is noted. ``body`` is text where there is no envelope."""
+    if isinstance(body, str):
+        _set_whole_aside(one, body, signed=False)
+        return one
+    try:
+        one.batch = readings.checked_batch(body)
+    except ContractError as error:
+        _set_whole_aside(one, str(error), signed=True)
         return one
     for row in one.batch.rows:
         _read_row(one, row)
@@ -247,14 +249,14 @@ def _read_row(one: _Opened, row: bytes | msgspec.Raw) -> None:
         _set_aside(one, bytes(row), str(error))
 
 
-def _set_whole_aside(one: _Opened, reason: str) -> None:
+def _set_whole_aside(one: _Opened, reason: str, *, signed: bool) -> None:
     try:
-        name = readings.name_from_properties(one.delivery.properties)
+        name = readings.name_from_properties(one.delivery.properties) if signed else None
     except ContractError:
         name = None
     payload = one.delivery.payload
     one.unreadable.append(
-        Unreadable(one.topic.gateway, one.topic.channel.value, one.delivery.topic, payload, reason, name)
+        Unreadable(one.topic.gateway, one.topic.channel.value, one.delivery.topic, payload, reason, name, signed)
     )
 
 
@@ -290,7 +292,10 @@ def _claim(reading: readings.NewMeterReading, one: _Opened) -> Claim:
 async def _keep_if_room(
     session: AsyncSession, opened: list[_Opened], outcome: Outcome, quarantine_rows: int
 ) -> list[_Opened]:
-    """Leave out, unstored and without a receipt, deliveries with something unreadable that has no room any more."""
+    """Leave out, unstored and without a receipt, deliveries with something unreadable that has no room any more.
+
+    So are payloads that are kept already, under another name.
+    """
     unreadable = [item for one in opened for item in one.unreadable]
     if not unreadable:
         return opened
@@ -304,7 +309,16 @@ async def _keep_if_room(
             _log.warning(
                 "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
             )
-    return kept
+    return [one for one in kept if not _renamed(one, room, outcome)]
+
+
+def _renamed(one: _Opened, room: Mapping[bytes, BatchName | None], outcome: Outcome) -> bool:
+    """Whether a whole payload is kept under another name than it has now."""
+    if one.batch is not None or room[one.unreadable[0].identity] == one.unreadable[0].name:
+        return False
+    outcome.counts[RENAMED] += 1
+    _log.warning("delivery_dropped", gateway=one.topic.gateway, cause="it is in quarantine under another name")
+    return True
 
 
 async def _note_batches(session: AsyncSession, opened: list[_Opened], now: dt.datetime) -> None:

@@ -2,7 +2,8 @@
 
 Whole payloads stand here (``channel`` is the channel of their topic) and single rows of batches that otherwise could
 be read (``channel`` is ``readings-row`` or ``report-row``; the batch's name stands beside them). A repeated delivery is
-quarantined once. When the quarantine is full nothing that belongs into it is receipted: the gateway keeps it.
+quarantined once. When the quarantine is full nothing that belongs into it is receipted: the gateway keeps it. What is
+no envelope at all may be anybody's: it is kept for people to see, without a name, and has half of the room at most.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ ROW = "-row"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A payload or row that could not be read; ``gateway`` is the topic's word."""
+    """A payload or row that could not be read; ``gateway`` is the topic's word, or the signer if it is ``signed``."""
 
     gateway: str
     channel: str
@@ -31,6 +32,7 @@ class Unreadable:
     payload: bytes
     reason: str
     name: BatchName | None = None
+    signed: bool = True
 
     @property
     def identity(self) -> bytes:
@@ -60,15 +62,33 @@ async def quarantine(session: AsyncSession, unreadable: Sequence[Unreadable], no
     await insert_once(session, Quarantined, rows, "identity")
 
 
-async def admitted(session: AsyncSession, unreadable: Sequence[Unreadable], limit: int) -> set[bytes]:
-    """Return the identities that may be kept: those that are already, and new ones while there are fewer than limit."""
+async def admitted(
+    session: AsyncSession, unreadable: Sequence[Unreadable], limit: int
+) -> dict[bytes, BatchName | None]:
+    """Return what may be kept, by identity: what is kept already, and new payloads while there are fewer than limit.
+
+    The names are those under which they were kept first: user properties are not signed, so a payload that the gateway
+    did sign must not come again under the name of another batch.
+    """
     if not unreadable:
-        return set()
-    wanted = [item.identity for item in unreadable]
-    known = set((await session.scalars(sa.select(Quarantined.identity).where(Quarantined.identity.in_(wanted)))).all())
-    room = max(0, limit - await quarantined_count(session))
-    new = [identity for identity in dict.fromkeys(wanted) if identity not in known]
-    return known | set(new[:room])
+        return {}
+    kept = await session.scalars(
+        sa.select(Quarantined).where(Quarantined.identity.in_([item.identity for item in unreadable]))
+    )
+    names = {row.identity: name_of(row) for row in kept}
+    count = await quarantined_count(session)
+    for item in sorted(unreadable, key=lambda item: not item.signed):
+        if item.identity not in names and count < (limit if item.signed else limit // 2):
+            names[item.identity] = item.name
+            count += 1
+    return names
+
+
+def name_of(row: Quarantined) -> BatchName | None:
+    """Return the name of the batch that it is, or was a row of; None where it has none."""
+    if row.store is None or row.first is None or row.last is None or row.digest is None:
+        return None
+    return BatchName(row.store, row.first, row.last, row.digest)
 
 
 async def quarantined_count(session: AsyncSession) -> int:

@@ -19,10 +19,10 @@ from hub.ingest import Delivery, replay_row, store_deliveries
 from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
-from hub.quarantine import ROW
+from hub.quarantine import ROW, name_of
 from hub.resources import LOOK, Resource, Values, changing, find, router_of, show
 from hub.state import Hub, HubRequest, hub_of
-from protocol.readings import BatchName, name_properties
+from protocol.readings import name_properties
 from protocol.reports import STORED
 from protocol.wire import ContractError, plain
 
@@ -80,12 +80,6 @@ RESOURCE = Resource(
 )
 
 
-def _properties(row: Row) -> tuple[tuple[str, str], ...]:
-    if row.store is None or row.first is None or row.last is None or row.digest is None:
-        return ()
-    return tuple(name_properties(BatchName(row.store, row.first, row.last, row.digest)))
-
-
 @post("/{row_id:int}/replay", status_code=HTTP_200_OK, summary="Take a quarantined payload through ingestion again")
 async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPayload:
     """Store what can be read by now.
@@ -114,7 +108,8 @@ async def _store(hub: Hub, row: Row) -> str:
     now = hub.clock.now()
     if row.channel.endswith(ROW):
         return await replay_row(hub.engine, row.topic, row.payload, now)
-    delivery = Delivery(row.topic, row.payload, _properties(row), now)
+    name = name_of(row)
+    delivery = Delivery(row.topic, row.payload, tuple(name_properties(name) if name else ()), now)
     outcome = await store_deliveries(hub.engine, [delivery], now, hub.settings.quarantine_rows)
     return "" if any(word == STORED for _, _, word in outcome.receipts) else row.reason
 

@@ -219,6 +219,38 @@ async def test_a_batch_that_cannot_be_read_is_quarantined_and_receipted_by_its_n
     assert {row.payload for row in await rows(engine, models.Quarantined)} == {unreadable.payload, b"nobody knows"}
 
 
+async def test_the_hubs_word_is_only_for_what_the_gateway_has_signed(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    voice = GatewayVoice()
+    await ingest(engine, voice.readings(reading(estate.meters["M1"], "1")))
+    # A stranger on the broker knows the name of a batch that waits, and would have the gateway forget it.
+    waiting = voice.readings(reading(estate.meters["M1"], "2", at=5))
+    stranger = dataclasses.replace(waiting, payload=b"not an envelope at all")
+    outcome = await ingest(engine, stranger)
+    assert not outcome.receipts
+    (aside,) = await rows(engine, models.Quarantined)
+    assert (aside.payload, aside.store) == (stranger.payload, None)
+    # The same with what the gateway did sign, long ago: its payload stands for one name only.
+    unreadable = dataclasses.replace(waiting, payload=voice.key.seal(waiting.topic, b"\xc1 not a batch"))
+    assert receipted(await ingest(engine, unreadable), QUARANTINED) == 1
+    other = voice.readings(reading(estate.meters["M1"], "3", at=6))
+    renamed = dataclasses.replace(unreadable, properties=other.properties)
+    assert not (await ingest(engine, renamed)).receipts
+    assert receipted(await ingest(engine, renamed, unreadable), QUARANTINED) == 1
+
+
+async def test_strangers_leave_room_in_the_quarantine_for_what_is_signed(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    voice = GatewayVoice()
+    true = voice.readings(reading(estate.meters["M1"], "1"))
+    flood = [dataclasses.replace(true, payload=b"noise %d" % n) for n in range(9)]
+    outcome = await ingest(engine, *flood, quarantine_rows=4)
+    assert outcome.counts["quarantine_full"] == 7
+    strange = [voice.rows(Channel.READINGS, [bytes([n])]) for n in range(2)]
+    assert receipted(await ingest(engine, *flood, *strange, quarantine_rows=4)) == 2
+    assert len(await rows(engine, models.Quarantined)) == 4
+
+
 async def test_when_the_quarantine_is_full_nothing_unreadable_is_receipted(engine: AsyncEngine) -> None:
     estate = await make_estate(engine)
     voice = GatewayVoice()

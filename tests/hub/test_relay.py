@@ -201,7 +201,8 @@ async def test_a_batch_is_receipted_when_it_is_committed(
     async with Agent(broker.port, estate.gateway_id) as agent:
         await relays.start()
         good = agent.readings(*(reading(estate.meters["M1"], "1", at=n) for n in range(50)))
-        odd = dataclasses.replace(agent.readings(reading(None, "1")), payload=b"not even an envelope")
+        odd = agent.readings(reading(None, "1"))
+        odd = dataclasses.replace(odd, payload=agent.key.seal(odd.topic, b"not a batch"))
         await agent.send(odd)
         await agent.send(good)
         await until(lambda: agent.received(good) and agent.received(odd))
