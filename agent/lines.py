@@ -41,6 +41,8 @@ from protocol import reports
 from protocol.iec62056 import Parity
 from protocol.plans import Line
 
+CLOCK_AGE = 3600.0
+"""Real seconds for which a meter's clock offset, once read with an archive, stands for all of its readings."""
 LONGEST_WAIT = 60.0
 """Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
 _FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -113,6 +115,8 @@ class LineWorker:
         self._executing: list[_Current] = []
         self._silent: dict[uuid.UUID, _Silence] = {}
         self._learned = Learned()
+        # By meter: its clock's offset in seconds (None: it shows no clock), and when it was asked (monotonic).
+        self._offsets: dict[uuid.UUID, tuple[float | None, float]] = {}
         self._link: Link | None = None
         self._wake = asyncio.Event()
 
@@ -309,7 +313,14 @@ class LineWorker:
         kwargs = check_call(run.context, run.call, run.kwargs)
         now = self._clock.now()
         moment = Moment(now=now, reference=run.tick or now, since=run.since, clock_believed=self._clock_believed())
-        return await find_call(run.context, run.call).run(session, moment, kwargs)
+        call = find_call(run.context, run.call)
+        if call.archive and not self._offset_is_known(run.device.id):
+            # Rows bear the meter's own time: how far that was off belongs to where they come from.
+            self._offsets[run.device.id] = (await session.clock_offset(), self._clock.monotonic())
+        return await call.run(session, moment, kwargs)
+
+    def _offset_is_known(self, device: uuid.UUID) -> bool:
+        return device in self._offsets and self._clock.monotonic() - self._offsets[device][1] < CLOCK_AGE
 
     def _refused(self, run: Run) -> bool:
         """End a run that no meter need be asked about; whether it was one."""
@@ -331,7 +342,8 @@ class LineWorker:
 
     def _end(self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None) -> None:
         started = self._started.pop(run.id, None)
-        self._on_result(RunResult(run, outcome, cause, started, self._clock.now(), answer, moved))
+        offset = self._offsets[run.device.id][0] if self._offset_is_known(run.device.id) else None
+        self._on_result(RunResult(run, outcome, cause, started, self._clock.now(), answer, moved, offset))
 
     def _fail_due(self, error: Exception, *, device: uuid.UUID | None = None, commands: bool) -> None:
         """End what was due when its session or line could not be opened: one attempt stands for all of it."""

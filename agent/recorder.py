@@ -117,6 +117,7 @@ def _reading(result: RunResult, value: Value) -> NewMeterReading:
         device=result.run.device.id,
         collected=result.ended,
         provenance=FROM_GATEWAY if value.timestamp is None else FROM_METER,
+        clock_offset=result.clock_offset,
         run=result.run.id,
     )
 

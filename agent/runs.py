@@ -56,6 +56,7 @@ class RunResult:
         answer: What the call brought; None if it failed as a whole. A run that failed because some rows were damaged
             still has an answer, and what that holds counts.
         line_bytes: Bytes that the run moved on the line, both directions, its share of the session included.
+        clock_offset: Seconds that the meter's clock was ahead of the gateway's when last asked; None if not known.
     """
 
     run: Run
@@ -65,6 +66,7 @@ class RunResult:
     ended: dt.datetime
     answer: Answer | None = None
     line_bytes: int = 0
+    clock_offset: float | None = None
 
 
 class LineMemory(Protocol):

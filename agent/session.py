@@ -23,12 +23,14 @@ from agent.readouts import Readout, doubt, rows_per_block
 from agent.runs import LineMemory
 from agent.settings import MeterPassword
 from contexts.calls import CallError
+from contexts.lis200_times import nearest
 from contexts.meters import Held, Layout
 from protocol import iec62056
 from protocol.iec62056 import codes, lis200
 from protocol.plans import Device, Line
 
 SERIAL_NUMBER = "1:180.0"
+CLOCK = "1:400.0"
 LOCK_STATE, LOCK_CODE = "170.0", "171.0"
 """Objects of a lock; its number is the instance. Writing 171 to an *open* lock changes its code. Fact sheet 2.4."""
 CLOSED, CLOSE = "0", "0"
@@ -235,6 +237,16 @@ class Session:
         """Read the number that the meter gives itself."""
         groups = await self.read(SERIAL_NUMBER)
         return lis200.decode_text(groups[0]).strip() if groups else ""
+
+    async def clock_offset(self) -> float | None:
+        """Seconds that the meter's clock is ahead of the gateway's; None where it does not show its clock."""
+        try:
+            groups = await self.read(CLOCK)
+            now = self._now()
+            shown = nearest(self._zone, lis200.parse_datetime(groups[0] if groups else ""), now)
+        except ANSWERS:
+            return None
+        return round((shown - now).total_seconds(), 3)
 
     async def begin(self) -> None:
         """Open the conversation: identification, rate, P0, the right meter, the lock.

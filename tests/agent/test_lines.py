@@ -333,3 +333,17 @@ async def test_a_new_plan_moves_the_line_between_runs() -> None:
             result = await site.result_of(site.read(device, "1:180"))
             assert result.answer is not None
             assert result.answer.result["text"] == "4720"
+
+
+async def test_an_archives_readings_know_how_far_the_meters_clock_was_off(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "log"
+    bus = virtual_bus("1:4011220:EK280", seed=7, history_days=1, drift=42, log=log)
+    async with serve_tcp(bus) as endpoint, working(line_at(endpoint)) as site:
+        device = device_on(site.line)
+        before = await site.result_of(site.read(device))
+        archive = await site.result_of(site.read_archive(device))
+        again = await site.result_of(site.read_archive(device))
+    assert before.clock_offset is None, "a single value does not pay for the clock"
+    assert archive.clock_offset == pytest.approx(42, abs=2)
+    assert again.clock_offset == archive.clock_offset
+    assert heard(log).count(b"1:400.0(1)") == 1
