@@ -57,24 +57,36 @@ async def store_reports(
 async def _note_applied(
     session: AsyncSession, gateway: uuid.UUID, report: reports.PlanApplied, now: dt.datetime
 ) -> None:
+    """Note what a gateway runs, unless something newer is known; and what of that plan it cannot run.
+
+    A life sign names plan and state as well and may overtake the report, but only the report has the problems: they are
+    taken whenever they are those of the plan that is known to run.
+    """
     table = models.Gateway
+    problems = [msgspec.structs.asdict(problem) for problem in report.problems]
+    newer = sa.or_(
+        table.applied_session < report.session,
+        sa.and_(table.applied_session == report.session, table.applied_sequence < report.sequence),
+    )
+    same_plan = sa.and_(table.applied_revision == report.revision, table.applied_digest == report.digest)
     await session.execute(
         sa.update(table)
-        .where(
-            table.id == gateway,
-            sa.or_(
-                table.applied_session < report.session,
-                sa.and_(table.applied_session == report.session, table.applied_sequence < report.sequence),
-            ),
-        )
+        .where(table.id == gateway, sa.not_(newer), same_plan)
+        .values(applied_problems=problems, updated_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    await session.execute(
+        sa.update(table)
+        .where(table.id == gateway, newer)
         .values(
             applied_revision=report.revision,
             applied_digest=report.digest,
-            applied_problems=[msgspec.structs.asdict(problem) for problem in report.problems],
+            applied_problems=problems,
             applied_session=report.session,
             applied_sequence=report.sequence,
             updated_at=now,
         )
+        .execution_options(synchronize_session=False)
     )
 
 

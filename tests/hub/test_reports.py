@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import models
 from hub.database import reading as looking
 from hub.ingest import store_deliveries
+from hub.lifesigns import note_life_sign
 from protocol import reports
 from protocol.plans import Problem
 from protocol.topics import Channel
@@ -59,6 +60,25 @@ async def test_an_older_plan_applied_never_overwrites_a_newer_one(engine: AsyncE
         await store_deliveries(engine, [voice.rows(Channel.REPORT, [encode(one)])], NOW, 10)
     (gateway,) = await rows(engine, models.Gateway)
     assert (gateway.applied_revision, gateway.applied_digest) == (5, b"5" * 16)
+    assert gateway.applied_problems == [{"kind": "task", "item": "t", "text": "no such context"}]
+
+
+async def test_the_problems_of_a_plan_come_through_after_a_life_sign_that_names_it(engine: AsyncEngine) -> None:
+    await make_estate(engine)
+    voice = GatewayVoice()
+    problem = Problem("task", "t", "no such context")
+    applied = reports.PlanApplied(uuid.uuid4(), 5, b"5" * 16, NOW, 3, 1, [problem])
+    # The life sign overtakes the report; meanwhile the agent has even told something else.
+    sign = reports.Online(
+        "gw-1", online=True, session=4, store=voice.store, software="test", at=NOW,
+        plan_revision=5, plan_digest=b"5" * 16, sequence=2,
+    )  # fmt: skip
+    await note_life_sign(engine, sign, voice.key.public, NOW, retained=False)
+    other = reports.PlanApplied(uuid.uuid4(), 4, b"4" * 16, NOW, 2, 9, [Problem("line", "l", "an old one")])
+    for one in (applied, other):
+        await store_deliveries(engine, [voice.rows(Channel.REPORT, [encode(one)])], NOW, 10)
+    (gateway,) = await rows(engine, models.Gateway)
+    assert (gateway.applied_session, gateway.applied_sequence) == (4, 2)
     assert gateway.applied_problems == [{"kind": "task", "item": "t", "text": "no such context"}]
 
 
