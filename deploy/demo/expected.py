@@ -12,6 +12,7 @@ import datetime as dt
 import decimal
 import json
 import pathlib
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from typing import Any
 
 TOTALS = {"200", "201", "202", "203", "300", "301", "302"}
 """Objects whose series is their address, whichever archive they come from."""
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 Key = tuple[str, str, dt.datetime]
 
@@ -85,7 +88,9 @@ class Truth:
         for line in lines:
             name = meters[line["serial"]]
             if "single" in line:
-                self.singles[name, line["single"]].append(decimal.Decimal(line["value"]))
+                # Clocks and texts that were asked for are no readings.
+                if NUMBER.fullmatch(line["value"]):
+                    self.singles[name, line["single"]].append(decimal.Decimal(line["value"]))
                 continue
             for source, value in line["values"].items():
                 key = (name, series_of(source, line["archive"]), instant(line["timestamp"]))

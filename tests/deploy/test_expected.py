@@ -28,6 +28,7 @@ TRUTH: list[dict[str, Any]] = [
         for hour in range(6)
     ),
     {"serial": "77", "single": "2:300", "value": "9.25", "at": "2026-03-01T03:10:00Z"},
+    {"serial": "77", "single": "1:400", "value": "2026-03-01,04:10:00", "at": "2026-03-01T03:10:00Z"},
 ]
 READINGS = [
     *(
