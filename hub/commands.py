@@ -25,7 +25,7 @@ from hub.models import Command as Row
 from hub.models import CommandUpdate, Gateway, MeterDevice, NetworkInterface
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
 from hub.problems import Conflict, NotFound, Wrong, WrongField
-from hub.resources import Resource, Values, changing, find, router_of, show
+from hub.resources import Resource, Values, changing, find, in_transaction, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS
 
@@ -224,8 +224,7 @@ async def wait_for_end(hub: Hub, command: uuid.UUID, seconds: float) -> Command:
 async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
     """Write a command for the gateway that polls the meter."""
     hub = hub_of(request)
-    async with changing(hub) as session:
-        row = await order(session, data, hub.clock.now())
+    row = await in_transaction(hub, lambda session: order(session, data, hub.clock.now()))
     return Invocation(
         meter_device=data.meter_device,
         meter_execution_type=row.context,

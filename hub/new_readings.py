@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import judging, staging, versions
 from hub.bodies import Body
 from hub.problems import Wrong, WrongField
-from hub.resources import changing
+from hub.resources import in_transaction
 from hub.state import HubRequest, hub_of
 from protocol.wire import ContractError, Instant, checked_decimal
 
@@ -94,6 +94,21 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
     return outcomes
 
 
+async def _take_all(
+    session: AsyncSession, data: NewReadingBody | list[NewReadingBody], now: dt.datetime
+) -> list[str | WrongField]:
+    outcomes = await take(session, data if isinstance(data, list) else [data], now)
+    prefix = "{}." if isinstance(data, list) else ""
+    wrong = [
+        WrongField(prefix.format(position) + outcome.field, outcome.text)
+        for position, outcome in enumerate(outcomes)
+        if isinstance(outcome, WrongField)
+    ]
+    if wrong:
+        raise Wrong(*wrong)
+    return outcomes
+
+
 @post("/", summary="Push readings by names")
 async def push(
     request: HubRequest, data: JSONBody[NewReadingBody | list[NewReadingBody]]
@@ -101,16 +116,7 @@ async def push(
     """Take one reading or a list of them."""
     given = data if isinstance(data, list) else [data]
     hub = hub_of(request)
-    async with changing(hub) as session:
-        outcomes = await take(session, given, hub.clock.now())
-        prefix = "{}." if isinstance(data, list) else ""
-        wrong = [
-            WrongField(prefix.format(position) + outcome.field, outcome.text)
-            for position, outcome in enumerate(outcomes)
-            if isinstance(outcome, WrongField)
-        ]
-        if wrong:
-            raise Wrong(*wrong)
+    outcomes = await in_transaction(hub, lambda session: _take_all(session, data, hub.clock.now()))
     taken = [
         NewReading(
             meter=body.meter,

@@ -2,8 +2,9 @@
 
 Rules:
 - An edit and the raised desired revisions of the gateways that it changes are one transaction, in the order of gateway
-  ids, so that two edits wait for each other and form no ring. An edit that changes nothing raises nothing: what counts
-  is the digest of the content, without revision and time.
+  ids. Edits of what plans are made of go one after the other (``one_at_a_time``): of two that cross, a meter that
+  leaves a line and the line that moves to another gateway, neither would see what the other makes of the plans.
+- An edit that changes nothing raises nothing: what counts is the digest of the content, without revision and time.
 - A document is a pure function of the database: rendered again for the same revision it has the same bytes, whichever
   relay does it, so the digest that an agent reports can be compared.
 - Every gateway that a meter ever stood on the plan of is remembered (``device_gateways``): a backlog of its old gateway
@@ -42,6 +43,9 @@ from protocol.envelopes import ENVELOPE_BYTES
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 
 _T = TypeVar("_T")
+_EDITS = 0x6D706C6E
+"""PostgreSQL advisory lock: one transaction edits plans at a time."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -150,6 +154,15 @@ async def _gateways(session: AsyncSession, meters: sa.ColumnElement[bool]) -> se
         .distinct()
     )
     return {gateway for gateway in (await session.scalars(statement)).all() if gateway is not None}
+
+
+async def one_at_a_time(session: AsyncSession) -> None:
+    """Wait until no other transaction edits what plans are made of; call it first, before anything is read.
+
+    On SQLite the transaction itself is that lock: it begins IMMEDIATE.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(sa.text(f"SELECT pg_advisory_xact_lock({_EDITS})"))
 
 
 async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], now: dt.datetime) -> list[str]:

@@ -4,7 +4,6 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from litestar import post
@@ -19,7 +18,7 @@ from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersi
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField
-from hub.resources import EVERYTHING, Resource, Values, changing, router_of, show
+from hub.resources import EVERYTHING, Resource, Values, in_transaction, router_of, show
 from hub.state import HubRequest, hub_of
 from protocol.wire import ContractError, Instant, checked_decimal
 
@@ -173,11 +172,13 @@ RESOURCE = Resource(
 async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody]) -> MeterReadings:
     """Store a reading of a meter."""
     hub = hub_of(request)
-    async with changing(hub) as session:
+
+    async def work(session: AsyncSession) -> MeterReadings:
         row = await store_one(session, data, hub.clock.now())
-        answer: Any = (await show(session, RESOURCE, [row]))[0]
-    created: MeterReadings = answer
-    return created
+        answer: MeterReadings = (await show(session, RESOURCE, [row]))[0]
+        return answer
+
+    return await in_transaction(hub, work)
 
 
 router = router_of(RESOURCE, create_reading)

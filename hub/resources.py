@@ -5,8 +5,10 @@ and ``router_of`` makes its routes, last. Every change runs in one transaction w
 that it touches; an object refers to objects of its own organization only.
 """
 
+import asyncio
 import dataclasses
 import datetime as dt
+import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +19,7 @@ from litestar import Router, delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
 from sqlalchemy import Table, func, select
 from sqlalchemy import delete as delete_from
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import adoption, plans
@@ -29,6 +31,11 @@ from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
 from hub.state import Hub, HubRequest, hub_of
 
 _BEYOND_IDS = 2**63
+_TRIES = 8
+_CROSSED = frozenset({"40P01", "40001"})
+"""What PostgreSQL says when two transactions wait for each other, or cannot both be: one of them is to try again."""
+
+_Result = TypeVar("_Result")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 Values = dict[str, Any]
 Gateways = Callable[[AsyncSession, uuid.UUID], Awaitable[set[uuid.UUID]]]
@@ -290,6 +297,31 @@ async def changing(hub: Hub) -> AsyncIterator[AsyncSession]:
     hub.wake.set()
 
 
+async def in_transaction(
+    hub: Hub, work: Callable[[AsyncSession], Awaitable[_Result]], resource: Resource | None = None
+) -> _Result:
+    """Do the work in a transaction of its own; when another one crossed it, do all of it again.
+
+    Two transactions may wait for each other, or somebody deletes what the other has just looked at: a second look says
+    what is missing. Edits of a ``resource`` that plans are made of wait for each other from the beginning.
+
+    Raises:
+        Conflict: when others were in the way every time.
+    """
+    for turn in range(_TRIES):
+        try:
+            async with changing(hub) as session:
+                if resource is not None and resource.gateways is not _no_gateways:
+                    await plans.one_at_a_time(session)
+                return await work(session)
+        except DBAPIError as error:
+            if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) not in _CROSSED:
+                raise
+        # Jitter, so that those who crossed do not meet again.
+        await asyncio.sleep(random.uniform(0, 0.02 * 2**turn))  # noqa: S311 - no secret
+    raise Conflict("others change the same things at this moment; nothing was changed: try again")
+
+
 async def list_page(request: HubRequest, resource: Resource) -> Page[Any]:
     """Answer one page of a resource's list."""
     async with reading(hub_of(request).engine) as session:
@@ -319,19 +351,25 @@ def ordering_of(request: HubRequest, resource: Resource) -> list[Any]:
 
 async def add(hub: Hub, resource: Resource, body: Body) -> Any:  # noqa: ANN401 - the resource's answer
     """Create a row in a transaction of its own; return the answer."""
-    async with changing(hub) as session:
+
+    async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
         row = await create(session, resource, body, hub)
-        answer = (await show(session, resource, [row]))[0]
+        return (await show(session, resource, [row]))[0]
+
+    answer = await in_transaction(hub, work, resource)
     await _settle(hub, resource)
     return answer
 
 
 async def edit(hub: Hub, resource: Resource, row_id: uuid.UUID | int, body: Body) -> Any:  # noqa: ANN401 - as add
     """Change a row in a transaction of its own; return the answer."""
-    async with changing(hub) as session:
+
+    async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
         row = await find(session, resource, row_id, lock=True)
         await change(session, resource, row, body, hub)
-        answer = (await show(session, resource, [row]))[0]
+        return (await show(session, resource, [row]))[0]
+
+    answer = await in_transaction(hub, work, resource)
     await _settle(hub, resource)
     return answer
 
@@ -379,10 +417,13 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     @_annotated(None, row_id=key_type)
     async def delete_one(request: HubRequest, row_id: Any) -> None:  # noqa: ANN401 - annotated above
         hub = hub_of(request)
-        async with changing(hub) as session:
+
+        async def work(session: AsyncSession) -> None:
             row = await find(session, resource, row_id, lock=True)
             await resource.forget(session, row, request)
             await remove(session, resource, row, hub)
+
+        await in_transaction(hub, work, resource)
 
     handlers = {
         "list": [list_all],
