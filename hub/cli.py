@@ -9,9 +9,12 @@ import os
 from pathlib import Path
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
+from click.core import ParameterSource
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from hub.backup import BackupError
 from hub.broker import BrokerError
+from hub.cli_backup import backup_command, restore_command
 from hub.clocks import Clock, system_clock
 from hub.database import async_url, create_engine, migrate, writing
 from hub.keys import KeyFileError
@@ -22,9 +25,71 @@ from protocol.wire import ContractError
 
 DATABASE_VARIABLE = "METERGATE_DATABASE"
 BROKER_VARIABLE = "METERGATE_BROKER"
+BROKER_PASSWORD_VARIABLE = "METERGATE_BROKER_PASSWORD"  # noqa: S105 - the name of a variable
+BROKER_PASSWORD_FILE_VARIABLE = "METERGATE_BROKER_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
 
 _PORT = click.IntRange(0, 65535)
+
+
+def _typed(context: click.Context, parameter: click.Parameter) -> bool:
+    """Whether a value stands on the command line, where everybody on the machine can read it."""
+    return context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+
+
+def _checked_broker(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    """Accept a broker's URL, and put the password into it that the environment or a file has.
+
+    Raises:
+        click.UsageError: when it is no such URL, or holds a password where everybody can read it.
+    """
+    if not url:
+        return None
+    from hub.connection import read_url, with_password  # noqa: PLC0415 - only where there is a broker
+
+    try:
+        broker = read_url(url)
+        if broker.password is not None and _typed(context, parameter):
+            raise click.UsageError(
+                "--broker holds a password, which everybody on this machine could read there: "
+                f"leave it out and set {BROKER_PASSWORD_VARIABLE} or {BROKER_PASSWORD_FILE_VARIABLE}, "
+                f"or set {BROKER_VARIABLE} to the whole URL"
+            )
+        password = _broker_password()
+        return url if password is None or broker.password is not None else with_password(url, password)
+    except ValueError as error:
+        raise click.UsageError(f"--broker: {error}") from None
+
+
+def _broker_password() -> str | None:
+    file = os.environ.get(BROKER_PASSWORD_FILE_VARIABLE)
+    if not file:
+        return os.environ.get(BROKER_PASSWORD_VARIABLE) or None
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{BROKER_PASSWORD_FILE_VARIABLE}: {file} cannot be read: {error}") from None
+
+
+def _checked_database(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    """Accept a database's URL.
+
+    Raises:
+        click.UsageError: when it is no such URL, or holds a password where everybody can read it.
+    """
+    if not url:
+        return None
+    try:
+        target = async_url(url)
+    except (ValueError, ArgumentError) as error:
+        raise click.UsageError(f"--database: {error}") from None
+    if target.password is not None and _typed(context, parameter):
+        raise click.UsageError(
+            "--database holds a password, which everybody on this machine could read there: "
+            f"leave it out and set PGPASSWORD, or set {DATABASE_VARIABLE} to the whole URL"
+        )
+    return url
+
 
 data_option = click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), default=None, help="Directory of everything kept."
@@ -34,10 +99,17 @@ port_option = click.option(
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address that REST listens on.")
 database_option = click.option(
-    "--database", envvar=DATABASE_VARIABLE, help=f"URL, such as postgresql://user@host/name [{DATABASE_VARIABLE}]."
+    "--database",
+    envvar=DATABASE_VARIABLE,
+    callback=_checked_database,
+    help=f"URL, such as postgresql://user@host/name [{DATABASE_VARIABLE}]; a password only there or in PGPASSWORD.",
 )
 broker_option = click.option(
-    "--broker", envvar=BROKER_VARIABLE, help=f"URL, such as mqtt://user:password@host:1883 [{BROKER_VARIABLE}]."
+    "--broker",
+    envvar=BROKER_VARIABLE,
+    callback=_checked_broker,
+    help=f"URL, such as mqtt://user@host:1883 [{BROKER_VARIABLE}]; a password only there, in "
+    f"{BROKER_PASSWORD_VARIABLE}, or in the file that {BROKER_PASSWORD_FILE_VARIABLE} names.",
 )
 
 
@@ -45,6 +117,10 @@ broker_option = click.option(
 @click.version_option(package_name="metergate", prog_name="metergate-hub")
 def commands() -> None:
     """Collects what gateways read from meters, and tells them what to read."""
+
+
+commands.add_command(backup_command)
+commands.add_command(restore_command)
 
 
 @commands.command("run")
@@ -140,29 +216,21 @@ def _database(data: Path | None, database: str | None) -> str:
     if data is not None and database is not None and database != os.environ.get(DATABASE_VARIABLE):
         raise click.UsageError("give --data or --database, not both")
     if data is None and database is not None:
-        return _checked(database)
+        return database
     return sqlite_url(data or DEFAULT_DATA)
-
-
-def _checked(database: str) -> str:
-    try:
-        async_url(database)
-    except ValueError as error:
-        raise click.UsageError(f"--database: {error}") from error
-    return database
 
 
 def _postgresql(database: str | None) -> str:
     if not database:
         raise click.UsageError(f"this needs a database: give --database URL or set {DATABASE_VARIABLE}")
-    if not async_url(_checked(database)).drivername.startswith("postgresql"):
+    if not async_url(database).drivername.startswith("postgresql"):
         raise click.UsageError("this needs PostgreSQL; on SQLite everything runs in one process: metergate-hub run")
     return database
 
 
 def expected_causes() -> tuple[type[Exception], ...]:
     """Return what may end the work without being a bug: its text is for the operator."""
-    return (StartError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
+    return (StartError, BackupError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
 
 
 def _key_file() -> Path | None:

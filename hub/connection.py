@@ -84,6 +84,19 @@ def read_url(url: str) -> BrokerUrl:
     )
 
 
+def with_password(url: str, password: str) -> str:
+    """Return the URL with a password in it.
+
+    Raises:
+        ValueError: when it names no user whose password that could be.
+    """
+    parts = urllib.parse.urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    if not user:
+        raise ValueError("there is a password for the broker, but its URL names no user: mqtt://USER@HOST[:PORT]")
+    return urllib.parse.urlunsplit(parts._replace(netloc=f"{user}:{urllib.parse.quote(password, safe='')}@{place}"))
+
+
 def _bounded(limit: int) -> type["asyncio.Queue[aiomqtt.Message]"]:
     class BoundedQueue(asyncio.Queue[aiomqtt.Message]):
         """Refuses what would make the payloads in it larger than the limit."""

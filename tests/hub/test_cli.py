@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -99,6 +100,13 @@ async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
         (["token", "create"], "NAME"),
         (["token", "create", "x", "--data", "a", "--database", "sqlite:///b"], "not both"),
         (["run", "--port", "70000"], "--port"),
+        (["run", "--broker", "http://x"], "mqtt://"),
+        (["run", "--broker", "mqtt://x:y"], "port"),
+        (["run", "--broker", "mqtt://hub:geheim@x"], "METERGATE_BROKER_PASSWORD"),
+        (["serve", "--database", "postgresql://hub:geheim@x/y"], "PGPASSWORD"),
+        (["migrate", "--database", "postgresql://hub:geheim@x/y"], "PGPASSWORD"),
+        (["token", "create", "x", "--database", "postgresql://hub:geheim@x/y"], "PGPASSWORD"),
+        (["migrate", "--database", "nonsense"], "--database"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -106,6 +114,32 @@ def test_wrong_usage_is_2(arguments: list[str], text: str) -> None:
     answer = CliRunner().invoke(commands, arguments)
     assert answer.exit_code == 2, answer.output
     assert text in answer.output
+    assert "geheim" not in answer.output
+
+
+def test_the_brokers_password_comes_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "ge:hei/m@ä"  # noqa: S105 - a test's
+    (tmp_path / "password").write_text(f"{secret}\n", "utf-8")
+    with mosquitto(login=("hub", secret)) as broker:
+        place = broker.url.removeprefix("mqtt://")
+        for broker_url, variable, value in (
+            (f"mqtt://hub@{place}", "METERGATE_BROKER_PASSWORD", secret),
+            (f"mqtt://hub@{place}", "METERGATE_BROKER_PASSWORD_FILE", str(tmp_path / "password")),
+            (None, "METERGATE_BROKER", f"mqtt://hub:{quote(secret, safe='')}@{place}"),
+        ):
+            monkeypatch.setenv(variable, value)
+            option = ["--broker", broker_url] if broker_url else []
+            with started("run", "--data", str(tmp_path), "--port", "0", *option) as process:
+                assert told(process)["mqtt"] == broker.url
+                argv = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                process.send_signal(signal.SIGTERM)
+                log = process.communicate(timeout=15)[1]
+            assert process.returncode == 0, log
+            for shown in (argv.decode(), log):
+                assert not any(form in shown for form in (secret, quote(secret, safe=""), "ge:hei"))
+            monkeypatch.delenv(variable)
 
 
 @pytest.mark.parametrize(

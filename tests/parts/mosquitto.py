@@ -29,14 +29,20 @@ class Mosquitto:
     """One broker process; its port stays the same over restarts."""
 
     def __init__(
-        self, folder: pathlib.Path, port: int = 0, max_packet_size: int | None = None, *, persistence: bool = False
+        self,
+        folder: pathlib.Path,
+        port: int = 0,
+        max_packet_size: int | None = None,
+        *,
+        persistence: bool = False,
+        login: tuple[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self._config = folder / "mosquitto.conf"
         self._process: subprocess.Popen[bytes] | None = None
         settings = [
             f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
+            f"allow_anonymous {'true' if login is None else 'false'}",
             "set_tcp_nodelay true",
             "max_queued_messages 100000",
             "log_type error",
@@ -45,6 +51,11 @@ class Mosquitto:
             settings.append(f"max_packet_size {max_packet_size}")
         if persistence:
             settings += ["persistence true", "autosave_interval 1", f"persistence_location {folder}/"]
+        if login is not None:
+            passwords = folder / "passwords"
+            subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), *login], check=True, capture_output=True)
+            passwords.chmod(0o644)
+            settings.append(f"password_file {passwords}")
         self._config.write_text("\n".join(settings) + "\n")
 
     @property
@@ -93,12 +104,18 @@ class Mosquitto:
 
 
 @contextlib.contextmanager
-def mosquitto(port: int = 0, max_packet_size: int | None = None, *, persistence: bool = False) -> Iterator[Mosquitto]:
-    """Run a broker for the length of the block; port 0 takes a free one."""
+def mosquitto(
+    port: int = 0,
+    max_packet_size: int | None = None,
+    *,
+    persistence: bool = False,
+    login: tuple[str, str] | None = None,
+) -> Iterator[Mosquitto]:
+    """Run a broker for the length of the block; port 0 takes a free one, ``login`` is the one user and its password."""
     with tempfile.TemporaryDirectory(prefix="mosquitto-") as folder:
         # Started as root, Mosquitto changes to its own user, which must reach its folder.
         pathlib.Path(folder).chmod(0o777)
-        broker = Mosquitto(pathlib.Path(folder), port, max_packet_size, persistence=persistence)
+        broker = Mosquitto(pathlib.Path(folder), port, max_packet_size, persistence=persistence, login=login)
         try:
             broker.start()
             yield broker
