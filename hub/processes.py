@@ -27,6 +27,7 @@ from hub.database import create_engine, migrate, schema_problem
 from hub.keys import open_key
 from hub.relay import run_relay
 from hub.settings import Settings, StartError
+from hub.sole_use import sole_use
 from hub.state import Hub
 
 _SHUTDOWN_SECONDS = 2
@@ -48,6 +49,7 @@ async def run(settings: Settings, clock: Clock) -> None:
     """REST, relay and, unless there is a broker, the embedded one, on SQLite in the data directory."""
     async with AsyncExitStack() as stack:
         data = _data(settings)
+        stack.enter_context(sole_use(data))
         await migrate(settings.database)
         if settings.broker is None:
             broker = await stack.enter_async_context(embedded_broker(settings.mqtt_port, pid_file=data / "broker.pid"))
