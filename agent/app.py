@@ -138,7 +138,11 @@ class Agent:
         body = self.store.get(_PLAN)
         if body is not None:
             try:
-                self._apply(judge(read_plan(body)))
+                roster = judge(read_plan(body))
+                with self.store.transaction():
+                    # Told again: another version of this program may run what the last one could not, or the reverse.
+                    self._tell_applied(roster)
+                self._apply(roster)
             except ContractError as error:
                 log.error("stored_plan_unreadable", cause=str(error))  # noqa: TRY400 - the cause is the sentence
         self._desk.recover()
@@ -175,16 +179,7 @@ class Agent:
         roster = judge(plan)
         with self.store.transaction():
             self.store.put(_PLAN, body)
-            applied = reports.PlanApplied(
-                id=uuid.uuid4(),
-                revision=roster.revision,
-                digest=roster.digest,
-                at=self._clock.now(),
-                session=self.store.session,
-                sequence=self.store.next_state(),
-                problems=_bounded(roster.problems),
-            )
-            self.store.reports.append([encode(applied)])
+            self._tell_applied(roster)
         self._apply(roster)
         log.info("plan_applied", revision=roster.revision, duties=len(roster.duties), problems=len(roster.problems))
         for problem in roster.problems:
@@ -213,6 +208,19 @@ class Agent:
         self._revise(roster)
         for line_id in self._lines.keys() - roster.lines.keys():
             self._retire(line_id)
+
+    def _tell_applied(self, roster: Roster) -> None:
+        """Report what of the plan runs; inside a transaction."""
+        applied = reports.PlanApplied(
+            id=uuid.uuid4(),
+            revision=roster.revision,
+            digest=roster.digest,
+            at=self._clock.now(),
+            session=self.store.session,
+            sequence=self.store.next_state(),
+            problems=_bounded(roster.problems),
+        )
+        self.store.reports.append([encode(applied)])
 
     def _local(self, line: Line) -> Line:
         """Return the line with the endpoint that this gateway's settings give it."""
