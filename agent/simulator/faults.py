@@ -2,7 +2,8 @@
 
 Rules: each fault is a class whose docstring is its sentence for people; its name is the class's in snake case. ``NAME``
 strikes with the class's own probability, ``NAME=P`` with P; drawn from a seed, so a run can be repeated. A fault
-changes what is told or sent; it never answers by itself. Source: LIS-200 fact sheet 8.
+changes what is told or sent; it never answers by itself. ``value=TEXT`` alone takes no probability but what is told.
+Source: LIS-200 fact sheet 8.
 """
 
 import random
@@ -14,6 +15,7 @@ from typing import ClassVar
 from protocol.iec62056 import Data, Event, Identification
 
 _BLOCK_CHECK_AT = -1
+_NUMBER = re.compile(r"^([^\r\n]*?)\([0-9]+\.[0-9]+", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Fault:
 
     probability: ClassVar[float] = 1.0
     """Of one answer, unless the fault says otherwise."""
+    expected: ClassVar[str] = "the probability is a number from 0 to 1"
+    """What may stand behind ``NAME=``."""
     no_parity: ClassVar[bool] = False
     """The meter sends and expects no parity bit."""
     echoes: ClassVar[bool] = False
@@ -40,6 +44,16 @@ class Fault:
     def __init__(self, probability: float | None, seed: str) -> None:
         self.chance = self.probability if probability is None else probability
         self.rng = random.Random(f"{seed}/{name_of(type(self))}")  # noqa: S311 - reproducible on purpose
+
+    @classmethod
+    def read(cls, given: str | None, seed: str) -> "Fault":
+        """Make the fault of what stands behind ``NAME=``, None if nothing does; raises ValueError."""
+        if given is None:
+            return cls(None, seed)
+        probability = float(given)
+        if not 0 <= probability <= 1:
+            raise ValueError(given)
+        return cls(probability, seed)
 
     def strikes(self) -> bool:
         """Whether it happens this time."""
@@ -261,6 +275,29 @@ class SlowMaker(Fault):
         return event
 
 
+class Value(Fault):
+    """The first number with a decimal point, in each answer and row, is TEXT instead (``value=NaN``)."""
+
+    expected = "expected value=TEXT, printable ASCII without brackets, such as value=NaN"
+
+    def __init__(self, text: str, seed: str) -> None:
+        super().__init__(None, seed)
+        self._text = text
+
+    @classmethod
+    def read(cls, given: str | None, seed: str) -> Fault:
+        """Take the text that is told."""
+        if not given or not given.isascii() or not given.isprintable() or set(given) & set("()"):
+            raise ValueError(given)
+        return cls(given, seed)
+
+    def told(self, event: Event) -> Event:
+        """Change the text before it is framed, so that the block check is right."""
+        if isinstance(event, Data):
+            return replace(event, text=_NUMBER.sub(lambda found: f"{found[1]}({self._text}", event.text))
+        return event
+
+
 def name_of(fault: type[Fault]) -> str:
     """The name that ``--fault`` takes."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", fault.__name__).lower()
@@ -271,7 +308,7 @@ FAULTS: dict[str, type[Fault]] = {name_of(fault): fault for fault in Fault.__sub
 
 
 class UnknownFault(ValueError):  # noqa: N818 - named by what it is
-    """A fault that nobody has named, or a probability that is none."""
+    """A fault that nobody has named, or what it cannot be told to do."""
 
 
 def read_faults(texts: Iterable[str], seed: str) -> list[Fault]:
@@ -285,9 +322,6 @@ def _read_fault(text: str, seed: str) -> Fault:
     if kind is None:
         raise UnknownFault(f"no fault is called {name!r}; known are {', '.join(sorted(FAULTS))}")
     try:
-        probability = float(given) if equals else None
+        return kind.read(given if equals else None, seed)
     except ValueError:
-        probability = -1.0
-    if probability is not None and not 0 <= probability <= 1:
-        raise UnknownFault(f"{text!r}: the probability is a number from 0 to 1")
-    return kind(probability, seed)
+        raise UnknownFault(f"{text!r}: {kind.expected}") from None

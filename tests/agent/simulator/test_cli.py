@@ -148,6 +148,8 @@ def test_it_ends_cleanly_with_a_client_connected(tmp_path: Path) -> None:
     [
         (["--fault", "gremlins"], "corrupt_bcc, "),
         (["--fault", "silent=2"], "from 0 to 1"),
+        (["--fault", "value"], "value=NaN"),
+        (["--fault", "value=(1)"], "without brackets"),
         (["--meter", "1:4711:EK999"], "EK280, TC220, DL220"),
         (["--listen", "udp:1"], "pty or tcp:HOST:PORT"),
         (["--timezone", "Europe/Atlantis"], "not a time zone"),
