@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import pathlib
+import signal
 import sys
 import uuid
 import zoneinfo
@@ -20,9 +21,9 @@ import click
 
 from agent.clocks import Clock, system_clock
 from agent.conversation import Times
-from agent.links import open_link
+from agent.links import LinkError, open_link, read_endpoint
 from agent.session import FAILURES, Session, cause_of, open_session, who
-from agent.settings import CUSTOMER_LOCK, MeterPassword
+from agent.settings import CUSTOMER_LOCK, MeterPassword, SettingsError, meter_password, read_secret
 from contexts.catalogue import CONTEXTS, CallError, check_call, find_call, kwargs_from_text
 from contexts.meters import Answer, Held, Layout, Moment, Value
 from protocol.plans import PARITIES, Device, Line
@@ -111,27 +112,23 @@ def command(
     events: bool,  # noqa: FBT001 - as above
 ) -> None:
     """Make one call against a meter and print what it brings."""
-    try:
-        texts = _pairs(kwargs)
-        typed = kwargs_from_text(context, call, texts)
-    except CallError as error:
-        raise click.UsageError(
-            str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
-        ) from error
-    if find_call(context, call).writes and not timezone:
-        raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
+    typed = _understood(endpoint, context, call, kwargs, timezone)
+    password = _password(password_file, lock)
     line = Line(uuid.uuid4(), endpoint, endpoint, rate, fixed_rate, parity, wake_up, echo)
-    device = Device(uuid.uuid4(), meter or address or "unnamed", line.id, timezone or _machine_zone(), address)
+    device = Device(uuid.uuid4(), meter or address, line.id, timezone or _machine_zone(), address)
     if find_call(context, call).archive and not timezone:
         click.echo(f"the meter's clock is taken to be in {device.timezone}; --timezone says otherwise", err=True)
-    password = _password(password_file, lock)
     try:
         clock = system_clock()
         name, answer, ended = asyncio.run(
             _make_call(line, device, password, clock, Times(tries=tries), context, call, typed, meter)
         )
+    except CallError as error:
+        raise click.ClickException(f"{who(device, line)}: {_in_words_of_here(error)}") from error
     except FAILURES as error:
         raise click.ClickException(cause_of(error, who(device, line))) from error
+    except asyncio.CancelledError:
+        raise click.ClickException("stopped before it was done; the session was ended, the line is free") from None
     if as_json:
         _print_json(name, answer, ended, events=events)
     else:
@@ -151,7 +148,15 @@ async def _make_call(
     kwargs: Mapping[str, Any],
     name: str,
 ) -> tuple[str, Answer, dt.datetime]:
-    """Open, call, close; returns the meter's name, the answer, and when it ended (UTC)."""
+    """Open, call, close; returns the meter's name, the answer, and when it ended (UTC).
+
+    Ctrl-C and SIGTERM end the session in order first: a meter that is left open keeps its lock open and its line busy.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a call runs as a task")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     progress = _Progress(clock) if find_call(context, call).archive and sys.stderr.isatty() else None
     link = await open_link(line.endpoint, line.rate)
     try:
@@ -215,6 +220,23 @@ class _NoMemory:
         del line, rate
 
 
+def _understood(endpoint: str, context: str, call: str, kwargs: Sequence[str], timezone: str) -> dict[str, Any]:
+    """Check what can be checked without a meter; returns the typed arguments of the call."""
+    try:
+        typed = kwargs_from_text(context, call, _pairs(kwargs))
+        read_endpoint(endpoint)
+        zoneinfo.ZoneInfo(timezone or "UTC")
+    except CallError as error:
+        raise click.UsageError(_in_words_of_here(error)) from error
+    except LinkError as error:
+        raise click.UsageError(str(error)) from error
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise click.UsageError(f"--timezone: {timezone!r} is no IANA zone such as Europe/Berlin") from error
+    if find_call(context, call).writes and not timezone:
+        raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
+    return typed
+
+
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
@@ -227,11 +249,20 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def _in_words_of_here(error: CallError) -> str:
+    """The words of a task as the command line has them."""
+    text = str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
+    return text.replace("task_call", "CALL")
+
+
 def _password(file: pathlib.Path | None, lock: int) -> MeterPassword | None:
-    if file is not None:
-        return MeterPassword(file.read_text(encoding="utf-8").strip(), lock)
-    text = os.environ.get(PASSWORD_VARIABLE)
-    return MeterPassword(text, lock) if text else None
+    try:
+        if file is not None:
+            return meter_password(read_secret(file, "--password-file"), lock, "--password-file")
+        text = os.environ.get(PASSWORD_VARIABLE)
+        return meter_password(text, lock, PASSWORD_VARIABLE) if text else None
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _machine_zone() -> str:

@@ -131,10 +131,9 @@ async def open_link(endpoint: str, rate: int) -> Link:
     Raises:
         LinkError: when the endpoint is unreadable, absent, refused or held by another process.
     """
-    if endpoint.startswith("socket://"):
-        return await _connect(endpoint)
-    if not endpoint.startswith("/"):
-        raise LinkError(endpoint, "not an endpoint; use /dev/... or socket://host:port")
+    address = read_endpoint(endpoint)
+    if address is not None:
+        return await _connect(endpoint, *address)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
@@ -144,7 +143,16 @@ async def open_link(endpoint: str, rate: int) -> Link:
     return _StreamLink(endpoint, reader, asyncio.StreamWriter(transport, protocol, reader, loop), port)
 
 
-async def _connect(endpoint: str) -> Link:
+def read_endpoint(endpoint: str) -> tuple[str, int] | None:
+    """Host and port of ``socket://host:port``, or None for a serial port.
+
+    Raises:
+        LinkError: when it is neither.
+    """
+    if endpoint.startswith("/"):
+        return None
+    if not endpoint.startswith("socket://"):
+        raise LinkError(endpoint, "not an endpoint; use /dev/... or socket://host:port")
     try:
         parts = urllib.parse.urlsplit(endpoint)
         host, number = parts.hostname, parts.port
@@ -152,6 +160,10 @@ async def _connect(endpoint: str) -> Link:
         raise LinkError(endpoint, f"not an endpoint ({error}); use socket://host:port") from error
     if not host or not number:
         raise LinkError(endpoint, "host or port is missing; use socket://host:port")
+    return host, number
+
+
+async def _connect(endpoint: str, host: str, number: int) -> Link:
     with _mapped(endpoint):
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, number)

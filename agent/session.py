@@ -519,7 +519,8 @@ def cause_of(error: Exception, meter: str) -> str:
 def who(device: Device, line: Line) -> str:
     """Name a meter and its line for people."""
     address = f"address {device.address}" if device.address else "general call"
-    return f"meter {device.name} ({address}) on {line.endpoint}"
+    name = f"meter {device.name}" if device.name else "the meter"
+    return f"{name} ({address}) on {line.endpoint}"
 
 
 def _zone(device: Device, meter: str) -> zoneinfo.ZoneInfo:

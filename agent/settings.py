@@ -17,6 +17,7 @@ from protocol.wire import ContractError
 DEFAULT_PATH = pathlib.Path("/etc/metergate/agent.toml")
 CUSTOMER_LOCK = 4
 SUPPLIER_LOCK = 3
+_BRACKETS = frozenset("()")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -193,13 +194,36 @@ def _meter_password(folder: pathlib.Path, name: str, meter: MeterSettings) -> Me
     password = meter.password
     if password is None:
         password = _secret(folder, meter.password_file, f"{key}.password_file")
-    return None if password is None else MeterPassword(password, meter.lock)
+    return None if password is None else meter_password(password, meter.lock, f"{key}.password")
 
 
 def _secret(folder: pathlib.Path, name: str | None, key: str) -> str | None:
-    if name is None:
-        return None
+    return None if name is None else read_secret(folder / name, key)
+
+
+def read_secret(path: pathlib.Path, key: str) -> str:
+    """Read a password file: one text, blanks and line ends around it left out.
+
+    Raises:
+        SettingsError: naming the key and the file, never what is in it.
+    """
     try:
-        return (folder / name).read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SettingsError(f"`{key}`: {folder / name} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"`{key}`: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"`{key}`: {path} holds no text") from None
+    if not text:
+        raise SettingsError(f"`{key}`: {path} is empty")
+    return text
+
+
+def meter_password(text: str, lock: int, key: str) -> MeterPassword:
+    """Make the code of a lock out of a text.
+
+    Raises:
+        SettingsError: when no telegram can carry it; names the key, never the text.
+    """
+    if not text.isascii() or not text.isprintable() or set(text) & _BRACKETS:
+        raise SettingsError(f"`{key}` is no code of a lock: expected printable ASCII without brackets")
+    return MeterPassword(text, lock)

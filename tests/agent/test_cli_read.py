@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -139,10 +140,63 @@ async def test_a_silent_meter_names_line_and_address(endpoint: str) -> None:
     assert f"(address 9) on {endpoint} does not answer" in said.err
 
 
-async def test_a_meters_refusal_and_a_value_that_is_none_have_status_1(endpoint: str) -> None:
+async def test_a_meters_refusal_has_status_1_and_its_meaning(endpoint: str) -> None:
     said = await read(endpoint, "generic_lis200", "read_single_value", "address=9:999", "--address", "1")
     assert (said.status, said.out) == (1, "")
     assert "#0002: object not available" in said.err
+
+
+@pytest.mark.parametrize("text", ["NaN", "1E+400000"])
+async def test_a_value_that_is_none_is_no_reading_and_has_status_1(text: str) -> None:
+    async with serve_tcp(meters(faults=[f"value={text}"])) as endpoint:
+        single = await read(
+            endpoint, "generic_lis200", "read_single_value", "address=2:300", "--address", "1", "--json"
+        )
+        archive = await read(endpoint, "generic_lis200", "read_archive_by_date", *DAY, "--address", "1", "--json")
+    assert (single.status, single.out) == (1, "")
+    assert f"the meter sent {text!r} where a decimal number was expected" in single.err
+    assert (archive.status, archive.out) == (1, "")
+    assert f"{text!r} is not a decimal number" in archive.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_whoever_is_stopped_leaves_lock_and_line_closed_behind(
+    number: signal.Signals, tmp_path: pathlib.Path
+) -> None:
+    log = tmp_path / "wire.log"
+    arguments = (
+        "generic_lis200",
+        "read_archive_by_offset_seconds",
+        *DAY[:2],
+        "offset_seconds=172800",
+        "--address",
+        "1",
+    )
+    async with serve_pty(meters(throttle=True, log=log)) as endpoint:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", MAIN, "read", endpoint, *arguments, "--timezone", "Europe/Berlin"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "METERGATE_METER_PASSWORD": "00000000"},
+        )
+        while _spoken(log).count(b"3:V.0") < 1:  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.05)
+        process.send_signal(number)
+        out, err = await process.communicate()
+        again = await read(endpoint, "generic_lis200", "read_single_value", "address=2:300", "--address", "1")
+    assert (process.returncode, out) == (1, b"")
+    assert b"stopped before it was done" in err
+    assert b"Traceback" not in err
+    closed, broken = _spoken(log).index(b"4:170.0(0)"), _spoken(log).index(b"\x01B0\x03q")
+    assert closed < broken
+    assert again.status == 0
+
+
+def _spoken(log: pathlib.Path) -> bytes:
+    """What the reader has said so far, without parity."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    text = b"".join(bytes.fromhex(line["hex"]) for line in lines if line["dir"] == "rx")
+    return text.translate(bytes(byte & 0x7F for byte in range(256)))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +204,6 @@ async def test_a_meters_refusal_and_a_value_that_is_none_have_status_1(endpoint:
     [
         ("/dev/ttyNOBODY", "no such port; check the cable"),
         ("socket://127.0.0.1:1", "connection refused"),
-        ("nonsense", "use /dev/... or socket://host:port"),
     ],
 )
 async def test_an_endpoint_that_is_not_there_has_status_1(endpoint_text: str, told: str) -> None:
@@ -166,7 +219,9 @@ async def test_an_endpoint_that_is_not_there_has_status_1(endpoint_text: str, to
         (("generic_lis200", "read_single_value"), "address: missing"),
         (("generic_lis200", "read_single_value", "2:300"), "is not key=value"),
         (("generic_lis200", "read_single_value", "address=1:1", "address=1:2"), "given twice"),
-        (("generic_lis200", "read_everything"), "read_everything"),
+        (("generic_lis200", "read_everything"), "CALL: 'read_everything'"),
+        (("generic_lis200", "read_single_value", "address=2:300", "--timezone", "Europe/Atlantis"), "Europe/Atlantis"),
+        (("generic_lis200", "read_single_value", "address=2:300", "--password-file", "/dev/null"), "is empty"),
         (("modbus", "read"), "CONTEXT"),
         (("generic_lis200", "read_archive_by_date", *DAY[1:], "archive_number=three"), "archive_number"),
     ],
@@ -176,6 +231,26 @@ async def test_wrong_usage_has_status_2_and_names_the_key(arguments: tuple[str, 
     assert said.status == 2
     assert told in said.err
     assert "Usage: metergate-agent read" in said.err
+
+
+@pytest.mark.parametrize("text", ["nonsense", "tcp://127.0.0.1:1", "socket://127.0.0.1", "socket://host:port", ""])
+async def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
+    said = await read(text, "generic_lis200", "read_single_value", "address=2:300")
+    assert said.status == 2
+    assert "use " in said.err
+    assert "socket://host:port" in said.err
+
+
+async def test_a_password_that_no_telegram_can_carry_is_wrong_usage_and_not_shown(tmp_path: pathlib.Path) -> None:
+    call = ("/dev/ttyNOBODY", "generic_lis200", "read_single_value", "address=2:300")
+    variable = await read(*call, METERGATE_METER_PASSWORD="geh(eim")  # noqa: S106 - a wrong one
+    file = tmp_path / "code"
+    file.write_bytes(b"\xffgeheim")
+    bytes_ = await read(*call, "--password-file", str(file))
+    assert (variable.status, bytes_.status) == (2, 2)
+    assert "METERGATE_METER_PASSWORD" in variable.err
+    assert "--password-file" in bytes_.err
+    assert "eim" not in variable.err + bytes_.err.replace(str(file), "")
 
 
 async def test_help_teaches_every_call_with_examples() -> None:

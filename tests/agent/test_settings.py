@@ -57,6 +57,9 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
         (GOOD.replace("mqtt://gw@", "mqtt://gw:geheim@"), "broker_password_file"),
         (GOOD.replace("mqtt://", "http://"), "broker"),
         (GOOD.replace(":1884", ":none"), "broker"),
+        (GOOD.replace('password_file = "meter.secret"', 'password = "a(b"'), 'meters."station 7".password'),
+        (GOOD.replace("meter.secret", "meter.empty"), "meter.empty is empty"),
+        (GOOD.replace("meter.secret", "meter.bytes"), "meter.bytes holds no text"),
         (GOOD.replace("lock = 3", "lock = 1"), 'meters."station 7".lock'),
         (GOOD.replace("lock = 3", 'password = "1"'), 'meters."station 7"'),
         (GOOD.replace("meter.secret", "absent"), "password_file"),
@@ -67,6 +70,8 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: pathlib.Path, text: str, named: str) -> None:
     (tmp_path / "broker.secret").write_text("swordfish")
     (tmp_path / "meter.secret").write_text("42")
+    (tmp_path / "meter.empty").write_text("\n")
+    (tmp_path / "meter.bytes").write_bytes(b"\xff42")
     with pytest.raises(SettingsError) as raised:
         read_settings(written(tmp_path, text))
     assert named in str(raised.value)
