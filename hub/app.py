@@ -31,7 +31,8 @@ from hub import (
 )
 from hub.auth import TokenAuthentication
 from hub.bodies import StrictBody
-from hub.problems import ProblemError, answer_bug, answer_http, answer_problem
+from hub.database import UNREACHABLE
+from hub.problems import ProblemError, answer_bug, answer_http, answer_problem, answer_unreachable
 from hub.resources import router_of
 from hub.state import Hub
 
@@ -74,6 +75,7 @@ def create_app(hub: Hub) -> Litestar:
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: answer_http,
+            **dict.fromkeys(UNREACHABLE, answer_unreachable),
             Exception: answer_bug,
         },
         openapi_config=OpenAPIConfig(

@@ -78,7 +78,9 @@ async def metrics(request: HubRequest) -> Response[bytes]:
     async with reading(hub_of(request).engine) as session:
         for name, text, value in await _figures(session):
             Gauge(f"metergate_{name}", text, registry=figures).set(value)
-    return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+    # The framework adds the charset itself; twice in one header makes it unreadable to Prometheus.
+    kind = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
+    return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=kind)
 
 
 async def _figures(session: AsyncSession) -> list[tuple[str, str, float]]:

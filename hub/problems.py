@@ -1,7 +1,7 @@
 """What the REST API answers when it does not do what was asked: problem documents (RFC 9457).
 
-400 unreadable, 401 who are you, 404 no such thing, 409 conflicts with the state, 422 readable but wrong. A 422 names
-every wrong field in ``errors``; the sentence in ``detail`` names them too, for clients that show only that.
+400 unreadable, 401 who are you, 404 no such thing, 409 conflicts with the state, 422 readable but wrong, 503 not now.
+A 422 names every wrong field in ``errors``; the sentence in ``detail`` names them too, for clients that show only that.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
+_RETRY_AFTER = "5"
 
 _log = structlog.get_logger(__name__)
 
@@ -81,12 +82,6 @@ class TooLarge(ProblemError):  # noqa: N818 - as above
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
-class Unavailable(ProblemError):  # noqa: N818 - as above
-    """The hub cannot do this now."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-
-
 class Wrong(ProblemError):  # noqa: N818 - as above
     """The request is readable, but fields of it are wrong."""
 
@@ -127,6 +122,14 @@ def answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     """Answer what nobody foresaw without saying what it was, which may be a secret; the log has it all."""
     _log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
     return _respond(HTTPStatus.INTERNAL_SERVER_ERROR, "the hub failed to answer; its log says why", [], {})
+
+
+def answer_unreachable(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemDocument]:
+    """Answer that the database cannot be reached now; the same request may do later."""
+    cause = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+    _log.error("database_failed", method=request.method, path=request.url.path, cause=cause)
+    detail = "the hub's database does not answer; try again"
+    return _respond(HTTPStatus.SERVICE_UNAVAILABLE, detail, [], {"Retry-After": _RETRY_AFTER})
 
 
 def answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDocument]:

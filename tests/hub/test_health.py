@@ -34,9 +34,24 @@ async def test_a_database_that_is_away_is_unavailable() -> None:
     await engine.dispose()
 
 
+async def test_requests_without_a_database_may_come_again(rest: Rest) -> None:
+    away = create_engine("postgresql://nobody@127.0.0.1:1/nothing")
+    rest.client._transport.app.state.hub = dataclasses.replace(rest.hub, engine=away)  # type: ignore[attr-defined]
+    for path in ("/v1/gateways", "/metrics"):
+        answer = await rest.client.get(path)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"]
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "database" in answer.json()["detail"]
+    await away.dispose()
+
+
 async def test_figures_for_prometheus(rest: Rest) -> None:
     await create_fleet(rest)
-    text = (await rest.client.get("/metrics")).text
+    answer = await rest.client.get("/metrics")
+    # Prometheus does not read an answer whose type names its charset twice.
+    assert answer.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+    text = answer.text
     assert "metergate_gateways 1.0" in text
     assert "metergate_gateways_out_of_step 1.0" in text
     assert "metergate_staged_readings 0.0" in text
