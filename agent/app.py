@@ -48,7 +48,7 @@ _RETIRE_LOOK = 0.1
 _ORIGINS = {
     RESTORED: "the store file was copied or put back: it has a new id, and everything in it is sent again",
     FOREIGN: "the store file was another gateway's: it has a new id, and what it had not delivered is sent",
-    BROKEN: "the store file could not be read: it was moved aside, and a new one begun",
+    BROKEN: "the store file was damaged: it was moved aside, and what could be read of it goes on in a new one",
 }
 
 

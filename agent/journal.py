@@ -14,7 +14,7 @@ import msgspec
 from agent.runs import Run
 from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS, Command, CommandUpdate
 from protocol.plans import Device
-from protocol.wire import decode, encode
+from protocol.wire import ContractError, decode, encode
 
 KEPT_FOR = dt.timedelta(seconds=MAX_COMMAND_SECONDS + 86_400)
 """How long the ended ones are remembered: longer than any command may live, so that none can come again after."""
@@ -47,6 +47,14 @@ class _Work(msgspec.Struct, frozen=True, array_like=True):
     context: str
     call: str
     kwargs: dict[str, Any]
+
+
+def is_work(body: object) -> bool:
+    """Whether a run's stored body can be taken up again."""
+    try:
+        return isinstance(body, bytes) and bool(decode(body, _Work))
+    except ContractError:
+        return False
 
 
 class Runs:
@@ -84,6 +92,21 @@ class Runs:
             (run_id.bytes, task.bytes, device.bytes, _seconds(tick), ENDED, outcome, self._now().timestamp()),
         )
         return cursor.rowcount == 1
+
+    def behind(self, task: uuid.UUID, device: uuid.UUID, tick: dt.datetime) -> dt.datetime | None:
+        """Return the oldest tick before this one that a read was to make up for since the last that was done."""
+        key = (task.bytes, device.bytes, _seconds(tick))
+        done = self._db.execute(
+            "SELECT tick FROM runs WHERE task = ? AND device = ? AND tick < ? AND outcome = 'done' "
+            "ORDER BY tick DESC LIMIT 1",
+            key,
+        ).fetchone()
+        (oldest,) = self._db.execute(
+            "SELECT min(coalesce(since, tick)) FROM runs WHERE task = ? AND device = ? AND tick < ? AND tick > ? "
+            "AND outcome IN ('failed', 'wrong_meter', 'interrupted', 'missed')",
+            (*key, done[0] if done else 0),
+        ).fetchone()
+        return _instant(oldest)
 
     def start(self, run_id: uuid.UUID) -> None:
         """Note that the line has begun to work on it."""

@@ -18,7 +18,8 @@ from protocol.topics import Channel
 TAIL = dt.timedelta(days=7)
 """How long receipted rows are kept for a restored hub."""
 
-_TABLES = {Channel.READINGS: "readings", Channel.REPORT: "reports"}
+READINGS_TABLE, REPORTS_TABLE = "readings", "reports"
+_TABLES = {Channel.READINGS: READINGS_TABLE, Channel.REPORT: REPORTS_TABLE}
 _SMALLEST_ROW = 16
 
 SCHEMA = "".join(
@@ -136,6 +137,15 @@ class Outbox:
         ).fetchone()
         if lowest is not None:
             return int(lowest) - 1
+        return self.last()
+
+    def gone(self) -> int:
+        """Return the highest sequence up to which no row is kept any more."""
+        (lowest,) = self._db.execute(f"SELECT min(seq) FROM {self._table}").fetchone()  # noqa: S608 - our own names
+        return self.last() if lowest is None else int(lowest) - 1
+
+    def last(self) -> int:
+        """Return the highest sequence that was ever used."""
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
         return int(row[0]) if row else 0
 

@@ -57,6 +57,12 @@ class Seal:
         if sync:
             os.fsync(self._file)
 
+    def doubt(self, session: int) -> None:
+        """Make no store fit any more, because this one was found to be damaged; the session number stays."""
+        text = _FORM.format(store="0" * 32, generation=0, inode=0, session=session)
+        os.pwrite(self._file, text.encode("ascii"), 0)
+        os.fsync(self._file)
+
     def _fields(self) -> list[str] | None:
         fields = os.pread(self._file, 200, 0).decode("ascii", "replace").split()
         if len(fields) != _FIELDS or not all(field.isdigit() for field in fields[3:]):

@@ -7,25 +7,34 @@ update are stored together or not at all.
 The file has a *store id*: 16 random bytes, made when the file is. A file that does not fit its seal (``agent.seal``:
 it was copied, or put back from a backup) gets a new id, and everything in it is sent again: the hub knows what it has
 by content. So does the file of another gateway, of which only the rows without a receipt are used: for the hub to
-judge, because nobody else can tell whether the other gateway still has them. A file that SQLite cannot read is moved
-aside, never deleted.
+judge, because nobody else can tell whether the other gateway still has them. A damaged file is moved aside, never
+deleted, and what can still be read of it goes over into a new one (``agent.salvage``).
 """
 
 import contextlib
 import datetime as dt
+import os
 import pathlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import structlog
+
 from agent import journal, looks, memory, outbox
 from agent.clocks import Clock
+from agent.outbox import READINGS_TABLE, REPORTS_TABLE
+from agent.salvage import GONE, carry_over, read_wreck
 from agent.seal import Seal
 from protocol.readings import STORE_ID_BYTES
 from protocol.topics import Channel
 
+log = structlog.get_logger(__name__)
+
 _VERSION = 1
+_MOST_VERSION = 1000
+"""A version beyond this was never written by any release: the file's header is damaged."""
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;"
     + outbox.SCHEMA
@@ -52,7 +61,7 @@ class Store:
         id: The store id.
         session: The number of this process start or connection; rises with each and never falls.
         origin: ``new``, ``kept``, ``restored`` (found not to fit its seal), ``foreign`` (another gateway's) or
-            ``broken`` (moved aside, new file).
+            ``broken`` (damaged: moved aside, and salvaged into a new file).
     """
 
     def __init__(self, path: pathlib.Path, gateway: str, clock: Clock) -> None:
@@ -62,6 +71,7 @@ class Store:
         self._depth = 0
         self._on_rows: Callable[[], None] | None = None
         self._seal = Seal(path)
+        self._wreck = path.with_name(path.name + ".damaged")
         self.origin = KEPT
         try:
             self._db = self._open(path)
@@ -74,24 +84,31 @@ class Store:
         self.commands = journal.Commands(self._db, clock.now)
         self.looks = looks.Looks(self._db)
         self.memory = memory.Memory(self._db, self.transaction)
-        self.session = max(int(self.get("session") or 0), self._seal.session())
         self.id = self._identify(gateway)
+        if self._wreck.exists():
+            self._salvage(gateway)
+        self.session = max(int(self.get("session") or 0), self._seal.session())
         self.next_session()
         self._seal.press(self.id, self._generation(), self.session, sync=True)
 
     def _open(self, path: pathlib.Path) -> sqlite3.Connection:
+        if self._wreck.exists():
+            # The last start ended between moving a damaged file aside and salvaging it.
+            self.origin = BROKEN
+            if not path.exists():
+                _move(path, self._wreck)
         try:
             return self._examined(_connected(path))
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"the store {path} cannot be opened: {error}; check the folder and its rights") from error
-        except sqlite3.DatabaseError:
-            number = 1
-            while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
-                number += 1
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # A damaged file also tells nonsense about tables and columns, in bytes that are no text.
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise StoreError(
+                    f"the store {path} cannot be opened: {error}; check the folder and its rights"
+                ) from error
+            log.warning("store_damaged", path=str(path), cause=str(error))
+            if self._wreck.exists():
+                _move(self._wreck, _free_name(path))
+            _move(path, self._wreck)
             self.origin = BROKEN
             return _connected(path)
 
@@ -105,8 +122,8 @@ class Store:
         if "store" not in meta or self._seal.fits(meta["store"], int(meta.get("generation") or 0)):
             return db
         try:
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError:
+            (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             verdict = "unreadable"
         if verdict != "ok":
             db.close()
@@ -133,6 +150,18 @@ class Store:
             self.put("store", fresh)
             self.put("gateway", gateway)
         return fresh
+
+    def _salvage(self, gateway: str) -> None:
+        """Carry over what a damaged file still holds; the file itself stays, for people."""
+        wreck = read_wreck(self._wreck)
+        with self.transaction(sealed=False):
+            rows = carry_over(self._db, wreck, gateway, self._clock.now())
+        log.warning("store_salvaged", rows=rows, faults=wreck.faults)
+        _move(self._wreck, _free_name(self.path))
+
+    def doubt(self) -> None:
+        """Have the next start examine the whole file, because it was found to be damaged."""
+        self._seal.doubt(self.session)
 
     def _forget_gateway(self) -> None:
         """Keep only the rows that wait: the plan, the runs and the commands are another gateway's to do."""
@@ -222,7 +251,14 @@ class Store:
     def prune(self) -> int:
         """Delete what is past its time: receipted tails, ended runs and commands."""
         with self.transaction():
-            return self.readings.prune() + self.reports.prune() + self.runs.prune() + self.commands.prune()
+            rows = self.readings.prune() + self.reports.prune()
+            self.note_gone()
+            return rows + self.runs.prune() + self.commands.prune()
+
+    def note_gone(self) -> None:
+        """Keep up to where rows were deleted, for whoever salvages this file; call it inside a transaction."""
+        self.put(READINGS_TABLE + GONE, self.readings.gone())
+        self.put(REPORTS_TABLE + GONE, self.reports.gone())
 
     def close(self) -> None:
         """Close the file and let go of its seal."""
@@ -230,8 +266,33 @@ class Store:
         self._seal.close()
 
 
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    """Return the first name for a damaged file that is not taken."""
+    number = 1
+    while (name := path.with_name(f"{path.name}.broken-{number}")).exists():
+        number += 1
+    return name
+
+
+def _move(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Rename a file and what SQLite keeps beside it; done again, it goes on where it was interrupted."""
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(to.with_name(to.name + suffix))
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _connected(path: pathlib.Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+    db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -242,11 +303,20 @@ def _connected(path: pathlib.Path) -> sqlite3.Connection:
         db.close()
         raise
     path.chmod(0o600)
+    # SQLite syncs the folder for its log, not for the file: a new one could be gone after a power cut.
+    _sync_folder(path.parent)
     return db
+
+
+def _text(stored: bytes) -> str:
+    """Read text also where it was damaged: what it means is judged by whoever uses it."""
+    return stored.decode(errors="replace")
 
 
 def _check_version(db: sqlite3.Connection, path: pathlib.Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if not 0 <= version < _MOST_VERSION:
+        raise sqlite3.DatabaseError(f"its version would be {version}")
     if version > _VERSION:
         raise StoreError(
             f"the store {path} was written by a newer version (form {version}); this one knows form {_VERSION}. "
