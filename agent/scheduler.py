@@ -7,7 +7,8 @@ the ticks that come again from running again.
 Missed-run policies, when several ticks of a task are due at once (the gateway was off, or its clock not believed):
 ``each`` runs all; ``latest`` the newest only; ``skip`` the newest, if a quarter of its period has not passed yet;
 ``default`` makes up for missed archive reads by one read of what is not held (``since`` the oldest tick), and is
-``latest`` for calls that read what is there now.
+``latest`` for calls that read what is there now. Archive reads that failed are made up for in the same way, because the
+meter still has what they were to bring: by the next one, within a month.
 """
 
 import asyncio
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 MOST_TICKS = 3000
 """Ticks of one duty that are reported one by one after a long absence (a month of quarters); older ones in one."""
+
+MOST_BEHIND = dt.timedelta(days=30)
+"""How far back a read makes up for others: a bound for what one session on a slow line may take."""
 
 LONGEST_SLEEP = 20.0
 """Real seconds between two looks at most: the clock may have been set meanwhile."""
@@ -241,12 +245,20 @@ class Scheduler:
                 call=duty.task.call,
                 kwargs=duty.task.kwargs,
                 tick=tick,
-                since=self._superseded(duty, tick) or since,
+                since=self._since(duty, tick, self._superseded(duty, tick) or since),
                 task=duty.task.id,
             )
             if self._store.runs.begin(run):
                 begun.append(run)
         return begun
+
+    def _since(self, duty: Duty, tick: dt.datetime, since: dt.datetime | None) -> dt.datetime | None:
+        """Return the oldest tick that a run makes up for, older ones that failed included."""
+        if not duty.archive or duty.task.missed != "default":
+            return since
+        behind = self._store.runs.behind(duty.task.id, duty.device.id, tick)
+        oldest = min((instant for instant in (since, behind) if instant is not None), default=None)
+        return None if oldest is None else max(oldest, tick - MOST_BEHIND)
 
     def _superseded(self, duty: Duty, tick: dt.datetime) -> dt.datetime | None:
         """Take back a run of this duty that still waits for its line; return the oldest tick that it stood for.

@@ -54,20 +54,20 @@ class Gateway:
             self.queued.remove(run)
         return bool(known)
 
-    def do_all(self) -> list[Run]:
+    def do_all(self, outcome: str = "done") -> list[Run]:
         """Let the line do what is queued."""
         done, self.queued[:] = list(self.queued), []
         for run in done:
             self.scheduler.started(run)
             with self.store.transaction():
                 self.store.runs.start(run.id)
-                self.store.runs.end(run.id, "done")
+                self.store.runs.end(run.id, outcome)
         return done
 
-    def look(self, shown: dt.datetime) -> list[Run]:
+    def look(self, shown: dt.datetime, outcome: str = "done") -> list[Run]:
         self.clock.shown = shown
         self.scheduler.look()
-        return self.do_all()
+        return self.do_all(outcome)
 
     def reports(self) -> list[RunReport]:
         rows = self.store.reports.next_rows(0, 10_000_000)
@@ -153,6 +153,31 @@ def test_a_clock_that_goes_back_repeats_nothing_and_goes_on(gateway: Gateway) ->
     month = dt.timedelta(days=30)
     assert gateway.look(T0 - month) == []
     assert len(gateway.look(T0 - month + QUARTER)) == 1
+
+
+def test_what_failed_reads_left_behind_is_read_by_the_next_one(tmp_path: pathlib.Path) -> None:
+    clock = SetClock()
+    gateway = Gateway(tmp_path, clock)
+    duty, single, each = a_duty(archive=True), a_duty(), a_duty(archive=True, missed="each")
+    gateway.scheduler.set_duties([duty, single, each])
+    # A read that makes up for missed ticks meets a meter that is silent, and so do those after it.
+    gateway.look(T0 + 2 * QUARTER, "failed")
+    gateway.look(T0 + 3 * QUARTER, "wrong_meter")
+    gateway.store.close()
+    again = Gateway(tmp_path, clock)
+    again.scheduler.set_duties([duty, single, each])
+    again.scheduler.recover()
+    since = {run.task: run.since for run in again.look(T0 + 4 * QUARTER)}
+    assert since == {duty.task.id: T0 + QUARTER, single.task.id: None, each.task.id: None}
+    # It was done, so nothing is left behind any more.
+    assert all(run.since is None for run in again.look(T0 + 5 * QUARTER))
+    # However long a meter is away, the read that makes up for it stays within a month.
+    again.look(T0 + 6 * QUARTER, "failed")
+    month = dt.timedelta(days=30)
+    again.look(T0 + 2 * month, "failed")
+    found = {run.task: run.since for run in again.look(T0 + 2 * month + QUARTER)}
+    assert found[duty.task.id] == T0 + month + QUARTER
+    again.store.close()
 
 
 def test_a_line_that_stays_busy_collects_no_runs(gateway: Gateway) -> None:
