@@ -29,6 +29,8 @@ from hub.paging import equals
 from hub.problems import Conflict, Wrong, WrongField
 from hub.resources import READ_ONLY, Link, Resource, Values, router_of
 from hub.state import Hub, HubRequest
+from protocol.iec62056 import LocalProtocolError, Request
+from protocol.iec62056.telegrams import encode
 
 PROTOCOLS = ("dlms-cosem", "iec62056-21", "i-flag", "mbus", "modbus", "lis-200")
 DISCONNECTOR_STATES = (0, 1, 2)
@@ -76,6 +78,14 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
         errors.append(WrongField("protocol", f"{values['protocol']!r} is none of {', '.join(PROTOCOLS)}"))
     if values["disconnector_status"] not in {None, *DISCONNECTOR_STATES}:
         errors.append(WrongField("disconnector_status", f"{values['disconnector_status']} is none of 0, 1, 2"))
+    address = values["iec62056_21_address"]
+    if address:
+        try:
+            encode(Request(address))
+        except LocalProtocolError:
+            errors.append(
+                WrongField("iec62056_21_address", f"{address!r} has characters that no meter can be called by")
+            )
     errors += [
         WrongField(field, f"{values[field]} does not fit 32 bits")
         for field in ("current_transformer_ratio", "voltage_transformer_ratio")

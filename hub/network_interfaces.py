@@ -6,6 +6,7 @@ connects to ``host``, which is ``fqdn``, else ``static_ip_address``.
 
 import datetime as dt
 import ipaddress
+import re
 import uuid
 from collections.abc import Collection, Sequence
 from typing import Annotated
@@ -22,6 +23,9 @@ from hub.problems import Wrong, WrongField
 from hub.resources import READ_ONLY, Resource, Use, Values, router_of
 from hub.state import Hub
 from protocol.plans import PARITIES
+
+_HOST = re.compile(r"[^\s/?#@:\[\]\x00-\x1f\x7f]+")
+"""What can stand in an address as its host; whether there is such a host is for the gateway to find out."""
 
 
 class NetworkInterfaceBody(Body, kw_only=True):
@@ -94,6 +98,10 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
             ipaddress.ip_address(address)
         except ValueError:
             errors.append(WrongField("static_ip_address", f"{address!r} is not an IP address"))
+    if values["fqdn"] and not _HOST.fullmatch(values["fqdn"]):
+        errors.append(WrongField("fqdn", f"{values['fqdn']!r} is not a host's name"))
+    if values["serial_port"] is not None and not values["serial_port"].isprintable():
+        errors.append(WrongField("serial_port", f"{values['serial_port']!r} has characters that cannot be printed"))
     if values["parity"] not in PARITIES:
         errors.append(WrongField("parity", f"{values['parity']!r} is none of {', '.join(PARITIES)}"))
     if values["sim"] is not None:

@@ -42,6 +42,21 @@ async def test_interfaces_that_cannot_be(rest: Rest) -> None:
         assert await rest.wrong_fields("POST", "/v1/metering/network-interfaces", body) == {field}
 
 
+async def test_what_would_break_a_telegram_or_an_address_is_no_address(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    meter, line = f"/v1/metering/meter-devices/{fleet.meter}", f"/v1/metering/network-interfaces/{fleet.line}"
+    for address in ("1\r\n", "!", "1!2", "ä", "\x7f"):
+        assert await rest.wrong_fields("PATCH", meter, {"iec62056_21_address": address}) == {"iec62056_21_address"}
+    for fine in ("1", "00000001", "12345678", "A b", "", None):
+        assert (await rest.patch(meter, iec62056_21_address=fine))["iec62056_21_address"] == fine
+    for host in ("a b", "a:1", "a/b", "x@y", "a\n"):
+        body = {"serial_port": None, "fqdn": host, "port": 1}
+        assert await rest.wrong_fields("PATCH", line, body) == {"fqdn"}
+    assert await rest.wrong_fields("PATCH", line, {"serial_port": "/dev/tty\n"}) == {"serial_port"}
+    for host in ("meter-7.example", "meter.example.", "zähler.example", "localhost"):
+        assert (await rest.patch(line, serial_port=None, fqdn=host, port=1))["host"] == host
+
+
 async def test_an_interface_prefers_its_name_to_its_address(rest: Rest) -> None:
     organization = (await rest.post("/v1/organizations/", name="o"))["id"]
     path = "/v1/metering/network-interfaces"
