@@ -36,7 +36,7 @@ class BackupError(Exception):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sound database file holds: the latest reading's ``collected`` tells how old it is."""
+    """What a sound database file holds."""
 
     file: str
     bytes: int
@@ -44,6 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     gateways: int
     readings: int
     newest: str | None
+    """When the latest reading was collected."""
     replaced: str | None = None
     """Where the file lies that was replaced; None when there was none."""
 
@@ -145,7 +146,8 @@ def _judged(path: Path, source: Path, *, fully: bool) -> Verdict:
         schema=schema,
         gateways=gateways,
         readings=readings,
-        newest=None if newest is None else str(newest),
+        # Instants are microseconds since 1970 (hub.columns).
+        newest=None if newest is None else dt.datetime.fromtimestamp(newest // 1_000_000, dt.UTC).isoformat(),
     )
 
 

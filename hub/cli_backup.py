@@ -67,5 +67,5 @@ def _say(verdict: Verdict, done: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(verdict))
         return
-    newest = f", the newest collected {verdict.newest} UTC" if verdict.newest else ""
+    newest = f", the newest collected {verdict.newest}" if verdict.newest else ""
     click.echo(f"{done}: {verdict.bytes} bytes, {verdict.gateways} gateways, {verdict.readings} readings{newest}")

@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.bodies import Body
 from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, RunReport, StagedReading
 from hub.models import Gateway as Row
+from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
 from hub.problems import wrong
 from hub.resources import READ_ONLY, Resource, Use, Values, changing, find, router_of, show
+from hub.rivals import conflict_of
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
 from protocol.topics import check_gateway_id
@@ -46,6 +48,10 @@ class GatewayBody(Body, kw_only=True):
         "oldest",
         "clock_believed",
         "status",
+        "rows_per_second",
+        "drain_seconds",
+        "errors",
+        "conflict",
     }
     gateway_id: str
     organization: uuid.UUID
@@ -57,7 +63,8 @@ class Gateway(GatewayBody, kw_only=True):
     """A gateway. ``depth`` rows without a receipt wait there, the oldest since ``oldest``.
 
     ``desired_revision`` is the plan that it should run, ``published_revision`` the one last sent, ``applied_revision``
-    the one that it runs, but for the items in ``problems``.
+    the one that it runs, but for the items in ``problems``. ``drain_seconds`` is how long ``depth`` rows take at
+    ``rows_per_second``; ``errors`` are the last of each kind; ``conflict`` tells of another agent under this id.
     """
 
     id: uuid.UUID
@@ -75,6 +82,10 @@ class Gateway(GatewayBody, kw_only=True):
     oldest: dt.datetime | None
     clock_believed: bool
     status: str
+    rows_per_second: float | None
+    drain_seconds: float | None
+    errors: list[RunErrors]
+    conflict: str
     created_at: dt.datetime
     updated_at: dt.datetime
 
@@ -88,13 +99,20 @@ async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: 
         raise wrong("gateway_id", "a gateway's id never changes: it stands in topics")
 
 
-async def _state(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    rates = await read_rates(session, [row.id for row in rows if row.online and row.depth])
+    errors = await read_errors(session, [row.id for row in rows])
     return [
         {
             "key_fingerprint": fingerprint(row.public_key) if row.public_key is not None else None,
             "problems": row.applied_problems,
             "in_step": row.desired_revision == row.applied_revision,
             "store_id": row.store_id.hex() if row.store_id is not None else None,
+            "rows_per_second": round(rate, 1) if (rate := rates.get(row.id)) else None,
+            "drain_seconds": round(row.depth / rate, 1) if rate else (None if row.depth else 0.0),
+            "errors": errors.get(row.id, []),
+            "conflict": (conflict := conflict_of(row)),
+            "status": "; ".join(part for part in (row.status, conflict) if part),
         }
         for row in rows
     ]
@@ -138,6 +156,7 @@ async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gatewa
     async with changing(hub) as session:
         row = await find(session, RESOURCE, row_id, lock=True)
         row.public_key, row.updated_at = None, hub.clock.now()
+        row.rival_key = None
         await session.flush()
         answer: Gateway = (await show(session, RESOURCE, [row]))[0]
         return answer

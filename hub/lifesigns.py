@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import dispatch, plans
+from hub import dispatch, plans, rivals
 from hub.database import writing
 from hub.ingest import WRONG_KEY, pin_key, read_gateways
 from hub.models import Batch, Gateway, OutboxProgress
@@ -58,6 +58,8 @@ async def note_life_sign(
             known = await pin_key(session, known, key)
         if known.public_key != key:
             _log.warning("gateway_wrong_key", gateway=sign.gateway, fingerprint=fingerprint(key), cause=WRONG_KEY)
+            if sign.online and not retained:
+                await rivals.note_key(session, known.id, key, now)
             return None
         gateway = (
             await session.execute(sa.select(Gateway).where(Gateway.id == known.id).with_for_update(key_share=True))
@@ -72,6 +74,8 @@ async def note_life_sign(
                 revision=sign.plan_revision,
                 depth=sign.depth,
             )
+        if sign.online and not retained:
+            rivals.note_store(gateway, sign, now)
         _note(gateway, sign, now, retained=retained)
         if not sign.online:
             return None

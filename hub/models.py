@@ -98,7 +98,7 @@ class Gateway(Identified, Base):
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored.
+    messages: a lower one is ignored. ``rival_*`` and ``said_at`` (the last life sign's own time) are ``hub.rivals``'.
     """
 
     __tablename__ = "gateways"
@@ -130,6 +130,12 @@ class Gateway(Identified, Base):
     oldest: Mapped[dt.datetime | None]
     clock_believed: Mapped[bool] = mapped_column(default=True)
     status: Mapped[str] = mapped_column(Text, default="")
+    said_at: Mapped[dt.datetime | None]
+    rival_store: Mapped[bytes | None]
+    rival_said_at: Mapped[dt.datetime | None]
+    rival_returns: Mapped[int] = mapped_column(default=0)
+    rival_key: Mapped[bytes | None]
+    rival_at: Mapped[dt.datetime | None]
 
 
 class NetworkInterface(Identified, Base):
@@ -467,7 +473,16 @@ class RunReport(Base):
     """One run of a task or command on a gateway, and its outcome."""
 
     __tablename__ = "run_reports"
-    __table_args__ = (Index("ix_run_reports_device_ended", "device", "ended"),)
+    __table_args__ = (
+        Index("ix_run_reports_device_ended", "device", "ended"),
+        Index(
+            "ix_run_reports_failed",
+            "gateway",
+            "ended",
+            sqlite_where=text("outcome <> 'done'"),
+            postgresql_where=text("outcome <> 'done'"),
+        ),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     gateway: Mapped[uuid.UUID] = mapped_column(ForeignKey("gateways.id"), index=True)
