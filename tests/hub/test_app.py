@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
@@ -58,3 +60,46 @@ def test_other_operations_are_on_the_page() -> None:
 
 def test_limits_on_the_page() -> None:
     assert f"0 to {LARGEST_DELAY_SECONDS}" in PAGE
+
+
+KINDS: dict[Any, str] = {
+    msgspec.inspect.StrType: "text",
+    msgspec.inspect.IntType: "integer",
+    msgspec.inspect.FloatType: "number",
+    msgspec.inspect.DecimalType: "decimal",
+    msgspec.inspect.DateTimeType: "time",
+    msgspec.inspect.BoolType: "boolean",
+    msgspec.inspect.UUIDType: "id",
+    msgspec.inspect.DictType: "object",
+    msgspec.inspect.StructType: "object",
+    msgspec.inspect.AnyType: "object",
+}
+
+
+def kind_of(found: Any) -> str:  # noqa: ANN401 - msgspec's own types
+    """Say a field's type as the page does."""
+    if isinstance(found, msgspec.inspect.UnionType):
+        (inner,) = [one for one in found.types if not isinstance(one, msgspec.inspect.NoneType)]
+        return f"{kind_of(inner)} or null"
+    if isinstance(found, msgspec.inspect.Metadata):
+        return kind_of(found.type)
+    if isinstance(found, msgspec.inspect.ListType):
+        return f"list of {kind_of(found.item_type)}"
+    return KINDS[type(found)]
+
+
+def fields_of(resource: Resource) -> str:
+    """Return a resource's fields as the page lists them."""
+    written = {field.name: field for field in msgspec.structs.fields(resource.body)}
+    told = []
+    for field in msgspec.structs.fields(resource.out):
+        mark = "*" if field.name in written and written[field.name].required else ""
+        only = "" if field.name in written else ", ro"
+        told.append(f"`{field.name}`{mark} ({kind_of(msgspec.inspect.type_info(field.type))}{only})")
+    return f"| `{resource.path}` | {', '.join(told)} |"
+
+
+def test_every_field_is_on_the_page() -> None:
+    resources = [amr_tasks.RESOURCE, *(module.RESOURCE for module in RESOURCES if hasattr(module, "RESOURCE"))]
+    missing = [row for row in map(fields_of, resources) if row not in PAGE.splitlines()]
+    assert not missing, "\n".join(missing)
