@@ -16,7 +16,7 @@ from hub.backup import BackupError
 from hub.broker import BrokerError
 from hub.cli_backup import backup_command, restore_command
 from hub.clocks import Clock, system_clock
-from hub.database import async_url, create_engine, migrate, writing
+from hub.database import DatabaseError, async_url, create_engine, migrate, writing
 from hub.keys import KeyFileError
 from hub.logs import set_up_logs
 from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
@@ -230,7 +230,7 @@ def _postgresql(database: str | None) -> str:
 
 def expected_causes() -> tuple[type[Exception], ...]:
     """Return what may end the work without being a bug: its text is for the operator."""
-    return (StartError, BackupError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
+    return (StartError, DatabaseError, BackupError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
 
 
 def _key_file() -> Path | None:

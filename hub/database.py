@@ -5,8 +5,8 @@ every transaction begins IMMEDIATE, so that a writer waits at its first statemen
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -38,6 +38,10 @@ UNREACHABLE = (
 _BUSY_SECONDS = 30
 _MIGRATION_LOCK = 0x6D657465
 """PostgreSQL advisory lock: of several processes that start at once, one migrates."""
+
+
+class DatabaseError(RuntimeError):
+    """The database cannot be used; the text names it, without a password, and says why."""
 
 
 def async_url(url: str) -> URL:
@@ -101,17 +105,33 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 
 async def migrate(url: str) -> None:
-    """Bring the schema to this version; safe to call from several processes at once."""
+    """Bring the schema to this version; safe to call from several processes at once.
+
+    Raises:
+        DatabaseError: when the database does not let us, with its place and what it said.
+    """
     target = async_url(url)
-    if target.get_backend_name() == "sqlite" and target.database:
-        await asyncio.to_thread(Path(target.database).parent.mkdir, parents=True, exist_ok=True)
-    engine = create_engine(url)
+    with _named(target):
+        if target.get_backend_name() == "sqlite" and target.database:
+            await asyncio.to_thread(Path(target.database).parent.mkdir, parents=True, exist_ok=True)
+        engine = create_engine(url)
+        try:
+            async with engine.begin() as connection:
+                await _lock(connection)
+                await connection.run_sync(_upgrade)
+        finally:
+            await engine.dispose()
+
+
+@contextmanager
+def _named(target: URL) -> Iterator[None]:
+    """Say which database it was, without its password and without what only a developer reads."""
     try:
-        async with engine.begin() as connection:
-            await _lock(connection)
-            await connection.run_sync(_upgrade)
-    finally:
-        await engine.dispose()
+        yield
+    except (SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        place = target.database if target.get_backend_name() == "sqlite" else target.render_as_string()
+        raise DatabaseError(f"the database {place} cannot be used: {said}") from error
 
 
 async def _lock(connection: AsyncConnection) -> None:
@@ -128,9 +148,14 @@ def _upgrade(connection: Connection) -> None:
 
 
 async def schema_problem(engine: AsyncEngine) -> str:
-    """Say what to do when the schema is not this version's; empty when it is."""
-    async with engine.connect() as connection:
-        there = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    """Say what to do when the schema is not this version's; empty when it is.
+
+    Raises:
+        DatabaseError: when the database does not let us look.
+    """
+    with _named(engine.url):
+        async with engine.connect() as connection:
+            there = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
     wanted = ScriptDirectory(str(MIGRATIONS)).get_current_head()
     if there == wanted:
         return ""

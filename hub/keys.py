@@ -32,7 +32,10 @@ def open_key(path: pathlib.Path) -> SigningKey:
     """
     if not path.exists():
         _make_key(path)
-    return read_key(path)
+    key = read_key(path)
+    # What an operator copies into the settings of a gateway that is to trust this hub and no other.
+    _log.info("hub_key_opened", path=str(path), fingerprint=fingerprint(key.public))
+    return key
 
 
 def read_key(path: pathlib.Path) -> SigningKey:
@@ -82,4 +85,4 @@ def _make_key(path: pathlib.Path) -> None:
             os.close(folder)
     except OSError as error:
         raise KeyFileError(f"the hub's key file {path} cannot be made: {error}") from None
-    _log.info("hub_key_made", path=str(path), fingerprint=fingerprint(key.public))
+    _log.info("hub_key_made", path=str(path))

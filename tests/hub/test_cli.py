@@ -146,7 +146,9 @@ def test_the_brokers_password_comes_from_the_environment_or_a_file(
     ("arguments", "text"),
     [
         (["run", "--data", "/proc/nowhere"], "/proc/nowhere"),
-        (["serve", "--database", "postgresql://nobody@127.0.0.1:1/x"], "metergate-hub: "),
+        (["serve", "--database", "postgresql://nobody@127.0.0.1:1/x"], "nobody@127.0.0.1:1/x cannot be used: "),
+        (["migrate", "--database", "postgresql://nobody@127.0.0.1:1/x"], "nobody@127.0.0.1:1/x cannot be used: "),
+        (["token", "create", "x", "--data", "/dev/null/data"], "/dev/null/data/hub.db cannot be used: "),
     ],
 )
 def test_work_that_fails_is_1_with_its_cause(arguments: list[str], text: str) -> None:
@@ -154,3 +156,10 @@ def test_work_that_fails_is_1_with_its_cause(arguments: list[str], text: str) ->
     assert answer.returncode == 1, answer.stderr
     assert text in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hub.db").write_text("no database")
+    answer = done("token", "create", "x", "--data", str(tmp_path))
+    assert answer.returncode == 1
+    assert answer.stderr == f"metergate-hub: the database {tmp_path}/hub.db cannot be used: file is not a database\n"

@@ -4,8 +4,10 @@ import pathlib
 import stat
 
 import pytest
+import structlog
 
 from hub.keys import KeyFileError, open_key, read_key
+from protocol.envelopes import fingerprint
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: pathlib.Path) -> None:
@@ -14,6 +16,14 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: pathlib.Path) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert open_key(path).public == first.public
     assert [entry.name for entry in path.parent.iterdir()] == ["hub.key"]
+
+
+def test_the_fingerprint_that_gateways_may_be_given_is_said_at_every_start(tmp_path: pathlib.Path) -> None:
+    for _ in range(2):
+        with structlog.testing.capture_logs() as told:
+            key = open_key(tmp_path / "hub.key")
+        shown = [entry["fingerprint"] for entry in told if entry["event"] == "hub_key_opened"]
+        assert shown == [fingerprint(key.public)]
 
 
 def test_a_missing_or_broken_file_is_named_and_not_quoted(tmp_path: pathlib.Path) -> None:
