@@ -5,6 +5,7 @@ from the file's folder. Everything else (lines, meters, tasks) comes from the hu
 """
 
 import pathlib
+import re
 import tomllib
 import urllib.parse
 from typing import Annotated
@@ -17,6 +18,7 @@ from protocol.wire import ContractError
 DEFAULT_PATH = pathlib.Path("/etc/metergate/agent.toml")
 CUSTOMER_LOCK = 4
 SUPPLIER_LOCK = 3
+_FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -162,6 +164,16 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
         raise SettingsError(f"`gateway`: {error}") from error
     if settings.log_level not in LOG_LEVELS:
         raise SettingsError(f"`log_level` is {settings.log_level!r}; expected one of {', '.join(LOG_LEVELS)}")
+    if settings.hub_key is not None and not _FINGERPRINT.fullmatch(settings.hub_key):
+        raise SettingsError(
+            f"`hub_key` is {settings.hub_key[:60]!r}; expected the fingerprint that the hub's log says at its start "
+            "(hub_key_opened), eight groups of four hex digits: d157-981b-..."
+        )
+    for name, line in settings.lines.items():
+        if not line.endpoint.startswith(("/", "socket://")):
+            raise SettingsError(
+                f'`lines."{name}".endpoint` is {line.endpoint!r}; expected /dev/... or socket://host:port'
+            )
     data = folder / settings.data
     return AgentSettings(
         gateway=settings.gateway,

@@ -60,6 +60,8 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
         (GOOD.replace('password_file = "meter.secret"', 'password = "a(b"'), 'meters."station 7".password'),
         (GOOD.replace("meter.secret", "meter.empty"), "meter.empty is empty"),
         (GOOD.replace("meter.secret", "meter.bytes"), "meter.bytes holds no text"),
+        (GOOD.replace("/dev/ttyUSB3", "COM3"), 'lines."optical".endpoint'),
+        ('hub_key = "D157"\n' + GOOD, "hub_key"),
         (GOOD.replace("lock = 3", "lock = 1"), 'meters."station 7".lock'),
         (GOOD.replace("lock = 3", 'password = "1"'), 'meters."station 7"'),
         (GOOD.replace("meter.secret", "absent"), "password_file"),
