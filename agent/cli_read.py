@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from agent.arguments import pairs, rfc3339
 from agent.clocks import Clock, system_clock
 from agent.conversation import Times
 from agent.links import LinkError, open_link, read_endpoint
@@ -223,7 +224,7 @@ class _NoMemory:
 def _understood(endpoint: str, context: str, call: str, kwargs: Sequence[str], timezone: str) -> dict[str, Any]:
     """Check what can be checked without a meter; returns the typed arguments of the call."""
     try:
-        typed = kwargs_from_text(context, call, _pairs(kwargs))
+        typed = kwargs_from_text(context, call, pairs(kwargs))
         read_endpoint(endpoint)
         zoneinfo.ZoneInfo(timezone or "UTC")
     except CallError as error:
@@ -235,18 +236,6 @@ def _understood(endpoint: str, context: str, call: str, kwargs: Sequence[str], t
     if find_call(context, call).writes and not timezone:
         raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
     return typed
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"{text!r} is not key=value")
-        if key in pairs:
-            raise click.UsageError(f"{key} is given twice")
-        pairs[key] = value
-    return pairs
 
 
 def _in_words_of_here(error: CallError) -> str:
@@ -280,17 +269,12 @@ def _stamped(value: Value, ended: dt.datetime) -> dt.datetime:
     return value.timestamp or ended.replace(microsecond=ended.microsecond // 1000 * 1000)
 
 
-def _rfc3339(instant: dt.datetime) -> str:
-    text = instant.astimezone(dt.UTC).isoformat(timespec="milliseconds" if instant.microsecond else "seconds")
-    return text.replace("+00:00", "Z")
-
-
 def _print_json(meter: str, answer: Answer, ended: dt.datetime, *, events: bool) -> None:
     for value in answer.values:
         reading = {
             "meter": meter,
             "series": value.series,
-            "timestamp": _rfc3339(_stamped(value, ended)),
+            "timestamp": rfc3339(_stamped(value, ended)),
             "value": format(value.value, "f"),
             "unit": value.unit,
         }
@@ -299,7 +283,7 @@ def _print_json(meter: str, answer: Answer, ended: dt.datetime, *, events: bool)
         logged = {
             "meter": meter,
             "event": event.code,
-            "timestamp": _rfc3339(event.timestamp),
+            "timestamp": rfc3339(event.timestamp),
             "title": event.title,
             "content": event.content,
         }

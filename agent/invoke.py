@@ -14,11 +14,12 @@ import os
 import pathlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import click
 
+from agent.arguments import pairs, rfc3339
 from agent.broker import Access, BrokerError, Connection, Outgoing, connect
 from agent.keys import KeyFileError, load_key, make_key
 from agent.settings import SettingsError, parse_broker
@@ -122,7 +123,7 @@ def command(
         check_gateway_id(gateway)
         password = broker_password_file.read_text(encoding="utf-8").strip() if broker_password_file else None
         access = Access(parse_broker(broker, "--broker"), password, ca_file)
-        asked = kwargs_from_text(context, call, _pairs(kwargs))
+        asked = kwargs_from_text(context, call, pairs(kwargs))
     except CallError as error:
         text = str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
         raise click.UsageError(text.replace("task_call", "CALL")) from error
@@ -228,30 +229,13 @@ def _login() -> str:
     return re.sub(r"[^a-z0-9-]+", "-", os.environ.get("USER", "") or getpass.getuser().lower()).strip("-")[:63]
 
 
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"{text!r} is not key=value")
-        if key in pairs:
-            raise click.UsageError(f"{key} is given twice")
-        pairs[key] = value
-    return pairs
-
-
-def _rfc3339(instant: dt.datetime) -> str:
-    text = instant.astimezone(dt.UTC).isoformat(timespec="milliseconds" if instant.microsecond else "seconds")
-    return text.replace("+00:00", "Z")
-
-
 def _print(result: _Result, *, as_json: bool) -> None:
     readings = sorted(result.readings, key=lambda reading: (reading.timestamp, reading.series))
     rows = [
         {
             "meter": reading.meter,
             "series": reading.series,
-            "timestamp": _rfc3339(reading.timestamp),
+            "timestamp": rfc3339(reading.timestamp),
             "value": format(reading.value, "f"),
             "unit": reading.unit,
         }
