@@ -6,6 +6,7 @@ import click
 
 _COMMANDS = {
     "run": ("", "Run this gateway: poll by the hub's plan, bring every reading home."),
+    "outbox": ("agent.cli_outbox", "Show what waits here to reach the hub, beside a running agent or without it."),
     "read": ("agent.cli_read", "Ask one meter one thing, without any hub."),
     "simulate": ("agent.simulator.cli", "Be meters: on a pseudo-terminal or over TCP, with faults on demand."),
     "invoke": ("agent.invoke", "Run a call on a meter through its gateway, over MQTT, hub or no hub."),
