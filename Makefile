@@ -12,6 +12,7 @@ demo: $(INSTALLED)
 # ARGS narrows the tests; alone, everything runs. The closing line is pytest's.
 test: check
 	@sh .ci/mosquitto
+	@sh .ci/strace
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(INSTALLED)
