@@ -43,7 +43,7 @@ class Postgres:
             os.chown(folder, self._user, self._group)
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = folder.parent / "postgres.log"
+        self.log = folder.parent / "postgres.log"
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync")
         self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", DATABASE)
@@ -69,7 +69,7 @@ class Postgres:
             "max_wal_size": "64MB",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(self._bin / "postgres"), "-D", str(self._data), *options],
                 stdout=log,
@@ -82,8 +82,8 @@ class Postgres:
         until = time.monotonic() + START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > until:
-                tail = self._log.read_text(errors="replace")[-800:]
-                raise RuntimeError(f"PostgreSQL did not start; {self._log} ends:\n{tail}")
+                tail = self.log.read_text(errors="replace")[-800:]
+                raise RuntimeError(f"PostgreSQL did not start; {self.log} ends:\n{tail}")
             time.sleep(0.1)
 
     def answers(self) -> bool:
