@@ -105,7 +105,14 @@ async def store_deliveries(
         await _note_batches(session, opened, now)
         await _store_readings(session, opened, now, outcome)
         await _store_reports(session, opened, now, outcome)
-        await quarantine(session, [item for one in opened for item in one.unreadable], now)
+        # Once more: reports that belong to nothing known are found only now. What is stored of them may come again.
+        opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
+        unreadable = [item for one in opened for item in one.unreadable]
+        for item in unreadable:
+            _log.warning(
+                "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
+            )
+        await quarantine(session, unreadable, now)
         await _count_batches(session, opened)
     for one in opened:
         _receipt(one, outcome)
@@ -304,11 +311,6 @@ async def _keep_if_room(
     if len(kept) < len(opened):
         outcome.counts[QUARANTINE_FULL] += len(opened) - len(kept)
         _log.error(QUARANTINE_FULL, limit=quarantine_rows, deliveries=len(opened) - len(kept))
-    for item in unreadable:
-        if item.identity in room:
-            _log.warning(
-                "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
-            )
     return [one for one in kept if not _renamed(one, room, outcome)]
 
 

@@ -94,3 +94,17 @@ async def test_an_event_of_a_meter_that_is_not_the_gateways_is_set_aside(engine:
     assert aside[encode(told[0])] == "unknown_meter"
     assert aside[encode(told[1])] == "not_this_gateway"
     assert "not a report" in aside[strange]
+
+
+async def test_reports_of_nothing_known_keep_within_the_quarantine(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    voice = GatewayVoice()
+    strange = [voice.rows(Channel.REPORT, [encode(event(uuid.uuid4())) for _ in range(2)]) for _ in range(3)]
+    good = voice.rows(Channel.REPORT, [encode(event(estate.meters["M1"]))])
+    outcome = await store_deliveries(engine, [*strange, good], NOW, 5)
+    assert [len(names) for names in outcome.receipts.values()] == [3]
+    assert outcome.counts["quarantine_full"] == 1
+    assert len(await rows(engine, models.Quarantined)) == 4
+    # With more room the same delivery is taken.
+    outcome = await store_deliveries(engine, strange[2:], NOW, 6)
+    assert [len(names) for names in outcome.receipts.values()] == [1]
