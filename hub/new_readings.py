@@ -50,7 +50,7 @@ class NewReading(msgspec.Struct, kw_only=True):
     meter: str
     series: str
     timestamp: dt.datetime
-    value: decimal.Decimal
+    value: str
     outcome: str
 
 
@@ -122,7 +122,7 @@ async def push(
             meter=body.meter,
             series=body.series,
             timestamp=body.timestamp,
-            value=body.value,
+            value=format(body.value, "f"),
             outcome=str(outcome),
         )
         for body, outcome in zip(given, outcomes, strict=True)

@@ -42,7 +42,7 @@ class MeterReadingsBody(Body, kw_only=True):
 class Version(msgspec.Struct, kw_only=True):
     """One of several values that arrived for the same reading."""
 
-    value: decimal.Decimal
+    value: str
     first_collected: dt.datetime
     collected: dt.datetime
 
@@ -80,7 +80,11 @@ async def _versions(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
         statement = select(ReadingVersion).where(_same_key(some)).order_by(ReadingVersion.collected, ReadingVersion.id)
         for version in (await session.execute(statement)).scalars():
             found.setdefault((version.meter_device, version.series, version.timestamp), []).append(
-                Version(value=version.value, first_collected=version.first_collected, collected=version.collected)
+                Version(
+                    value=format(version.value, "f"),
+                    first_collected=version.first_collected,
+                    collected=version.collected,
+                )
             )
     return [
         {"versions": found[key]} if (key := (row.meter_device, row.series, row.timestamp)) in found else {}

@@ -8,6 +8,7 @@ that it touches; an object refers to objects of its own organization only.
 import asyncio
 import dataclasses
 import datetime as dt
+import decimal
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -136,13 +137,18 @@ async def show(session: AsyncSession, resource: Resource, rows: Sequence[Any]) -
     return [
         resource.out(
             **{
-                **{name: getattr(row, name) for name in names},
+                **{name: _plain(getattr(row, name)) for name in names},
                 **{field: by_row.get(row.id, []) for field, by_row in linked.items()},
                 **extra,
             }
         )
         for row, extra in zip(rows, more, strict=True)
     ]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any column's value
+    # In JSON a decimal is text anyway; its own text would be 1E-7, which not every client takes for a number.
+    return format(value, "f") if isinstance(value, decimal.Decimal) else value
 
 
 async def _linked(session: AsyncSession, link: Link, rows: Collection[uuid.UUID]) -> dict[uuid.UUID, list[uuid.UUID]]:

@@ -209,3 +209,28 @@ async def test_events(rest: Rest) -> None:
     assert await rest.wrong_fields("POST", path, {**body, "title": "x" * 51, "content": ""}) == {"title", "content"}
     await rest.call("PATCH", f"{path}/{made['id']}", {"title": "x"}, 405)
     await rest.call("DELETE", f"{path}/{made['id']}", status=204)
+
+
+async def test_values_are_plain_digits(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    of_meter = {"organization": fleet.organization, "meter_device": fleet.meter, "series": fleet.series}
+    at = "2026-03-02T06:00:00Z"
+    shown = []
+    small, large = "0." + "0" * 17 + "1", "1" + "0" * 18
+    for sent, plain in (("0.0000001", "0.0000001"), ("1E-18", small), ("1E+5", "100000"), (1e18, large)):
+        rest.clock.advance(minutes=1)
+        made = await rest.post("/v1/metering/meter-readings", **of_meter, timestamp=at, value=sent)
+        assert made["value"] == plain
+        shown.append(plain)
+        found = await rest.get(f"/v1/metering/meter-readings/{made['id']}")
+        assert found["value"] == plain
+        if len(shown) > 1:
+            assert [version["value"] for version in found["versions"]] == shown
+        body = {"meter": "Heating plant", "series": "2:300", "timestamp": at, "value": sent}
+        assert (await rest.post("/v1/metering/new-meter-readings", **body))["value"] == plain
+        body = {"meter_device_name": "Late", "series_name": "2:300", "timestamp": at, "value": sent}
+        staged = await rest.post("/v1/metering/staged-meter-readings", **body)
+        assert (await rest.get(f"/v1/metering/staged-meter-readings/{staged['id']}"))["value"] == plain
+        series = f"/v1/metering/meter-reading-series/{fleet.series}"
+        assert (await rest.patch(series, si_multiplier=sent))["si_multiplier"] == plain
+        assert (await rest.get(series))["si_multiplier"] == plain
