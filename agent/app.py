@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from agent import metrics
+from agent.backlog import BacklogError, read_backlog
 from agent.clocks import Clock
 from agent.commands import CommandDesk
 from agent.duties import EMPTY, Roster, judge
@@ -119,6 +121,9 @@ class Agent:
                     tasks.create_task(self._desk.watch(), name="commands"),
                     tasks.create_task(self._keep_house(), name="housekeeping"),
                 ]
+                if self._settings.metrics_port is not None:
+                    serving = metrics.serve(self._settings.metrics_port, self._figures)
+                    steady.append(tasks.create_task(serving, name="metrics"))
                 await stop.wait()
                 log.info("agent_stopping")
                 lines = [line.task for line in self._lines.values()] + list(self._retiring.values())
@@ -344,6 +349,29 @@ class Agent:
             f"{aside} rows fit into no message that this broker takes" if aside else "",
         ]
         return "; ".join(part for part in parts if part)
+
+
+    def _figures(self) -> str:
+        """Write the page for Prometheus; runs in another thread, so that it asks the store's file, not the store."""
+        try:
+            backlog = metrics.of_backlog(read_backlog(self._settings.store, self._clock.now()))
+        except BacklogError as error:
+            log.warning("metrics_without_store", cause=str(error))
+            backlog = []
+        state = (
+            ("connected", "Whether the broker is connected", self._uplink.connected),
+            ("clock_believed", "Whether the clock was believed at the last look", not self._doubt),
+            ("plan_revision", "Revision of the plan that runs", self._roster.revision),
+            ("lines", "Lines in the plan that runs", len(self._lines)),
+            ("tasks", "Tasks on meters in the plan that runs", len(self._roster.duties)),
+        )
+        samples = [
+            metrics.Sample("info", "Who this is", 1, {"gateway": self._settings.gateway, "software": software()}),
+            *(metrics.Sample(name, text, int(value)) for name, text, value in state),
+            *backlog,
+            *metrics.counted(),
+        ]
+        return metrics.render(samples, metrics.of_process())
 
 
 async def _work(worker: LineWorker, before: asyncio.Task[None] | None) -> None:

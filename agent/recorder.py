@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 
+from agent import metrics
 from agent.commands import CommandDesk
 from agent.runs import Run, RunResult
 from agent.store import Store
@@ -81,6 +82,8 @@ class Recorder:
                 self._store.memory.keep_held(run.device.id, answer.archive, answer.held)
             state = _COMMAND_STATES.get(outcome, states.FAILED)
             self._desk.ended(run, state, cause, readings, answer.result)
+        metrics.count("runs_total", outcome=outcome)
+        metrics.count("readings_total", len(readings))
         log.info(
             "run_ended",
             run=str(run.id),

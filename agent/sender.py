@@ -1,5 +1,9 @@
 """Sends one channel's outbox in batches through a window, until every row has its receipt.
 
+Oldest first; and while there is a backlog the newest of the rows that were stored since the connection was made go in
+batches of their own beside it, one at a time, so that a fresh reading or a command's result does not wait for an outage
+to be made up for. The rows of such batches are passed over when the backlog has come to them.
+
 A batch is formed once and then sent as it is, again and again, until its receipt has come or the connection is gone;
 after that batches are formed anew. A publish that fails loses nothing: only receipts count.
 """
@@ -10,6 +14,7 @@ import uuid
 
 import structlog
 
+from agent import metrics
 from agent.broker import Connection, Outgoing
 from agent.clocks import Clock
 from agent.outbox import Rows
@@ -17,7 +22,7 @@ from agent.settings import Timing
 from agent.store import Store
 from agent.window import Window
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey
-from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
+from protocol.readings import MAX_SEQUENCE, BatchName, NewMeterReading, batch_of, name_properties
 from protocol.reports import LossRecord, Receipt
 from protocol.topics import Channel, topic_for
 from protocol.wire import MAX_BATCH_BYTES, ContractError, decode, encode
@@ -27,12 +32,16 @@ log = structlog.get_logger(__name__)
 _BATCH_HEADER = 96
 """More than the MessagePack of a batch adds to its rows: store id, sequences, digest, array headers."""
 
-_LARGEST_SEQUENCE = 2**63 - 1
 _HURRY_WITHIN = 1.0
 
 
 class Sender:
-    """One channel. ``run`` lives as long as its connection; the times measured live on."""
+    """One channel. ``run`` lives as long as its connection; the times measured live on.
+
+    Attributes:
+        sends: How many batches were published since the process began.
+        repeats: How many of these had been published before.
+    """
 
     def __init__(
         self, gateway: str, channel: Channel, store: Store, key: SigningKey, clock: Clock, timing: Timing
@@ -46,7 +55,13 @@ class Sender:
         # Jittered, so that gateways that start together do not ask together.
         first = timing.resend * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, no secret
         self._window = Window(first, timing.resend_max)
+        self.sends = 0
+        self.repeats = 0
+        # Up to here rows are in batches of this connection, oldest first; and what was taken beyond, in order.
         self._formed = 0
+        self._ahead: list[tuple[int, int]] = []
+        # The last row that is not fresh, or was taken already.
+        self._tip = 0
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -64,6 +79,7 @@ class Sender:
         for name in receipt.names:
             fresh |= self._window.receipted(name, self._clock.monotonic())
         if accepted:
+            metrics.count("rows_receipted_total", accepted, channel=str(self.channel))
             log.debug("receipted", channel=str(self.channel), rows=accepted, outcome=receipt.outcome)
         self._wake.set()
         return fresh
@@ -72,8 +88,7 @@ class Sender:
         """Take receipts back from this sequence on, for a hub that was restored; return how many rows that are."""
         with self._store.transaction():
             rows = self._outbox.send_again(first)
-        self._window.clear()
-        self._formed = 0
+        self._begin()
         self._wake.set()
         return rows
 
@@ -88,8 +103,7 @@ class Sender:
         Raises:
             BrokerError: when it is.
         """
-        self._window.clear()
-        self._formed = 0
+        self._begin()
         room = self._room(connection.limit)
         with self._store.transaction():
             self._outbox.take_back(room)
@@ -97,13 +111,10 @@ class Sender:
             self._wake.clear()
             for flight in self._window.overdue(self._clock.monotonic()):
                 log.info("batch_sent_again", channel=str(self.channel), first=flight.name.first, sends=flight.sends)
+                self.repeats += 1
                 await self._publish(connection, flight.name, flight.body)
-            while self._window.open and (rows := self._next(room)) is not None:
-                batch = batch_of(self._store.id, rows.first, rows.bodies)
-                body = encode(batch)
-                self._formed = batch.name.last
-                self._window.sent(batch.name, body, self._clock.monotonic())
-                await self._publish(connection, batch.name, body)
+            while await self._send_next(connection, room):
+                pass
             due = self._window.next_due()
             try:
                 await asyncio.wait_for(
@@ -112,13 +123,52 @@ class Sender:
             except TimeoutError:
                 continue
 
+    def _begin(self) -> None:
+        """Form all batches anew: everything that waits now is backlog, what is stored from now on is fresh."""
+        self._window.clear()
+        self._formed = self._outbox.through()
+        self._ahead.clear()
+        self._tip = self._outbox.last()
+
+    async def _send_next(self, connection: Connection, room: int) -> bool:
+        """Send the next batch that may leave now, the fresh one first; return whether there was one."""
+        rows, fresh = self._newest(room), True
+        if rows is None and self._window.open(room):
+            rows, fresh = self._next(room), False
+        if rows is None:
+            return False
+        batch = batch_of(self._store.id, rows.first, rows.bodies)
+        body = encode(batch)
+        if fresh:
+            self._ahead.append((rows.first, batch.name.last))
+            self._tip = batch.name.last
+        else:
+            self._formed = batch.name.last
+        self._window.sent(batch.name, body, self._clock.monotonic(), fresh=fresh)
+        await self._publish(connection, batch.name, body)
+        return True
+
+    def _newest(self, room: int) -> Rows | None:
+        """Return the newest rows, if they would have to wait for older ones."""
+        if not self._window.open_for_fresh or (self._formed >= self._tip and self._window.open(room)):
+            return None
+        return self._outbox.newest_rows(max(self._formed, self._tip), min(room, self._window.fresh_bytes))
+
     def _next(self, room: int) -> Rows | None:
-        """Return the next rows that fit, and set aside what fits nowhere."""
-        while (rows := self._outbox.next_rows(self._formed, room)) is not None:
-            if len(rows.bodies) > 1 or len(rows.bodies[0]) <= room:
+        """Return the oldest rows that fit and are in no batch yet, and set aside what fits nowhere."""
+        limit = min(room, self._window.batch_bytes)
+        while True:
+            before = self._ahead[0][0] if self._ahead else MAX_SEQUENCE
+            rows = self._outbox.next_rows(self._formed, limit, before)
+            if rows is None and self._ahead:
+                _, self._formed = self._ahead.pop(0)
+            elif rows is None:
+                self._formed = max(self._formed, self._tip)
+                return None
+            elif len(rows.bodies) > 1 or len(rows.bodies[0]) <= room:
                 return rows
-            self._set_aside(rows, room)
-        return None
+            else:
+                self._set_aside(rows, room)
 
     def _set_aside(self, rows: Rows, room: int) -> None:
         body = rows.bodies[0]
@@ -146,10 +196,12 @@ class Sender:
 
     def _room(self, limit: int) -> int:
         """Return how many bytes of rows fit into one batch, for the contract and for the broker."""
-        widest = BatchName(self._store.id, _LARGEST_SEQUENCE, _LARGEST_SEQUENCE, bytes(16))
+        widest = BatchName(self._store.id, MAX_SEQUENCE, MAX_SEQUENCE, bytes(16))
         frame = Outgoing(self._topic, b"", user_properties=name_properties(widest)).overhead()
         return min(MAX_BATCH_BYTES, limit - frame) - ENVELOPE_BYTES - _BATCH_HEADER
 
     async def _publish(self, connection: Connection, name: BatchName, body: bytes) -> None:
+        metrics.count("batches_sent_total", channel=str(self.channel))
         payload = self._key.seal(self._topic, body)
+        self.sends += 1
         await connection.publish(Outgoing(self._topic, payload, user_properties=name_properties(name)))

@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str | None = None
     hub_key: str | None = None
     log_level: str = "info"
+    metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     meters: dict[str, MeterSettings] = {}
     lines: dict[str, LineSettings] = {}
     timing: Timing = Timing()
@@ -100,6 +101,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     key_file: pathlib.Path
     timing: Timing
     log_level: str = "info"
+    metrics_port: int | None = None
     broker_password: str | None = None
     ca_file: pathlib.Path | None = None
     hub_key: str | None = None
@@ -183,6 +185,7 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
         key_file=data / "agent.key",
         timing=settings.timing,
         log_level=settings.log_level,
+        metrics_port=settings.metrics_port,
         broker_password=_secret(folder, settings.broker_password_file, "broker_password_file"),
         ca_file=folder / settings.ca_file if settings.ca_file else None,
         hub_key=settings.hub_key,

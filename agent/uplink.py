@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from agent import metrics
 from agent.broker import Access, BrokerError, Connection, Incoming, Outgoing, connect
 from agent.clocks import Clock
 from agent.sender import Sender
@@ -148,6 +149,7 @@ class Uplink:
             await connection.subscribe(agent_filters(self._gateway))
             await connection.publish(self._online_message(online=True))
             self.connected = True
+            metrics.count("connections_total")
             log.info("online", session=session, packet_limit=connection.limit)
             try:
                 async with asyncio.TaskGroup() as tasks:
