@@ -43,6 +43,7 @@ from benchmarks.chaos_site import (
 from benchmarks.tape import tape
 from deploy.demo.expected import read_truth
 from deploy.demo.story import last_tick
+from protocol.topics import Channel, topic_for
 
 HEAL_SECONDS = 300.0
 START_SECONDS = 60.0
@@ -91,9 +92,10 @@ class Bench:
         # What the first run finds in the archive is as old as its tick is.
         archive_from = first - dt.timedelta(seconds=SPAN)
         self._say(f"all is well, the first tick is {first:%H:%M}; kinds of faults: {', '.join(kinds_possible(site))}")
-        channels = [f"amr/v1/+/{channel}" for channel in ("readings", "report", "receipt", "command")]
+        channels = (Channel.READINGS, Channel.REPORT, Channel.RECEIPT, Channel.COMMAND)
+        topics = [topic_for(gateway, channel) for gateway in GATEWAYS for channel in channels]
         operator = Operator(site, self._seed)
-        with tape(site.broker.port, *channels) as recorded:
+        with tape(site.broker.port, *topics) as recorded:
             chaos = Chaos(site, operator, recorded, random.Random(self._seed))  # noqa: S311 - repeatable, not secret
             course = Course(chaos, self._pause)
             operator.start()

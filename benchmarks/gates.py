@@ -170,15 +170,18 @@ class Gate:
             if sent < len(data):
                 stream.held.appendleft((due, data[sent:]))
             elif not data and all(other.ended and not other.held for other in self._pair(stream)):
-                self._drop(stream)
+                self._drop(stream, orderly=True)
 
     def _pair(self, stream: _Stream) -> list[_Stream]:
         return [other for other in self._streams if other.source in {stream.source, stream.sink}]
 
-    def _drop(self, stream: _Stream) -> None:
+    def _drop(self, stream: _Stream, *, orderly: bool = False) -> None:
         for other in self._pair(stream):
             self._streams.remove(other)
-            _reset(other.source)
+            if orderly:
+                other.source.close()
+            else:
+                _reset(other.source)
 
     def _cut(self) -> None:
         self.struck += self.connections
