@@ -8,6 +8,7 @@ import argparse
 import datetime as dt
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,15 +18,8 @@ from deploy.demo import fleet as fleets
 from deploy.demo.expected import instant
 from deploy.demo.hub_client import RestError
 from deploy.demo.processes import Stage, StartError, quiet_interrupt
-from deploy.demo.story import (
-    QUARTER,
-    TICKS_BEFORE_EDIT,
-    TICKS_PER_TASK,
-    Screen,
-    ShownClock,
-    Story,
-    last_tick,
-)
+from deploy.demo.screen import BAD, BOLD, GOOD, Screen, counted, listed
+from deploy.demo.story import QUARTER, TICKS_BEFORE_EDIT, TICKS_PER_TASK, ShownClock, Story, last_tick
 
 START = dt.datetime(2026, 3, 2, 5, 58, tzinfo=dt.UTC)
 RATE = 150.0
@@ -40,36 +34,90 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="tell the story once, within three minutes, and end")
     parser.add_argument("--keep", metavar="DIR", type=pathlib.Path, help="keep databases, logs and truth in DIR")
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="metergate-demo-") as temporary:
         folder = arguments.keep or pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            parser.error(f"--keep {folder}: the folder is not empty")
         clock = ShownClock(START, RATE)
-        with Stage(folder, clock.environment()) as stage:
+        screen = Screen(clock.now)
+        with Stage(folder, clock.environment(), apart=True) as stage:
             try:
-                return tell(Story(stage, clock, Screen(clock)), once=arguments.once)
+                return tell(Story(stage, clock, screen), once=arguments.once)
             except (StartError, RestError, subprocess.SubprocessError, OSError) as error:
+                screen.clear()
                 print(f"the demo failed: {error}", file=sys.stderr)
                 return 1
+            except (KeyboardInterrupt, Stopped):
+                screen.clear()
+                print("the demo was stopped; nothing was judged", file=sys.stderr)
+                return 1 if arguments.once else 0
+            finally:
+                # Whoever is impatient must not leave processes behind.
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP came."""
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise Stopped
 
 
 def tell(story: Story, *, once: bool) -> int:
     """Tell the story: polling, a lost broker, two calls on demand, an edit, and more polling."""
+    screen = story.screen
+    screen.chapter(
+        "Metergate",
+        "The whole of it on this machine: a hub, two gateways, three simulated gas meters on two serial lines. They "
+        "speak with each other as they do in the field: LIS-200, MQTT, REST.\n"
+        f"Their clock runs {RATE:.0f} times as fast: a quarter of an hour passes every "
+        f"{QUARTER.total_seconds() / RATE:.0f} seconds. Times are UTC. Ctrl-C ends it.",
+    )
     story.open()
     story.wait_settled(60)
     story.first_tick = last_tick(story.clock.now()) + QUARTER
-    story.screen.say("both gateways have their plan and poll on their own from here on", loud=True)
+    screen.say(f"gateways  {listed(fleets.GATEWAYS)} have their plan, and poll on their own from here on", style=BOLD)
+    screen.prose("Ask the hub yourself, from another terminal:")
+    screen.to_copy(
+        f"curl -sH 'Authorization: Token {story.token}' '{story.hub.url}/v1/metering/meter-readings?limit=3'"
+    )
+
+    screen.chapter(
+        "Polling",
+        "Each quarter of an hour every meter's archive is read, and the correctors' volume. The first read of an "
+        "archive brings the twelve hours before; from then on only what is new goes over the line.",
+    )
     story.poll_for(TICKS_BEFORE_EDIT)
+    screen.chapter("On demand", "One value, now: through the hub, and past it over MQTT as a field laptop would.")
     command_ms = story.invoke_rest()
     mqtt_ms = story.invoke_mqtt()
+    screen.chapter(
+        "The broker dies",
+        "It is killed again and again until a quarter of an hour has passed without it, and keeps nothing. "
+        "The gateways poll on: a reading leaves a gateway's outbox only when the hub has signed for it.",
+    )
     story.lose_broker()
     story.wait_settled(60)
+    screen.chapter(
+        "An edit", "The correctors' task group gets one more task: the temperature. The hub sends new plans."
+    )
     story.edit_group()
     story.poll_for(TICKS_PER_TASK + 1)
     if not once:
         with quiet_interrupt():
-            story.screen.say("the story is told; the meters go on until Ctrl-C", loud=True)
+            screen.chapter("And so on", "The story is told; the meters go on until Ctrl-C, and then it is reckoned up.")
             while True:
                 story.poll_for(1)
+    screen.chapter(
+        "The reckoning",
+        "What the hub has is compared with what the simulated meters held and said, by a program that knows neither "
+        "agent nor hub.",
+    )
     return report(story, story.close_schedules(), {"command_ms": round(command_ms), "mqtt_command_ms": round(mqtt_ms)})
 
 
@@ -85,6 +133,17 @@ def report(story: Story, last: dt.datetime, timings: dict[str, int]) -> int:
         and figures["missed_runs"] == 0
         and figures["ticks_without_broker"] >= 1
         and figures["ticks_after_edit"] >= 1
+    )
+    story.screen.say(
+        f"expected {figures['expected']} readings, stored {figures['stored']}: {figures['missing']} missing, "
+        f"{figures['duplicates']} twice, {figures['wrong']} wrong, {figures['staged']} staged",
+        style=GOOD if kept else BAD,
+    )
+    story.screen.say(
+        f"{figures['scheduled_runs']} scheduled runs, {figures['missed_runs']} missed; "
+        f"{counted(figures['ticks_without_broker'], 'tick')} without broker, "
+        f"{figures['ticks_after_edit']} after the edit",
+        style=GOOD if shown else BAD,
     )
     print(json.dumps(figures), flush=True)
     return 0 if kept and shown else 1

@@ -46,12 +46,16 @@ class Process:
 
 
 class Stage:
-    """Starts processes and ends them in reverse order, whatever happens in between."""
+    """Starts processes and ends them in reverse order, whatever happens in between.
 
-    def __init__(self, folder: pathlib.Path, environment: dict[str, str]) -> None:
+    ``apart``: they do not hear Ctrl-C, which a terminal sends to everybody in the foreground; the stage ends them.
+    """
+
+    def __init__(self, folder: pathlib.Path, environment: dict[str, str], *, apart: bool = False) -> None:
         self.folder = folder
         self.environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
         self.processes: list[Process] = []
+        self._apart = apart
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +78,7 @@ class Stage:
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
                 env=self.environment,
+                start_new_session=self._apart,
             )
         process = Process(name, popen, log, {})
         self.processes.append(process)

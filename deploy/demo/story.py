@@ -8,19 +8,22 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 from deploy.demo import fleet as fleets
 from deploy.demo.expected import instant
 from deploy.demo.hub_client import HubClient
 from deploy.demo.processes import Process, Stage, StartError, program
+from deploy.demo.screen import BAD, BOLD, DIM, GOOD, Screen, counted, listed
 
 QUARTER = dt.timedelta(minutes=15)
 TICKS_BEFORE_EDIT = 3
 TICKS_PER_TASK = 8
+LABELS = {"volume": "volume", "extra": "temperature"}
+"""What the tasks are called on the screen; the others read archives."""
 
 
 class ShownClock:
@@ -54,22 +57,6 @@ def last_tick(at: dt.datetime) -> dt.datetime:
     return at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
 
 
-class Screen:
-    """What people see: one line per thing that happened, with the shown time in front."""
-
-    def __init__(self, clock: ShownClock) -> None:
-        self._clock = clock
-        self._colour = sys.stdout.isatty()
-
-    def say(self, text: str, *, loud: bool = False) -> None:
-        """Print one line."""
-        stamp = f"{self._clock.now():%H:%M:%S}"
-        if self._colour:
-            text = f"\x1b[1;36m{text}\x1b[0m" if loud else text
-            stamp = f"\x1b[2m{stamp}\x1b[0m"
-        print(f"{stamp}  {text}", flush=True)
-
-
 @dataclasses.dataclass
 class Runs:
     """What the hub knows of runs: by (task, device) the ticks that were done."""
@@ -90,6 +77,7 @@ class Story:
         self.hub: HubClient
         self.fleet: fleets.Fleet
         self.mqtt = ""
+        self.token = ""
         self.names: dict[str, str] = {}
         self.readings = 0
         self.away = (clock.start, clock.start)
@@ -107,17 +95,21 @@ class Story:
             hello=True,
         )
         token = self.stage.run(["metergate-hub", "token", "create", "demo", "--data", str(folder / "hub")])
-        self.hub = HubClient(hub.hello["rest"], token.strip().splitlines()[-1])
+        self.token = token.strip().splitlines()[-1]
+        self.hub = HubClient(hub.hello["rest"], self.token)
         self.mqtt = hub.hello["mqtt"]
-        self.screen.say(f"hub is up: REST {hub.hello['rest']}, MQTT {self.mqtt}", loud=True)
-        self.screen.say(f"try it:  curl -H 'Authorization: Token {token.strip().splitlines()[-1]}' \\")
-        self.screen.say(f"              {hub.hello['rest']}/v1/metering/meter-readings?limit=3")
+        self.screen.say(f"hub       REST {hub.hello['rest']}, MQTT {self.mqtt}")
         endpoints = {gateway: self.start_line(gateway).hello["endpoint"] for gateway in fleets.GATEWAYS}
         self.fleet = fleets.create_fleet(self.hub, endpoints)
-        self.names = {id_: name for group in (self.fleet.devices, self.fleet.tasks) for name, id_ in group.items()}
+        self.names = {id_: name for name, id_ in self.fleet.devices.items()}
+        self.names |= {id_: LABELS.get(name, "archive") for name, id_ in self.fleet.tasks.items()}
+        self.screen.say("hub       knows organization, series, meters, tasks and a task group, all told through REST")
         self.register_caller()
         for gateway in fleets.GATEWAYS:
             self.start_agent(gateway)
+        self.screen.say(
+            f"gateways  {listed(fleets.GATEWAYS)} start with nothing but their name and the broker's address"
+        )
 
     def start_line(self, gateway: str) -> Process:
         """Start the simulated meters of one gateway's line on a pseudo-terminal."""
@@ -131,8 +123,8 @@ class Story:
             ],
             hello=True,
         )
-        what = " and ".join(f"{place.name} ({place.model}, no. {place.serial})" for place in places)
-        self.screen.say(f"line of gateway {gateway} at {process.hello['endpoint']}: {what}")
+        what = listed([f"{place.name} ({place.model}, no. {place.serial})" for place in places])
+        self.screen.say(f"line      {gateway} at {process.hello['endpoint']}: {what}")
         return process
 
     def truth(self, gateway: str) -> pathlib.Path:
@@ -163,26 +155,42 @@ class Story:
     # --- watching ---------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Show what has happened since the last look."""
+        """Show what has happened since the last look: one line for all that ran on a meter for a tick."""
+        lines: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
         for run in self.hub.all("/v1/runs/", start_time=self.oldest_wanted()):
             if run["id"] in self.runs.seen:
                 continue
             self.runs.seen.add(run["id"])
-            task = self.names.get(run["task"] or "", "on demand")
-            device = self.names.get(run["meter_device"], run["meter_device"])
-            if run["tick"] is not None and run["outcome"] == "done":
+            started = instant(run["started"]) if run["started"] else None
+            if run["tick"] is not None and run["outcome"] == "done" and started is not None:
                 tick = instant(run["tick"])
                 self.runs.done[run["task"], run["meter_device"]].add(tick)
-                self.runs.started[tick].append(instant(run["started"]))
-            tick_text = f"tick {instant(run['tick']):%H:%M}" if run["tick"] else "now"
-            cause = f": {run['cause']}" if run["cause"] else ""
-            self.screen.say(
-                f"{device:<14} {task:<14} {tick_text:<11} {run['outcome']} ({run['readings']} readings){cause}"
-            )
+                self.runs.started[tick].append(started)
+            due = f"due {instant(run['tick']):%H:%M}" if run["tick"] else "on demand"
+            kept = started is not None and self.away[0] < started < self.away[1]
+            device = self.names.get(run["meter_device"], run["meter_device"])
+            lines[due, device, kept].append(self.told(run))
+        for (due, device, kept), parts in sorted(lines.items()):
+            late = "   (kept by the gateway while the broker was away)" if kept else ""
+            self.screen.say(f"{due:<10} {device:<14} {', '.join(sorted(parts))}{late}")
         readings = self.hub.count("/v1/metering/meter-readings")
         if readings != self.readings:
-            self.screen.say(f"{'':14} {readings} readings in the hub (+{readings - self.readings})")
+            self.screen.say(f"{'':<10} {'':<14} = {counted(readings, 'reading')} in the hub", style=GOOD)
             self.readings = readings
+
+    def told(self, run: dict[str, Any]) -> str:
+        """Return what a run did, in a few words."""
+        task = self.names.get(run["task"] or "", "single value")
+        if run["outcome"] == "done":
+            return f"{task} +{run['readings']}"
+        return f"{task} {run['outcome']}: {run['cause']}"
+
+    def show_next_tick(self) -> None:
+        """Look, and on a terminal say how long it is until something is due."""
+        self.look()
+        due = last_tick(self.clock.now()) + QUARTER
+        seconds = (due - self.clock.now()).total_seconds() / self.clock.rate
+        self.screen.wait(f"next due at {due:%H:%M}, in {seconds:.0f} s")
 
     def oldest_wanted(self) -> str:
         """Return an instant before which no run is new: late reports come within an hour of shown time."""
@@ -218,29 +226,29 @@ class Story:
     def poll_for(self, ticks: int) -> None:
         """Let some quarters of an hour pass; end in the middle between two ticks."""
         until = last_tick(self.clock.now()) + ticks * QUARTER + QUARTER / 2
-        self.clock.wait_until(until, self.look)
+        self.clock.wait_until(until, self.show_next_tick)
 
     def lose_broker(self) -> None:
         """Kill the embedded broker, and again whenever it comes back, until a tick has passed without it."""
-        self.screen.say("the broker is killed (SIGKILL); its memory is gone", loud=True)
+        self.screen.say("broker    killed (SIGKILL)", style=BAD)
         begun = self.clock.now()
         until = last_tick(begun) + QUARTER + QUARTER / 2
         pid_file = self.stage.folder / "hub" / "broker.pid"
         while self.clock.now() < until:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(pid_file.read_text(encoding="utf-8")), signal.SIGKILL)
+            self.screen.wait("no broker; the gateways poll on and keep what they read")
             time.sleep(0.1)
         self.away = (begun, self.clock.now())
-        self.screen.say("the broker may come back, with nothing in it", loud=True)
+        self.screen.say("broker    may come back, with nothing in it", style=BOLD)
 
     def edit_group(self) -> None:
         """Add a task to the group and wait until the gateway runs it."""
-        self.screen.say("the task group gets one more task: temperature", loud=True)
         tasks = [self.fleet.tasks["volume"], self.fleet.tasks["extra"]]
         self.hub.patch(f"/v1/metering/amr-task-groups/{self.fleet.group}", tasks=tasks)
         self.wait_settled(30)
         self.edit_tick = last_tick(self.clock.now()) + QUARTER
-        self.screen.say("the gateways have applied the edited plan", loud=True)
+        self.screen.say(f"gateways  {listed(fleets.GATEWAYS)} have applied the edited plan", style=BOLD)
 
     def invoke_rest(self) -> float:
         """Read one value on demand through REST and return how many milliseconds that took."""
@@ -256,9 +264,7 @@ class Story:
         )
         ended = self.hub.get(f"/v1/commands/{command['command']}", wait=30)
         taken = (time.monotonic() - begun) * 1000
-        self.screen.say(
-            f"on demand through REST: 4:300 of Heating plant, {ended['state']} in {taken:.0f} ms", loud=True
-        )
+        self.screen.say(f"REST      4:300 of Heating plant: {ended['state']} in {taken:.0f} ms", style=BOLD)
         if ended["state"] != "done":
             raise StartError(f"the command ended as {ended['state']}: {ended.get('cause')}")
         return taken
@@ -281,7 +287,9 @@ class Story:
         taken = (time.monotonic() - begun) * 1000
         if answer.returncode:
             raise StartError(f"the invocation over MQTT failed: {answer.stdout}{answer.stderr}")
-        self.screen.say(f"on demand over MQTT: {answer.stdout.strip()} in {taken:.0f} ms", loud=True)
+        reading = json.loads(answer.stdout.splitlines()[0])
+        what = f"{reading['series']} of {reading['meter']}: {reading['value']} {reading['unit']}"
+        self.screen.say(f"MQTT      {what} in {taken:.0f} ms, a new process included", style=BOLD)
         return taken
 
     def close_schedules(self) -> dt.datetime:
@@ -289,7 +297,7 @@ class Story:
         until = last_tick(self.clock.now()) + QUARTER / 2
         self.clock.wait_until(until if until > self.clock.now() else until + QUARTER, self.look)
         last = last_tick(self.clock.now())
-        self.screen.say("the tasks are switched off", loud=True)
+        self.screen.say("hub       all tasks are switched off; what is under way arrives", style=DIM)
         for task in self.fleet.tasks.values():
             self.hub.patch(f"/v1/metering/amr-tasks/{task}", is_active=False)
         self.wait_settled(40)
