@@ -6,21 +6,24 @@ start them: whoever wants a token does not wait for a web framework.
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from click.core import ParameterSource
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.backup import BackupError
 from hub.broker import BrokerError
 from hub.cli_backup import backup_command, restore_command
 from hub.clocks import Clock, system_clock
-from hub.database import DatabaseError, async_url, create_engine, migrate, writing
+from hub.database import DatabaseError, async_url, create_engine, migrate, schema_problem, writing
 from hub.keys import KeyFileError
 from hub.logs import set_up_logs
 from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
-from hub.tokens import create_token
+from hub.tokens import create_token, list_tokens, revoke_tokens
 from protocol.wire import ContractError
 
 DATABASE_VARIABLE = "METERGATE_DATABASE"
@@ -30,6 +33,7 @@ BROKER_PASSWORD_FILE_VARIABLE = "METERGATE_BROKER_PASSWORD_FILE"  # noqa: S105 -
 KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
 
 _PORT = click.IntRange(0, 65535)
+_Result = TypeVar("_Result")
 
 
 def _typed(context: click.Context, parameter: click.Parameter) -> bool:
@@ -160,7 +164,10 @@ def serve_command(database: str | None, host: str, port: int, broker: str | None
 @database_option
 @broker_option
 @data_option
-def relay_command(database: str | None, broker: str | None, data: Path | None) -> None:
+@click.option(
+    "--metrics-port", type=_PORT, default=None, help="Figures for Prometheus on 127.0.0.1; none unless given."
+)
+def relay_command(database: str | None, broker: str | None, data: Path | None, metrics_port: int | None) -> None:
     """MQTT alone, between PostgreSQL and an MQTT 5 broker.
 
     All relays of a hub sign with one key: hub.key in the data directory, or the file that METERGATE_HUB_KEY_FILE names.
@@ -169,7 +176,9 @@ def relay_command(database: str | None, broker: str | None, data: Path | None) -
         raise click.UsageError(f"a relay needs a broker: give --broker URL or set {BROKER_VARIABLE}")
     if data is None and _key_file() is None:
         raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
-    settings = Settings(_postgresql(database), data=data, broker=broker, hub_key_file=_key_file())
+    settings = Settings(
+        _postgresql(database), data=data, broker=broker, hub_key_file=_key_file(), metrics_port=metrics_port
+    )
     from hub.processes import relay  # noqa: PLC0415 - see above
 
     set_up_logs()
@@ -200,6 +209,41 @@ def create_token_command(name: str, data: Path | None, database: str | None) -> 
         raise click.UsageError("NAME must have 1 to 150 characters")
     key = asyncio.run(_create_token(_database(data, database), name, system_clock()))
     click.echo(key)
+
+
+@token_commands.command("list")
+@data_option
+@database_option
+def list_tokens_command(data: Path | None, database: str | None) -> None:
+    """Print each token's name, when it was made, and when it was revoked, if it was; no keys, which nobody has."""
+    for token in asyncio.run(_with_session(_database(data, database), list_tokens)):
+        end = f"revoked {token.revoked.isoformat(timespec='seconds')}" if token.revoked else "valid"
+        click.echo(f"{token.name}\t{token.created.isoformat(timespec='seconds')}\t{end}")
+
+
+@token_commands.command("revoke")
+@click.argument("name")
+@data_option
+@database_option
+def revoke_token_command(name: str, data: Path | None, database: str | None) -> None:
+    """Make all tokens called NAME invalid, at once and for ever."""
+    now = system_clock().now()
+    count = asyncio.run(_with_session(_database(data, database), lambda session: revoke_tokens(session, name, now)))
+    if not count:
+        raise StartError(f"there is no valid token called {name!r}; see metergate-hub token list")
+    click.echo(f"{count} revoked")
+
+
+async def _with_session(database: str, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
+    engine = create_engine(database)
+    try:
+        problem = await schema_problem(engine)
+        if problem:
+            raise StartError(problem)
+        async with writing(engine) as session:
+            return await work(session)
+    finally:
+        await engine.dispose()
 
 
 async def _create_token(database: str, name: str, clock: Clock) -> str:

@@ -7,8 +7,9 @@ import datetime as dt
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import Token
@@ -27,6 +28,17 @@ async def create_token(session: AsyncSession, name: str, now: dt.datetime) -> st
     session.add(Token(name=name, digest=digest_of(key), created=now))
     await session.flush()
     return key
+
+
+async def revoke_tokens(session: AsyncSession, name: str, now: dt.datetime) -> int:
+    """Make all tokens of that name invalid from now on; return how many were valid."""
+    valid = update(Token).where(Token.name == name, Token.revoked.is_(None)).values(revoked=now)
+    return len((await session.execute(valid.returning(Token.id))).all())
+
+
+async def list_tokens(session: AsyncSession) -> Sequence[Token]:
+    """Return all tokens, the oldest first."""
+    return (await session.execute(select(Token).order_by(Token.created, Token.id))).scalars().all()
 
 
 async def find_token(session: AsyncSession, key: str) -> Token | None:

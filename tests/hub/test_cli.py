@@ -72,6 +72,27 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         ended(process)
 
 
+def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
+    place = ["--data", str(tmp_path)]
+    lost = done("token", "list", *place)
+    assert lost.returncode == 1
+    assert "metergate-hub migrate" in lost.stderr
+    keys = [done("token", "create", name, *place).stdout.split()[-1] for name in ("leaked", "kept")]
+    with started("run", *place, "--port", "0", "--mqtt-port", "0") as process:
+        rest = told(process)["rest"]
+        assert done("token", "revoke", "leaked", *place).returncode == 0
+        answers = [httpx.get(f"{rest}/v1/gateways", headers={"Authorization": f"Token {key}"}) for key in keys]
+        assert [answer.status_code for answer in answers] == [401, 200]
+        ended(process)
+    again = done("token", "revoke", "leaked", *place)
+    assert again.returncode == 1
+    assert "leaked" in again.stderr
+    listed = done("token", "list", *place)
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["leaked", "kept"]
+    assert "revoked" in listed.stdout.splitlines()[0]
+    assert not any(key in listed.stdout for key in keys)
+
+
 async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
     _, url = await new_postgresql()
     with mosquitto() as broker:
