@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from agent import journal, looks, memory, outbox
+from agent.budget import DEFAULT_BYTES, Budget
 from agent.clocks import Clock
 from agent.outbox import READINGS_TABLE, REPORTS_TABLE
 from agent.salvage import GONE, carry_over, read_wreck
@@ -50,6 +51,10 @@ FOREIGN = "foreign"
 BROKEN = "broken"
 
 
+class StoreFullError(Exception):
+    """Nothing can be written now: the disk is full or fails, or the budget is spent. What was begun is undone."""
+
+
 class StoreError(Exception):
     """The store file cannot be used; the text names the file and says what to do."""
 
@@ -62,22 +67,36 @@ class Store:
         session: The number of this process start or connection; rises with each and never falls.
         origin: ``new``, ``kept``, ``restored`` (found not to fit its seal), ``foreign`` (another gateway's) or
             ``broken`` (damaged: moved aside, and salvaged into a new file).
+        fault: Why nothing can be written now, for people; empty when the last write went well.
+        budget: How much of the disk it may take.
     """
 
-    def __init__(self, path: pathlib.Path, gateway: str, clock: Clock) -> None:
+    def __init__(self, path: pathlib.Path, gateway: str, clock: Clock, budget: int = DEFAULT_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._clock = clock
         self._depth = 0
+        self._committed = 0
         self._on_rows: Callable[[], None] | None = None
         self._seal = Seal(path)
         self._wreck = path.with_name(path.name + ".damaged")
         self.origin = KEPT
+        self.fault = ""
         try:
             self._db = self._open(path)
         except BaseException:
             self._seal.close()
             raise
+        try:
+            self._set_up(gateway, clock, budget)
+        except BaseException as error:
+            if is_damage(error):
+                self._seal.doubt(self._seal.session())
+            self.close()
+            raise
+
+    def _set_up(self, gateway: str, clock: Clock, budget: int) -> None:
+        self.budget = Budget(self._db, clock.now, budget)
         self.readings = outbox.Outbox(self._db, Channel.READINGS, clock.now)
         self.reports = outbox.Outbox(self._db, Channel.REPORT, clock.now)
         self.runs = journal.Runs(self._db, clock.now)
@@ -101,6 +120,8 @@ class Store:
             return self._examined(_connected(path))
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             # A damaged file also tells nonsense about tables and columns, in bytes that are no text.
+            if is_full(error):
+                raise StoreFullError(f"the store {path} cannot be opened: {error}; {_HINT}") from error
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise StoreError(
                     f"the store {path} cannot be opened: {error}; check the folder and its rights"
@@ -178,26 +199,70 @@ class Store:
         if self._depth:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._depth = 1
-        try:
+        with self._writing():
             yield
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-            generation = self._generation()
-            self._db.execute("COMMIT")
-        except BaseException:
-            # SQLite itself may have rolled back already (disk full, I/O error).
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        finally:
-            self._depth = 0
         if sealed:
-            self._seal.press(self.id, generation, self.session)
+            self._seal.press(self.id, self._committed, self.session)
         if self.readings.grown or self.reports.grown:
             self.readings.grown = self.reports.grown = False
             if self._on_rows is not None:
                 self._on_rows()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Do the outermost transaction.
+
+        Raises:
+            StoreFullError: when it could not be written; ``fault`` says why.
+        """
+        self._depth = 1
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            self._committed = self._generation()
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            # SQLite itself may have rolled back already (disk full, I/O error).
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self.readings.grown = self.reports.grown = False
+            if is_full(error):
+                self._found_full(error)
+                raise StoreFullError(self.fault) from error
+            raise
+        else:
+            if self.fault:
+                log.info("store_can_be_written_again", before=self.fault)
+                self.fault = ""
+        finally:
+            self._depth = 0
+
+    def _found_full(self, error: BaseException) -> None:
+        fault = f"the store {self.path} cannot be written: {error}; {_HINT}"
+        if fault != self.fault:
+            log.error("store_cannot_be_written", cause=fault)
+        self.fault = fault
+
+    def relieve(self) -> bool:
+        """Take one step towards the disk budget; whether another one would help.
+
+        Raises:
+            StoreFullError: when even that cannot be written.
+        """
+        if not self.budget.pressing():
+            return False
+        with self.transaction():
+            more = self.budget.relieve()
+            self.note_gone()
+            self.reports.grown = True
+        return more
+
+    def try_writing(self) -> bool:
+        """Look whether a store with a fault can be written again."""
+        with contextlib.suppress(StoreFullError), self.transaction():
+            pass
+        return not self.fault
 
     def tell(self, on_rows: Callable[[], None]) -> None:
         """Have this called after every commit that added rows to an outbox."""
@@ -226,7 +291,8 @@ class Store:
         The number is at least the clock's seconds, so that it rises also over a store that was lost or put back.
         """
         self.session = max(self.session + 1, int(self._clock.now().timestamp()))
-        with self.transaction():
+        # A full disk must not keep the gateway from saying so: the seal and the clock keep the number rising.
+        with contextlib.suppress(StoreFullError), self.transaction():
             self.put("session", self.session)
         return self.session
 
@@ -266,6 +332,21 @@ class Store:
         self._seal.close()
 
 
+_HINT = "free some space there; what was not stored is tried again, and no meter forgets its archives meanwhile"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space, or because the medium would not take it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return isinstance(error, sqlite3.Error) and code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite has found the file to be damaged."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return isinstance(error, sqlite3.Error) and code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def _free_name(path: pathlib.Path) -> pathlib.Path:
     """Return the first name for a damaged file that is not taken."""
     number = 1
@@ -298,7 +379,8 @@ def _connected(path: pathlib.Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         _check_version(db, path)
         db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
+        if not db.execute("PRAGMA user_version").fetchone()[0]:
+            db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:
         db.close()
         raise
