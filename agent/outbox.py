@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from protocol.readings import BatchName, rows_digest
+from protocol.readings import MAX_SEQUENCE, BatchName, rows_digest
 from protocol.topics import Channel
 
 TAIL = dt.timedelta(days=7)
@@ -65,15 +65,16 @@ class Outbox:
             [(body, stored_at) for body in bodies],
         )
 
-    def next_rows(self, after: int, limit: int) -> Rows | None:
+    def next_rows(self, after: int, limit: int, before: int = MAX_SEQUENCE) -> Rows | None:
         """Return the next contiguous rows behind ``after`` that wait for a receipt, at most ``limit`` bytes of bodies.
 
-        The first row is returned whatever its size, so that the caller can set aside what fits nowhere.
+        The first row is returned whatever its size, so that the caller can set aside what fits nowhere. Rows from
+        ``before`` on are left to others.
         """
         cursor = self._db.execute(
             f"SELECT seq, body FROM {self._table} "  # noqa: S608 - our own table names
-            "WHERE receipted_at IS NULL AND aside = 0 AND seq > ? ORDER BY seq LIMIT ?",
-            (after, max(1, limit // _SMALLEST_ROW)),
+            "WHERE receipted_at IS NULL AND aside = 0 AND seq > ? AND seq < ? ORDER BY seq LIMIT ?",
+            (after, before, max(1, limit // _SMALLEST_ROW)),
         )
         first, size, bodies = 0, 0, list[bytes]()
         for seq, body in cursor:
@@ -85,6 +86,26 @@ class Outbox:
             size += len(body)
         cursor.close()
         return Rows(first, bodies) if bodies else None
+
+    def newest_rows(self, after: int, limit: int) -> Rows | None:
+        """Return the newest contiguous rows behind ``after`` that wait, at most ``limit`` bytes of bodies.
+
+        A newest row that is larger by itself is left to ``next_rows``.
+        """
+        cursor = self._db.execute(
+            f"SELECT seq, body FROM {self._table} "  # noqa: S608 - our own table names
+            "WHERE receipted_at IS NULL AND aside = 0 AND seq > ? ORDER BY seq DESC LIMIT ?",
+            (after, max(1, limit // _SMALLEST_ROW)),
+        )
+        first, size, bodies = 0, 0, list[bytes]()
+        for seq, body in cursor:
+            size += len(body)
+            if (bodies and seq != first - 1) or size > limit:
+                break
+            first = seq
+            bodies.append(body)
+        cursor.close()
+        return Rows(first, bodies[::-1]) if bodies else None
 
     def accept(self, name: BatchName) -> int:
         """Mark the rows of a receipted batch; return how many were still waiting.

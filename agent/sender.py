@@ -36,12 +36,7 @@ _HURRY_WITHIN = 1.0
 
 
 class Sender:
-    """One channel. ``run`` lives as long as its connection; the times measured live on.
-
-    Attributes:
-        sends: How many batches were published since the process began.
-        repeats: How many of these had been published before.
-    """
+    """One channel. ``run`` lives as long as its connection; the times measured live on."""
 
     def __init__(
         self, gateway: str, channel: Channel, store: Store, key: SigningKey, clock: Clock, timing: Timing
@@ -55,8 +50,6 @@ class Sender:
         # Jittered, so that gateways that start together do not ask together.
         first = timing.resend * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, no secret
         self._window = Window(first, timing.resend_max)
-        self.sends = 0
-        self.repeats = 0
         # Up to here rows are in batches of this connection, oldest first; and what was taken beyond, in order.
         self._formed = 0
         self._ahead: list[tuple[int, int]] = []
@@ -111,7 +104,7 @@ class Sender:
             self._wake.clear()
             for flight in self._window.overdue(self._clock.monotonic()):
                 log.info("batch_sent_again", channel=str(self.channel), first=flight.name.first, sends=flight.sends)
-                self.repeats += 1
+                metrics.count("batches_resent_total", channel=str(self.channel))
                 await self._publish(connection, flight.name, flight.body)
             while await self._send_next(connection, room):
                 pass
@@ -203,5 +196,4 @@ class Sender:
     async def _publish(self, connection: Connection, name: BatchName, body: bytes) -> None:
         metrics.count("batches_sent_total", channel=str(self.channel))
         payload = self._key.seal(self._topic, body)
-        self.sends += 1
         await connection.publish(Outgoing(self._topic, payload, user_properties=name_properties(name)))

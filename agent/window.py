@@ -1,8 +1,15 @@
-"""The window: how many batches may travel without a receipt, and when one is sent again. Time is an argument.
+"""The window: how many bytes may travel without a receipt, and when a batch is sent again. Time is an argument.
 
-It starts at one batch, grows by one per receipt and halves when a batch has to be sent again. The resend time follows
-the measured time from sending to receipt (smoothed mean plus four deviations, from batches that were sent once),
-doubles while no receipt comes, and has jitter, so that many agents do not send in step.
+It starts with one small batch and grows by what is receipted while receipts come quickly. When they take long, the hub
+has more than it can store at once: the window shrinks before anything is lost, down to one small batch, so that a
+thousand gateways which return together share what the database takes instead of filling queues. When a batch has to
+be sent again it halves.
+
+The resend time follows the measured time from sending to receipt (smoothed mean plus four deviations, from batches
+that were sent once), doubles while no receipt comes and stays so until one is measured again (a receipt for a batch
+that was sent twice does not say for which sending it was), and has jitter, so that many agents do not send in step.
+
+Beside the window there is room for one *fresh* batch: what was just read does not wait for the backlog before it.
 """
 
 import dataclasses
@@ -10,16 +17,24 @@ import random
 
 from protocol.readings import BatchName
 
-MOST_BATCHES = 16
-"""The largest window: with 64 KiB batches one MiB in flight per channel."""
+LEAST_BYTES = 4 * 1024
+"""The smallest window, and what it starts with: some forty readings."""
+
+MOST_BYTES = 1024 * 1024
+"""The largest window: 16 of the largest batches in flight per channel."""
 
 SHORTEST = 1.0
 """No resend time is shorter than this many seconds, however quick the receipts are."""
 
+QUICK, SLOW = 1.0, 2.0
+"""Receipts within so many seconds let the window grow, receipts after more make it smaller."""
+
+_SHRINK = 0.85
 _MEAN_WEIGHT = 1 / 8
 _DEVIATION_WEIGHT = 1 / 4
 _DEVIATIONS = 4
 _JITTER = 0.25
+_MOST_DOUBLINGS = 16
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,6 +45,7 @@ class Flight:
     body: bytes
     sent_at: float
     due_at: float
+    fresh: bool
     sends: int = 1
 
 
@@ -37,49 +53,75 @@ class Window:
     """The flights of one channel over one connection."""
 
     def __init__(self, first_resend: float, longest: float) -> None:
-        self.size = 1
+        self.size = LEAST_BYTES
         self.flights: dict[BatchName, Flight] = {}
+        self._bytes = 0
+        self._fresh = 0
         self._first_resend = first_resend
         self._longest = longest
         self._mean: float | None = None
         self._deviation = 0.0
+        self._doublings = 0
 
     @property
-    def open(self) -> bool:
-        """Whether another batch may leave."""
-        return len(self.flights) < self.size
+    def batch_bytes(self) -> int:
+        """How large the next batch may be; half of the window, so that one travels while another is stored."""
+        return max(LEAST_BYTES, self.size // 2)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """How large the next fresh batch may be."""
+        return max(LEAST_BYTES, self.size // 4)
+
+    def open(self, room: int) -> bool:
+        """Whether another batch may leave, where none is larger than ``room`` bytes."""
+        return self._bytes == 0 or self._bytes + min(room, self.batch_bytes) <= self.size
+
+    @property
+    def open_for_fresh(self) -> bool:
+        """Whether a fresh batch may leave beside the others."""
+        return self._fresh == 0
 
     @property
     def resend_seconds(self) -> float:
         """The present resend time, without jitter."""
-        if self._mean is None:
-            return self._first_resend
-        return min(self._longest, max(SHORTEST, self._mean + _DEVIATIONS * self._deviation))
+        seconds = self._first_resend
+        if self._mean is not None:
+            seconds = max(SHORTEST, self._mean + _DEVIATIONS * self._deviation)
+        return min(self._longest, seconds * 2.0**self._doublings)
 
-    def sent(self, name: BatchName, body: bytes, now: float) -> None:
+    def sent(self, name: BatchName, body: bytes, now: float, *, fresh: bool = False) -> None:
         """Note that a batch has left."""
-        self.flights[name] = Flight(name, body, now, now + self._jittered(self.resend_seconds))
+        self.flights[name] = Flight(name, body, now, now + self._jittered(self.resend_seconds), fresh)
+        self._count(self.flights[name], 1)
 
     def receipted(self, name: BatchName, now: float) -> bool:
         """Note a receipt; False if the batch is not in flight."""
         flight = self.flights.pop(name, None)
         if flight is None:
             return False
-        if flight.sends == 1:
-            self._measure(now - flight.sent_at)
-        self.size = min(MOST_BATCHES, self.size + 1)
+        self._count(flight, -1)
+        if flight.sends > 1:
+            return True
+        took = now - flight.sent_at
+        self._doublings = 0
+        self._measure(took)
+        if took > SLOW:
+            self.size = max(LEAST_BYTES, int(self.size * _SHRINK))
+        elif took < QUICK and not flight.fresh:
+            self.size = min(MOST_BYTES, self.size + len(flight.body))
         return True
 
     def overdue(self, now: float) -> list[Flight]:
         """Return the flights to send again now, and count them as sent."""
         late = [flight for flight in self.flights.values() if flight.due_at <= now]
         if late:
-            self.size = max(1, self.size // 2)
+            self.size = max(LEAST_BYTES, self.size // 2)
+            self._doublings = min(_MOST_DOUBLINGS, max(self._doublings, *(flight.sends for flight in late), 1))
         for flight in late:
             flight.sends += 1
             flight.sent_at = now
-            doubled = self.resend_seconds * 2 ** min(flight.sends - 1, 16)
-            flight.due_at = now + self._jittered(min(self._longest, doubled))
+            flight.due_at = now + self._jittered(self.resend_seconds)
         return late
 
     def next_due(self) -> float | None:
@@ -87,16 +129,26 @@ class Window:
         return min((flight.due_at for flight in self.flights.values()), default=None)
 
     def hurry(self, now: float, within: float) -> None:
-        """End the back-off: whatever was sent again already is due within this many seconds (jitter)."""
+        """End the back-off: whatever travels is due within this many seconds (jitter), for a relay that has started.
+
+        What the one before it held is lost, also what was sent only once.
+        """
+        self._doublings = 0
         for flight in self.flights.values():
-            if flight.sends > 1:
-                flight.sends = 1
-                flight.due_at = min(flight.due_at, now + random.uniform(0, within))  # noqa: S311 - jitter, no secret
+            flight.due_at = min(flight.due_at, now + random.uniform(0, within))  # noqa: S311 - jitter, no secret
 
     def clear(self) -> None:
         """Forget all flights, for a new connection or because rows wait again; the times measured stay."""
         self.flights.clear()
-        self.size = 1
+        self._bytes = self._fresh = 0
+        self._doublings = 0
+        self.size = LEAST_BYTES
+
+    def _count(self, flight: Flight, sign: int) -> None:
+        if flight.fresh:
+            self._fresh += sign
+        else:
+            self._bytes += sign * len(flight.body)
 
     def _measure(self, seconds: float) -> None:
         if self._mean is None:

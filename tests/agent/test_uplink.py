@@ -12,7 +12,7 @@ from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import Timing, parse_broker
 from agent.store import Store
-from agent.window import MOST_BATCHES, Window
+from agent.window import LEAST_BYTES, MOST_BYTES, Window
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
 from protocol.reports import LossRecord, decode_report
@@ -26,19 +26,58 @@ def name(first: int) -> BatchName:
     return BatchName(bytes(16), first, first, first.to_bytes(16, "big"))
 
 
-def test_the_window_opens_with_receipts_and_halves_with_a_resend() -> None:
+FULL = bytes(64 * 1024)
+
+
+def test_the_window_opens_with_quick_receipts_and_halves_with_a_resend() -> None:
     window = Window(3.0, 60.0)
-    assert window.size == 1
-    window.sent(name(1), b"", 0.0)
-    assert not window.open
+    window.sent(name(1), bytes(LEAST_BYTES), 0.0)
+    assert not window.open(len(FULL))
     for number in range(1, 8):
         assert window.receipted(name(number), number + 0.1)
-        window.sent(name(number + 1), b"", number + 1.0)
-    assert window.size == 8
+        window.sent(name(number + 1), bytes(window.batch_bytes), number + 1.0)
+    grown = window.size
+    assert grown > 10 * LEAST_BYTES
     (flight,) = window.overdue(100.0)
     assert (flight.name, flight.sends) == (name(8), 2)
-    assert window.size == 4
+    assert window.size == grown // 2
     assert not window.receipted(name(99), 100.0)
+
+
+def test_slow_receipts_make_the_window_smaller_before_anything_is_sent_again() -> None:
+    window = Window(3.0, 60.0)
+    for number in range(1, 40):
+        window.sent(name(number), FULL, float(number))
+        window.receipted(name(number), number + 0.1)
+    assert window.size == MOST_BYTES
+    for number in range(40, 100):
+        window.sent(name(number), FULL, number * 10.0)
+        window.receipted(name(number), number * 10.0 + 2.5)
+    assert window.size == LEAST_BYTES
+    assert window.batch_bytes == LEAST_BYTES
+
+
+def test_one_fresh_batch_has_room_beside_a_full_window() -> None:
+    window = Window(3.0, 60.0)
+    window.sent(name(1), FULL, 0.0)
+    assert not window.open(len(FULL))
+    assert window.open_for_fresh
+    window.sent(name(50), b"new", 0.0, fresh=True)
+    assert not window.open_for_fresh
+    window.receipted(name(50), 0.5)
+    assert window.open_for_fresh
+    assert not window.open(len(FULL))
+
+
+def test_the_resend_time_stays_doubled_until_a_receipt_is_measured() -> None:
+    window = Window(3.0, 60.0)
+    window.sent(name(1), b"", 0.0)
+    assert window.overdue(10.0)
+    window.receipted(name(1), 10.5)
+    assert window.resend_seconds == 6.0
+    window.sent(name(2), b"", 20.0)
+    window.receipted(name(2), 24.0)
+    assert window.resend_seconds == 4.0 + 4 * 2.0
 
 
 def test_the_resend_time_follows_the_receipts_and_doubles_without_them() -> None:
@@ -68,15 +107,15 @@ def test_the_window_stays_within_its_bounds(steps: list[str]) -> None:
     window, now_, number = Window(1.0, 10.0), 0.0, 0
     for step in steps:
         now_ += 1.0
-        if step == "send" and window.open:
+        if step == "send" and window.open(len(FULL)):
             number += 1
-            window.sent(name(number), b"", now_)
+            window.sent(name(number), FULL[: window.batch_bytes], now_)
         elif step == "receipt" and window.flights:
             window.receipted(next(iter(window.flights)), now_)
         elif step == "late":
             window.overdue(now_)
-        assert 1 <= window.size <= MOST_BATCHES
-        assert len(window.flights) <= MOST_BATCHES
+        assert LEAST_BYTES <= window.size <= MOST_BYTES
+        assert sum(len(flight.body) for flight in window.flights.values()) <= MOST_BYTES
 
 
 @pytest.mark.parametrize("limit", [1200, 16384, 65_535])
