@@ -3,6 +3,8 @@
 Open to everybody, because those who ask are machines; nothing here tells of meters or customers.
 """
 
+import datetime as dt
+
 import msgspec
 from litestar import Response, Router, get
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.database import database_problems, reading
 from hub.models import Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
+from hub.rivals import conflict_of
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES
 
@@ -76,14 +79,16 @@ async def metrics(request: HubRequest) -> Response[bytes]:
     """Count what the database has, beside what this process has counted itself."""
     figures = CollectorRegistry()
     async with reading(hub_of(request).engine) as session:
-        for name, text, value in await _figures(session):
+        for name, text, value in await _figures(session, hub_of(request).clock.now()):
             Gauge(f"metergate_{name}", text, registry=figures).set(value)
     # The framework adds the charset itself; twice in one header makes it unreadable to Prometheus.
     kind = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
     return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=kind)
 
 
-async def _figures(session: AsyncSession) -> list[tuple[str, str, float]]:
+async def _figures(session: AsyncSession, now: dt.datetime) -> list[tuple[str, str, float]]:
+    oldest = await session.scalar(select(func.min(Gateway.oldest)).where(Gateway.depth > 0))
+    rivalled = (await session.scalars(select(Gateway).where(Gateway.rival_at.is_not(None)))).all()
     return [
         ("gateways", "Gateways known", await _count(session, Gateway)),
         ("gateways_online", "Gateways online", await _count(session, Gateway, Gateway.online.is_(True))),
@@ -96,6 +101,21 @@ async def _figures(session: AsyncSession) -> list[tuple[str, str, float]]:
             "gateway_outbox_rows",
             "Rows that wait on gateways for a receipt",
             (await session.scalar(select(func.coalesce(func.sum(Gateway.depth), 0)))) or 0,
+        ),
+        (
+            "gateway_outbox_oldest_seconds",
+            "Age of the oldest row that waits on a gateway for a receipt, as of its last life sign",
+            max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0,
+        ),
+        (
+            "gateways_in_conflict",
+            "Gateways whose id a second agent uses",
+            sum(bool(conflict_of(gateway)) for gateway in rivalled),
+        ),
+        (
+            "gateways_clock_doubted",
+            "Gateways that do not believe their clock and run nothing",
+            await _count(session, Gateway, Gateway.clock_believed.is_(False)),
         ),
         ("readings", "Readings stored", await _count(session, Reading)),
         ("staged_readings", "Readings that wait for a reason to go", await _count(session, StagedReading)),

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import prometheus_client
 import structlog
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -78,11 +79,18 @@ async def relay(settings: Settings, clock: Clock) -> None:
         await _refuse_old_schema(engine)
         hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
         key = open_key(_key_file(settings))
-        await _together(hub, relay=run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake))
+        figures = _serve_figures(stack, settings)
+        await _together(
+            hub, figures=figures, relay=run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake)
+        )
 
 
 async def _together(
-    hub: Hub, *, rest: socket.socket | None = None, relay: Coroutine[None, None, None] | None = None
+    hub: Hub,
+    *,
+    rest: socket.socket | None = None,
+    relay: Coroutine[None, None, None] | None = None,
+    figures: str = "",
 ) -> None:
     """Run the parts until a signal comes or one of them fails."""
     loop = asyncio.get_running_loop()
@@ -95,7 +103,7 @@ async def _together(
         serving = None
         if server is not None and rest is not None:
             serving = group.create_task(server.serve(sockets=[rest]), name="rest")
-        announcing = group.create_task(_announce(hub, server, rest), name="announcement")
+        announcing = group.create_task(_announce(hub, server, rest, figures), name="announcement")
         await stop.wait()
         _log.info("stopping")
         hub.stopping.set()
@@ -108,9 +116,9 @@ async def _together(
             relaying.cancel()
 
 
-async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None) -> None:
+async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None, figures: str) -> None:
     """Print the first line once everything that this process offers answers."""
-    urls = {}
+    urls = {"metrics": figures} if figures else {}
     if server is not None and rest is not None:
         while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.01)
@@ -154,6 +162,23 @@ def _listen(stack: AsyncExitStack, settings: Settings) -> socket.socket:
         ) from error
     listener.listen(_BACKLOG)
     return listener
+
+
+def _serve_figures(stack: AsyncExitStack, settings: Settings) -> str:
+    """Serve what this process counts, in a thread of its own; return the URL, empty when it was not asked for."""
+    if settings.metrics_port is None:
+        return ""
+    try:
+        server, thread = prometheus_client.start_http_server(settings.metrics_port, "127.0.0.1")
+    except OSError as error:
+        raise StartError(
+            f"figures cannot be served on 127.0.0.1:{settings.metrics_port}: {error.strerror}; "
+            "choose another with --metrics-port"
+        ) from error
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return f"http://127.0.0.1:{server.server_port}/metrics"
 
 
 @asynccontextmanager

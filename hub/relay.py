@@ -66,6 +66,14 @@ _deliveries = prometheus_client.Counter(
     "metergate_relay_outcomes", "What became of deliveries and their rows, by word", ["outcome"]
 )
 _dropped = prometheus_client.Counter("metergate_relay_dropped", "Messages dropped because the relay's queue was full")
+_stored = prometheus_client.Histogram(
+    "metergate_relay_store_seconds",
+    "One transaction of deliveries, from its begin to its commit",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+_receipted = prometheus_client.Counter("metergate_relay_receipts", "Batches receipted, by outcome", ["outcome"])
+_connected = prometheus_client.Gauge("metergate_relay_connected", "Whether the relay is connected and subscribed")
+_failures = prometheus_client.Counter("metergate_relay_database_failures", "Steps that the database failed", ["doing"])
 _queued = prometheus_client.Gauge("metergate_relay_queued_bytes", "Bytes that wait in the relay to be stored")
 
 
@@ -170,6 +178,7 @@ class Relay:
                 await step()
                 pause = RETRY_SECONDS[0]
             except DATABASE_ERRORS as error:
+                _failures.labels(what).inc()
                 _log.error("database_failed", doing=what, cause=_first_line(error), pause_seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
@@ -191,6 +200,7 @@ class Relay:
             finally:
                 self._connection = None
                 self._ready.clear()
+                _connected.set(0)
             # Jitter, so that relays which lost one broker together do not come back together.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -204,6 +214,7 @@ class Relay:
         self._wake.set()
         await connection.publish(HELLO, self._sealed(HELLO, reports.Hello(self._clock.now(), self._name)))
         self._ready.set()
+        _connected.set(1)
 
     async def _sort(self, connection: Connection) -> None:
         async for message in connection.messages():
@@ -240,7 +251,8 @@ class Relay:
 
     async def _store_group(self, group: list[Delivery]) -> None:
         now = self._clock.now()
-        outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+        with _stored.time():
+            outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
         _count(outcome.counts)
         if outcome.counts[STAGED]:
             self._adopt.set()
@@ -255,6 +267,7 @@ class Relay:
         sending = []
         for (gateway, channel, word), names in outcome.receipts.items():
             unique = list(dict.fromkeys(names))
+            _receipted.labels(word).inc(len(unique))
             for start in range(0, len(unique), step):
                 receipt = reports.Receipt(channel, unique[start : start + step], self._clock.now(), word)
                 sending.append(self._send(gateway, Channel.RECEIPT, receipt))

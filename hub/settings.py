@@ -31,6 +31,8 @@ class Settings:
     port: int = DEFAULT_PORT
     mqtt_port: int = DEFAULT_MQTT_PORT
     hub_key_file: Path | None = None
+    metrics_port: int | None = None
+    """Loopback port for the figures of a relay that has no REST beside it; 0 takes a free one, None none."""
     queue_bytes: int = 16 * 1024 * 1024
     """What a relay holds of unprocessed messages; beyond it messages are dropped without a receipt."""
     quarantine_rows: int = 10_000
