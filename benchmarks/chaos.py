@@ -238,6 +238,8 @@ def told(result: dict[str, Any]) -> str:
         f"  {result['expected_archive']:5}  archive values",
         f"  {result['expected_momentary']:5}  due momentary runs",
         f"  {result['expected_on_demand']:5}  values on demand",
+        f"runs: {', '.join(f'{count} {outcome}' for outcome, count in sorted(result['runs'].items()))}",
+        f"commands: {result['commands']}, and {result['commands_refused']} that got an error for an answer",
         f"declared lost {result['lost']}",
     ]
     judged = ("missing", "duplicates", "wrong", "commands_run_twice", "commands_without_end", "unexplained")

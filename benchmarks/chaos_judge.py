@@ -71,8 +71,8 @@ class Figures:
     expected_momentary: int = 0
     expected_on_demand: int = 0
     stored: int = 0
-    runs: int = 0
-    runs_done: int = 0
+    runs: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How many runs ended how."""
     commands: int = 0
     lost: int = 0
     missing: int = 0
@@ -119,7 +119,8 @@ def quarters(first: dt.datetime, last: dt.datetime) -> list[dt.datetime]:
 
 def judge(course: Course, evidence: Evidence) -> Figures:
     """Compare what should be with what is."""
-    figures = Figures(runs=len(evidence.runs), commands=len(evidence.commands))
+    figures = Figures(commands=len(evidence.commands))
+    figures.runs = dict(Counter(run["outcome"] for run in evidence.runs))
     truth = Truth(evidence.truth, {serial: serial for serial in course.devices})
     losses = _Losses(evidence.losses)
     stored = _stored(figures, evidence)
@@ -187,7 +188,6 @@ def _judge_runs(
         if run["tick"] is not None:
             by_tick[name, serial, instant(run["tick"])].append(run)
         if run["outcome"] == "done":
-            figures.runs_done += 1
             if name in course.addresses:
                 figures.expected_on_demand += name == "command"
                 explained.add(_judge_reading(figures, (serial, course.addresses[name]), run, stored, losses))

@@ -92,9 +92,12 @@ class Operator:
 
     def _close_ended(self) -> None:
         """Close the span of every meter on which no command is open any more."""
+        if not self._open:
+            return
         try:
             asked = self._site.clock.now()
-            rows = list(self._site.hub.all("/v1/commands/"))
+            oldest = min(self._open.values()) - SLACK
+            rows = list(self._site.hub.all("/v1/commands/", start_time=oldest.isoformat()))
         except UNREACHABLE:
             return
         still = {row["meter_device"] for row in rows if row["state"] not in FINAL}

@@ -43,6 +43,7 @@ class Gate:
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0)
         self.port: int = self._listener.getsockname()[1]
         self.struck = 0
         self._shut = {True: False, False: False}
@@ -116,7 +117,10 @@ class Gate:
         return min([IDLE_SECONDS, *(max(0.0, seconds) for seconds in due)])
 
     def _accept(self) -> None:
-        client, _ = self._listener.accept()
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # the client has gone again
         if self._refusing:
             self.struck += 1
             _reset(client)
@@ -187,6 +191,11 @@ class Gate:
         self.struck += self.connections
         for stream in self._streams:
             _reset(stream.source)
+        # Whoever the kernel has let in already is cut off too.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client, _ = self._listener.accept()
+                _reset(client)
         self._streams = []
         self._cuts_done = self._cuts
 
