@@ -5,6 +5,14 @@ from collections.abc import Sequence
 
 import click
 
+from contexts.calls import CallError
+
+
+def in_words_of_here(error: CallError) -> str:
+    """Say what is wrong with a call in the words of the command line instead of a task's."""
+    text = str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
+    return text.replace("task_call", "CALL")
+
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
     """Take ``key=value`` arguments apart.

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from agent.arguments import pairs, rfc3339
+from agent.arguments import in_words_of_here, pairs, rfc3339
 from agent.clocks import Clock, system_clock
 from agent.conversation import Times
 from agent.links import LinkError, open_link, read_endpoint
@@ -125,7 +125,7 @@ def command(
             _make_call(line, device, password, clock, Times(tries=tries), context, call, typed, meter)
         )
     except CallError as error:
-        raise click.ClickException(f"{who(device, line)}: {_in_words_of_here(error)}") from error
+        raise click.ClickException(f"{who(device, line)}: {in_words_of_here(error)}") from error
     except FAILURES as error:
         raise click.ClickException(cause_of(error, who(device, line))) from error
     except asyncio.CancelledError:
@@ -228,7 +228,7 @@ def _understood(endpoint: str, context: str, call: str, kwargs: Sequence[str], t
         read_endpoint(endpoint)
         zoneinfo.ZoneInfo(timezone or "UTC")
     except CallError as error:
-        raise click.UsageError(_in_words_of_here(error)) from error
+        raise click.UsageError(in_words_of_here(error)) from error
     except LinkError as error:
         raise click.UsageError(str(error)) from error
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -236,12 +236,6 @@ def _understood(endpoint: str, context: str, call: str, kwargs: Sequence[str], t
     if find_call(context, call).writes and not timezone:
         raise click.UsageError(f"{call} writes to the meter; say with --timezone in which zone its clock is")
     return typed
-
-
-def _in_words_of_here(error: CallError) -> str:
-    """The words of a task as the command line has them."""
-    text = str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
-    return text.replace("task_call", "CALL")
 
 
 def _password(file: pathlib.Path | None, lock: int) -> MeterPassword | None:

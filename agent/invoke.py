@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import click
 
-from agent.arguments import pairs, rfc3339
+from agent.arguments import in_words_of_here, pairs, rfc3339
 from agent.broker import Access, BrokerError, Connection, Outgoing, connect
 from agent.keys import KeyFileError, load_key, make_key
-from agent.settings import SettingsError, parse_broker
+from agent.settings import SettingsError, parse_broker, read_secret
 from contexts.calls import CallError
 from contexts.catalogue import kwargs_from_text
 from protocol.commands import DONE, FINAL_STATES, MAX_COMMAND_SECONDS, Command, CommandUpdate
@@ -121,14 +121,14 @@ def command(
         raise click.UsageError("expected --broker URL GATEWAY METER CONTEXT CALL [KEY=VALUE]...")
     try:
         check_gateway_id(gateway)
-        password = broker_password_file.read_text(encoding="utf-8").strip() if broker_password_file else None
+        password = read_secret(broker_password_file, "--broker-password-file") if broker_password_file else None
         access = Access(parse_broker(broker, "--broker"), password, ca_file)
         asked = kwargs_from_text(context, call, pairs(kwargs))
     except CallError as error:
-        text = str(error).replace("task_kwargs.", "").replace("meter_execution_type", "CONTEXT")
-        raise click.UsageError(text.replace("task_call", "CALL")) from error
+        raise click.UsageError(in_words_of_here(error)) from error
     except (ContractError, SettingsError) as error:
-        raise click.UsageError(str(error)) from error
+        # The settings file has these words with underscores, the command line with hyphens.
+        raise click.UsageError(str(error).replace("broker_password_file", "--broker-password-file")) from error
     order = Command(
         id=uuid.uuid4(),
         gateway=gateway,

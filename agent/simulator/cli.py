@@ -23,6 +23,7 @@ from agent.simulator.personas import LOCKS, PERSONAS
 from protocol.wire import ContractError
 
 DEFAULT_METER = "1:11000001:EK280"
+_YEAR_SECONDS = 366 * 86_400
 
 
 def _listed_faults() -> str:
@@ -62,12 +63,35 @@ def read_codes(path: Path) -> dict[int, str]:
 @click.option("--throttle", is_flag=True, help="Bytes take their time on the line, both ways.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME[=P]", help="A named fault; 'list' lists them.")
 @click.option("--timezone", default="Europe/Berlin", show_default=True, help="What the meters' clocks show.")
-@click.option("--rate", "opening_rate", default=300, show_default=True, metavar="BAUD", help="Rate of the request.")
+@click.option(
+    "--rate",
+    "opening_rate",
+    type=click.IntRange(50, 4_000_000),
+    default=300,
+    show_default=True,
+    metavar="BAUD",
+    help="Rate of the request.",
+)
 @click.option("--offer", "offered_rate", type=int, metavar="BAUD", help="Rate that the meters offer.")
 @click.option("--fixed-rate", is_flag=True, help="The line never changes its rate.")
 @click.option("--interval", default=60, show_default=True, metavar="MINUTES", help="Measuring period.")
-@click.option("--history", "history_days", default=2.0, show_default=True, metavar="DAYS", help="Archive before now.")
-@click.option("--drift", default=0.0, show_default=True, metavar="SECONDS", help="Meter clocks ahead of the time.")
+@click.option(
+    "--history",
+    "history_days",
+    type=click.FloatRange(0, 36_525),
+    default=2.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Archive before now.",
+)
+@click.option(
+    "--drift",
+    type=click.FloatRange(-_YEAR_SECONDS, _YEAR_SECONDS),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Meter clocks ahead of the time.",
+)
 @click.option("--names", "language", type=click.Choice(["german", "english"]), help="Column names; else by seed.")
 @click.option("--locked", is_flag=True, help="Reading needs an open lock.")
 @click.option(

@@ -123,6 +123,14 @@ def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(cli, ["invoke", *arguments]).exit_code == 2
 
 
+def test_a_password_file_without_text_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff")
+    call = ("g1", "m", "generic_lis200", "read_single_value", "address=2:300", "--broker", "mqtt://127.0.0.1:1")
+    said = CliRunner().invoke(cli, ["invoke", *call, "--broker-password-file", str(tmp_path / "secret")])
+    assert said.exit_code == 2
+    assert f"{tmp_path}/secret holds no text" in said.stderr
+
+
 async def test_a_long_result_comes_in_parts(broker: Mosquitto, tmp_path: pathlib.Path) -> None:
     key = SigningKey.generate()
     async with a_gateway(broker, tmp_path, ("laptop", key)) as hub:

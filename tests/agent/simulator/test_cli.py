@@ -155,6 +155,9 @@ def test_it_ends_cleanly_with_a_client_connected(tmp_path: Path) -> None:
         (["--timezone", "Europe/Atlantis"], "not a time zone"),
         (["--interval", "7"], "divisor of 60"),
         (["--offer", "1234"], "cannot be offered"),
+        (["--rate", "0"], "--rate"),
+        (["--history", "-1"], "--history"),
+        (["--drift", "1e300"], "--drift"),
         (["--password-file", "/nowhere"], "does not exist"),
     ],
 )
