@@ -7,10 +7,12 @@ part expects ends the process: whoever supervises it (systemd) starts it again, 
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
 import signal
+import sqlite3
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +32,7 @@ from agent.recorder import Recorder
 from agent.runs import Run, RunResult
 from agent.scheduler import Scheduler
 from agent.settings import AgentSettings
+from agent.storage_faults import DAMAGED, StoreFullError, storage_fault
 from agent.store import BROKEN, FOREIGN, RESTORED, Store
 from agent.trust import ClockTrust
 from agent.uplink import Uplink
@@ -46,6 +49,8 @@ MOST_PROBLEM_BYTES = 8 * 1024
 _KEEP_HOUSE = 5.0
 _PRUNE_EVERY = 600.0
 _RETIRE_LOOK = 0.1
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+"""Real seconds before the agent begins again on a disk that failed it."""
 
 _ORIGINS = {
     RESTORED: "the store file was copied or put back: it has a new id, and everything in it is sent again",
@@ -73,7 +78,7 @@ class Agent:
         self._clock = clock
         self._connect = connect
         key = load_or_make_key(settings.key_file)
-        self.store = Store(settings.store, settings.gateway, clock)
+        self.store = Store(settings.store, settings.gateway, clock, settings.outbox_bytes)
         self._trust = ClockTrust(clock, self.store)
         self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._life_sign)
         self.store.tell(self._uplink.stored)
@@ -97,6 +102,7 @@ class Agent:
         self._busy: collections.defaultdict[uuid.UUID, set[uuid.UUID]] = collections.defaultdict(set)
         self._withdrawn: set[uuid.UUID] = set()
         self._doubt = ""
+        self._trouble = ""
         if self.store.origin in _ORIGINS:
             log.warning("store_replaced", origin=self.store.origin, cause=_ORIGINS[self.store.origin])
 
@@ -134,6 +140,10 @@ class Agent:
                     await asyncio.wait(lines)
                 for task in steady:
                     task.cancel()
+        except BaseException as error:
+            if storage_fault(error) == DAMAGED:
+                self.store.doubt()
+            raise
         finally:
             self.store.close()
         log.info("agent_stopped")
@@ -164,9 +174,25 @@ class Agent:
                 self._uplink.announce()
             if not doubt and self._clock.monotonic() - pruned >= _PRUNE_EVERY:
                 pruned = self._clock.monotonic()
-                rows = self.store.prune()
-                log.debug("pruned", rows=rows)
+                with contextlib.suppress(StoreFullError):
+                    rows = self.store.prune()
+                    log.debug("pruned", rows=rows)
+            await self._keep_store()
             await asyncio.sleep(_KEEP_HOUSE)
+
+    async def _keep_store(self) -> None:
+        """Keep the store within its budget, and take up again what waited for space on the disk."""
+        if self.store.fault and self.store.try_writing():
+            self._scheduler.wake()
+        if not self.store.fault:
+            self._recorder.catch_up()
+            with contextlib.suppress(StoreFullError):
+                while self.store.relieve():  # noqa: ASYNC110 - steps of work, not a wait
+                    await asyncio.sleep(0)
+        trouble = self.store.fault or self.store.budget.stopped
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._uplink.announce()
 
     # --- what comes in (agent.uplink.Listener)
 
@@ -308,7 +334,8 @@ class Agent:
     def _started(self, run: Run) -> None:
         self._busy[run.device.line].add(run.id)
         self._scheduler.started(run)
-        self._recorder.started(run)
+        if not self._recorder.started(run):
+            self._cancel(run.id)
 
     def _ended(self, result: RunResult) -> None:
         run = result.run
@@ -345,11 +372,12 @@ class Agent:
         parts = [
             self._trust.doubt(),
             self._uplink.warning,
+            self.store.fault,
+            self.store.budget.stopped,
             _ORIGINS.get(self.store.origin, ""),
             f"{aside} rows fit into no message that this broker takes" if aside else "",
         ]
         return "; ".join(part for part in parts if part)
-
 
     def _figures(self) -> str:
         """Write the page for Prometheus; runs in another thread, so that it asks the store's file, not the store."""
@@ -420,4 +448,19 @@ async def run_agent(settings: AgentSettings, clock: Clock) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Agent(settings, clock).run(stop)
+    wait = _FIRST_WAIT
+    while not stop.is_set():
+        begun = clock.monotonic()
+        try:
+            await Agent(settings, clock).run(stop)
+        except (StoreFullError, sqlite3.Error, OSError, BaseExceptionGroup) as error:
+            # A process that ends would only be started again into the same trouble.
+            fault = storage_fault(error)
+            if not fault:
+                raise
+            log.exception("agent_begins_again", fault=fault)
+        else:
+            return
+        wait = _FIRST_WAIT if clock.monotonic() - begun > _LONGEST_WAIT else min(wait * 2, _LONGEST_WAIT)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait)

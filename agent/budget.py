@@ -65,7 +65,8 @@ class Budget:
         self.stopped = ""
         (self._page,) = db.execute("PRAGMA page_size").fetchone()
         self._limit = max(budget - LOG_BYTES, budget // 2)
-        db.execute(f"PRAGMA max_page_count = {self._limit // self._page}")
+        # A receipt makes rows longer, and giving rows up begins with a record: both need room beyond what is aimed at.
+        db.execute(f"PRAGMA max_page_count = {(self._limit + budget) // 2 // self._page}")
         db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES // 2}")
 
     def share(self) -> float:
@@ -112,22 +113,21 @@ class Budget:
     def _shed(self) -> int:
         """Give up the rows that matter least; return how many."""
         wanted = min(int(self._limit * _SHED_SHARE), _MOST_SHED)
+        count = 0
         for table, candidates in (
             (READINGS_TABLE, self._readings(from_meter=True)),
             (REPORTS_TABLE, self._reports(RunReport, PlanApplied)),
             (READINGS_TABLE, self._readings(from_meter=False)),
             (REPORTS_TABLE, self._reports(MeterSystemEvent, CommandUpdate)),
         ):
-            rows, size = list[_Row](), 0
-            for row in candidates:
+            rows = list[_Row]()
+            while wanted > 0 and (row := next(candidates, None)) is not None:
                 rows.append(row)
-                size += row.size
-                if size >= wanted:
-                    break
+                wanted -= row.size
             if rows:
                 self._give_up(table, rows)
-                return len(rows)
-        return 0
+                count += len(rows)
+        return count
 
     def _readings(self, *, from_meter: bool) -> Iterator[_Row]:
         for sequence, body in self._waiting(READINGS_TABLE):

@@ -44,6 +44,8 @@ PART_BYTES = 8 * 1024
 """Readings in one update. A longer result comes in several updates ``running``; the end carries the first
 of the readings, and its ``result.readings_in_all`` says how many there are over all updates."""
 
+_LOOK_AGAIN = 5.0
+
 Reply = Callable[[str, bytes, bytes | None], None]
 """Publishes an encoded CommandUpdate to a caller, with its correlation data."""
 
@@ -321,7 +323,10 @@ class CommandDesk:
             run = self._runs[command_id]
             del self._deadlines[command_id]
             order = self._store.commands.find(command_id)
-            if order is not None and self._withdraw(run.id):
+            if self._store.fault and not self._store.try_writing():
+                # Its end could not be kept: it is looked at again, and does not begin meanwhile.
+                self._deadlines[command_id] = now + _LOOK_AGAIN
+            elif order is not None and self._withdraw(run.id):
                 self._close(order, run, states.EXPIRED, f"it did not begin within {order.command.ttl_seconds} s")
 
     def _close(self, order: Order, run: Run | None, state: str, cause: str) -> None:

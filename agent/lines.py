@@ -278,8 +278,11 @@ class LineWorker:
 
     async def _execute(self, run: Run, session: Session, bytes_before: int) -> bool:
         """Make the call and report how it ended; whether the session can be used on."""
-        self._take(run)
         self._begin(run)
+        if run not in self._queue:
+            # Whoever heard of its beginning has cancelled it.
+            return True
+        self._take(run)
         scope = asyncio.timeout(self._limits.run)
         current = _Current(run, scope)
         outcome, cause, answer, usable = reports.DONE, "", None, True

@@ -3,6 +3,7 @@
 Implements ``agent.runs.LineMemory`` on the store's file.
 """
 
+import contextlib
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.storage_faults import StoreFullError
 from contexts.meters import Held, Layout
 
 SCHEMA = """
@@ -40,7 +42,9 @@ class Memory:
 
     def keep_layout(self, device: uuid.UUID, archive: int, layout: Layout) -> None:
         """Remember the columns of a meter's archive."""
-        self._keep(_LAYOUT, device, archive, layout)
+        # On a full disk they are read again next time.
+        with contextlib.suppress(StoreFullError):
+            self._keep(_LAYOUT, device, archive, layout)
 
     def held(self, device: uuid.UUID, archive: int) -> Held | None:
         """Return which rows of a meter's archive are stored without a gap."""
@@ -56,10 +60,11 @@ class Memory:
 
     def keep_line_rate(self, line: uuid.UUID, rate: int | None) -> None:
         """Remember the rate in baud of the open session, or None once it has ended."""
-        if rate is not None:
-            self._keep(_RATE, line, 0, rate)
-            return
-        with self._transaction():
+        # On a full disk a crash costs the next session the time in which a meter ends one by itself.
+        with contextlib.suppress(StoreFullError), self._transaction():
+            if rate is not None:
+                self._keep(_RATE, line, 0, rate)
+                return
             self._db.execute("DELETE FROM memory WHERE kind = ? AND owner = ?", (_RATE, line.bytes))
 
     def _recall(self, kind: str, owner: uuid.UUID, archive: int, what: type[T]) -> T | None:
@@ -69,6 +74,11 @@ class Memory:
         return msgspec.msgpack.decode(row[0], type=what) if row else None
 
     def _keep(self, kind: str, owner: uuid.UUID, archive: int, body: object) -> None:
+        """Remember it.
+
+        Raises:
+            StoreFullError: when nothing can be written now.
+        """
         with self._transaction():
             self._db.execute(
                 "INSERT INTO memory (kind, owner, archive, body) VALUES (?, ?, ?, ?) "

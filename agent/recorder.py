@@ -5,6 +5,8 @@ the agent believe that it has what it has not.
 """
 
 import collections
+import contextlib
+import dataclasses
 import uuid
 
 import structlog
@@ -12,7 +14,9 @@ import structlog
 from agent import metrics
 from agent.commands import CommandDesk
 from agent.runs import Run, RunResult
+from agent.storage_faults import StoreFullError
 from agent.store import Store
+from contexts.catalogue import find_call
 from contexts.meters import Answer, Value
 from protocol import commands as states
 from protocol import reports
@@ -23,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 _EVENTS = uuid.UUID("5b1ff0d5-6f6c-4f0e-9c9a-0d3f3d8f5d5e")
 """Name space of the ids of meters' events: the same event, read again, has the same id."""
+
+_MOST_STEPS = 20
+"""Steps towards the disk budget that one result may wait for."""
 
 _MOST_TITLE, _MOST_CONTENT = 50, 500
 _COMMAND_STATES = {
@@ -40,15 +47,59 @@ class Recorder:
     def __init__(self, store: Store, desk: CommandDesk) -> None:
         self._store = store
         self._desk = desk
+        self._unwritten: collections.deque[RunResult] = collections.deque()
+        self._refused: dict[uuid.UUID, str] = {}
 
-    def started(self, run: Run) -> None:
-        """Note that a line has begun to work on a run."""
-        with self._store.transaction():
-            self._store.runs.start(run.id)
-            self._desk.started(run)
+    def started(self, run: Run) -> bool:
+        """Note that a line has begun to work on a run; False when it must not, because that cannot be noted.
+
+        A read of a task may run unnoted: done twice, it brings the same again.
+        """
+        try:
+            with self._store.transaction():
+                self._store.runs.start(run.id)
+                self._desk.started(run)
+        except StoreFullError as error:
+            if run.command is None and not find_call(run.context, run.call).writes:
+                return True
+            self._refused[run.id] = f"not begun, because its beginning could not be noted: {error}"
+            return False
+        return True
 
     def ended(self, result: RunResult) -> None:
-        """Store everything that came of a run, once."""
+        """Store everything that came of a run, once; what cannot be written now waits for ``catch_up``."""
+        if self._unwritten or not self._written(result):
+            self._unwritten.append(_without_archive(result, self._store.fault))
+            log.warning("run_not_stored_yet", run=str(result.run.id), cause=self._store.fault)
+
+    def catch_up(self) -> None:
+        """Store what could not be written before."""
+        while self._unwritten and self._written(self._unwritten[0]):
+            self._unwritten.popleft()
+
+    def _written(self, result: RunResult) -> bool:
+        try:
+            self._write(result)
+        except StoreFullError:
+            if not self._make_room():
+                return False
+        else:
+            return True
+        try:
+            self._write(result)
+        except StoreFullError:
+            return False
+        return True
+
+    def _make_room(self) -> bool:
+        """Relieve the disk budget, if it is that; whether anything could be written."""
+        steps = 0
+        with contextlib.suppress(StoreFullError):
+            while self._store.relieve() and steps < _MOST_STEPS:
+                steps += 1
+        return not self._store.fault
+
+    def _write(self, result: RunResult) -> None:
         run = result.run
         if run.task is not None and result.outcome == reports.INTERRUPTED:
             # The agent is being stopped: the next start finds the run open and takes it up again.
@@ -57,6 +108,8 @@ class Recorder:
         readings = _readings(result, faults)
         answer = result.answer or Answer()
         outcome, cause = result.outcome, result.cause
+        if run.id in self._refused:
+            outcome, cause = reports.FAILED, self._refused[run.id]
         if faults and outcome == reports.DONE:
             outcome, cause = reports.FAILED, faults[0]
         report = reports.RunReport(
@@ -84,6 +137,7 @@ class Recorder:
             self._desk.ended(run, state, cause, readings, answer.result)
         metrics.count("runs_total", outcome=outcome)
         metrics.count("readings_total", len(readings))
+        self._refused.pop(run.id, None)
         log.info(
             "run_ended",
             run=str(run.id),
@@ -94,6 +148,14 @@ class Recorder:
             cause=cause,
             readings=len(readings),
         )
+
+
+def _without_archive(result: RunResult, fault: str) -> RunResult:
+    """Leave the rows of a scheduled archive read to the meter, which has them still: they would fill the memory."""
+    if result.answer is None or result.answer.archive is None or result.run.task is None:
+        return result
+    cause = f"its rows are left to the meter and read again later: {fault}"
+    return dataclasses.replace(result, outcome=reports.FAILED, cause=cause, answer=None)
 
 
 def _readings(result: RunResult, faults: list[str]) -> list[NewMeterReading]:

@@ -12,6 +12,7 @@ meter still has what they were to bring: by the next one, within a month.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from agent.duties import Duty
 from agent.journal import RUNNING
 from agent.looks import Timetable
 from agent.runs import Run
+from agent.storage_faults import StoreFullError
 from agent.store import Store
 from agent.trust import ClockTrust
 from protocol import reports
@@ -104,8 +106,12 @@ class Scheduler:
             Timetable(duty.task.id, duty.device.id, duty.task.schedule, duty.task.run_offset_seconds): duty
             for duty in duties
         }
-        with self._store.transaction():
-            known = self._store.looks.reconcile(by_timetable, now)
+        try:
+            with self._store.transaction():
+                known = self._store.looks.reconcile(by_timetable, now)
+        except StoreFullError:
+            # The plan runs all the same; the next start takes what is not remembered for new.
+            known = dict.fromkeys(by_timetable, now)
         self._duties = [(duty, known[timetable]) for timetable, duty in by_timetable.items()]
         if self._last is None:
             # The first look of this store: what becomes due after it is missed if nobody looks.
@@ -146,15 +152,21 @@ class Scheduler:
         now = self._clock.now()
         if self._last is None or now < self._last or any(since > now for _, since in self._duties):
             self._follow(now)
-        due = self._due(self._last or now, now)
+        last = self._last
+        due = self._due(last or now, now)
         self._last = now
         if not due:
             return 0
         runs: list[tuple[Duty, Run]] = []
-        with self._store.transaction():
-            for duty, ticks in due:
-                runs += [(duty, run) for run in self._begin(duty, ticks, now)]
-            self._store.put(_LAST_LOOK, now.timestamp())
+        try:
+            with self._store.transaction():
+                for duty, ticks in due:
+                    runs += [(duty, run) for run in self._begin(duty, ticks, now)]
+                self._store.put(_LAST_LOOK, now.timestamp())
+        except StoreFullError:
+            # What is due stays due, and is judged as missed when the store can be written again.
+            self._last = last
+            return 0
         for duty, run in runs:
             self._hand_over(duty, run)
         return len(runs)
@@ -220,14 +232,19 @@ class Scheduler:
             log.warning("clock_went_back", last_look=self._last.isoformat(), now=now.isoformat())
         self._last = now if self._last is None else min(self._last, now)
         self._duties = [(duty, min(since, now)) for duty, since in self._duties]
-        with self._store.transaction():
+        with contextlib.suppress(StoreFullError), self._store.transaction():
             self._store.put(_LAST_LOOK, self._last.timestamp())
             self._store.looks.not_after(now)
 
     def _begin(self, duty: Duty, ticks: list[dt.datetime], now: dt.datetime) -> list[Run]:
         """Note runs and misses of one duty, inside the transaction of the look."""
         overflow = ticks[:-MOST_TICKS]
-        verdict = judge_ticks(duty, ticks[-MOST_TICKS:], now)
+        stopped = self._store.budget.stopped if duty.archive else ""
+        if stopped:
+            # The next read that is begun goes back to them (``_since``).
+            verdict = Verdict([], [(tick, stopped) for tick in ticks[-MOST_TICKS:]])
+        else:
+            verdict = judge_ticks(duty, ticks[-MOST_TICKS:], now)
         missed = verdict.missed
         if overflow:
             cause = f"with {len(overflow) - 1} ticks before it since {overflow[0]:%Y-%m-%dT%H:%M:%SZ}: too long ago"

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.budget import DEFAULT_BYTES, LEAST_BYTES
 from protocol.topics import check_gateway_id
 from protocol.wire import ContractError
 
@@ -22,6 +23,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
+OutboxBytes = Annotated[int, msgspec.Meta(ge=LEAST_BYTES)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker_password_file: str | None = None
     ca_file: str | None = None
     hub_key: str | None = None
+    outbox_bytes: OutboxBytes = DEFAULT_BYTES
     log_level: str = "info"
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     meters: dict[str, MeterSettings] = {}
@@ -100,6 +103,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     store: pathlib.Path
     key_file: pathlib.Path
     timing: Timing
+    outbox_bytes: int = DEFAULT_BYTES
     log_level: str = "info"
     metrics_port: int | None = None
     broker_password: str | None = None
@@ -189,6 +193,7 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
         broker_password=_secret(folder, settings.broker_password_file, "broker_password_file"),
         ca_file=folder / settings.ca_file if settings.ca_file else None,
         hub_key=settings.hub_key,
+        outbox_bytes=settings.outbox_bytes,
         passwords={
             name: password
             for name, meter in settings.meters.items()

@@ -28,6 +28,7 @@ from agent.clocks import Clock
 from agent.outbox import READINGS_TABLE, REPORTS_TABLE
 from agent.salvage import GONE, carry_over, read_wreck
 from agent.seal import Seal
+from agent.storage_faults import StoreFullError, is_damage, is_full
 from protocol.readings import STORE_ID_BYTES
 from protocol.topics import Channel
 
@@ -49,10 +50,6 @@ KEPT = "kept"
 RESTORED = "restored"
 FOREIGN = "foreign"
 BROKEN = "broken"
-
-
-class StoreFullError(Exception):
-    """Nothing can be written now: the disk is full or fails, or the budget is spent. What was begun is undone."""
 
 
 class StoreError(Exception):
@@ -202,7 +199,9 @@ class Store:
         with self._writing():
             yield
         if sealed:
-            self._seal.press(self.id, self._committed, self.session)
+            # A seal that lags behind its store is as good: it only must never be ahead.
+            with contextlib.suppress(OSError):
+                self._seal.press(self.id, self._committed, self.session)
         if self.readings.grown or self.reports.grown:
             self.readings.grown = self.reports.grown = False
             if self._on_rows is not None:
@@ -333,18 +332,6 @@ class Store:
 
 
 _HINT = "free some space there; what was not stored is tried again, and no meter forgets its archives meanwhile"
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space, or because the medium would not take it."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    return isinstance(error, sqlite3.Error) and code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether SQLite has found the file to be damaged."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    return isinstance(error, sqlite3.Error) and code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:

@@ -6,12 +6,14 @@ the first two confirm a time, and only confirmed times move that floor. On the s
 benchmarks the time is what somebody chose, and believed.
 """
 
+import contextlib
 import ctypes
 import datetime as dt
 import functools
 from collections.abc import Callable
 
 from agent.clocks import Clock
+from agent.storage_faults import StoreFullError
 from agent.store import Store
 
 AGREES_WITHIN = dt.timedelta(minutes=5)
@@ -95,6 +97,6 @@ class ClockTrust:
     def _confirm(self, now: dt.datetime) -> None:
         if self._confirmed is not None and dt.timedelta(0) <= now - self._confirmed < CONFIRM_EVERY:
             return
-        with self._store.transaction():
+        with contextlib.suppress(StoreFullError), self._store.transaction():
             self._store.put(_KEY, now.timestamp())
         self._confirmed = now

@@ -19,6 +19,7 @@ from agent.broker import Access, BrokerError, Connection, Incoming, Outgoing, co
 from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import AgentSettings
+from agent.storage_faults import StoreFullError
 from agent.store import Store
 from agent.trust import ClockTrust
 from protocol.envelopes import Signed, SigningKey, fingerprint, open_envelope
@@ -202,7 +203,8 @@ class Uplink:
         async for message in connection.messages():
             try:
                 await self._hear(message)
-            except ContractError as error:
+            except (ContractError, StoreFullError) as error:
+                # What could not be stored is not answered, so it is sent again.
                 log.warning("message_refused", topic=message.topic, cause=str(error))
 
     async def _hear(self, message: Incoming) -> None:

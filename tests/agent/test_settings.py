@@ -66,6 +66,7 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
         (GOOD.replace("lock = 3", 'password = "1"'), 'meters."station 7"'),
         (GOOD.replace("meter.secret", "absent"), "password_file"),
         (GOOD.replace("data = ", "data "), "not TOML"),
+        ("outbox_bytes = 1000000\n" + GOOD, "outbox_bytes"),
         ('log_level = "loud"\n' + GOOD, "log_level"),
     ],
 )
@@ -95,8 +96,8 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     example = pathlib.Path(__file__).parents[2] / "deploy" / "edge" / "agent.toml"
     settings = read_settings(example)
     assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
-    keys = ("broker_password_file", "ca_file", "store", "hub_key", "[", "password_file", "lock", "endpoint", "resend",
-            "reconnect", "keepalive", "answer")  # fmt: skip
+    keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "[", "password_file", "lock", "endpoint",
+            "resend", "reconnect", "keepalive", "answer")  # fmt: skip
     lines = example.read_text(encoding="utf-8").splitlines()
     switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
     for name in ("broker.password", "station-7.password"):
@@ -106,4 +107,5 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     assert everything.endpoints.keys() == {"optical head"}
     # The defaults that it shows are the defaults.
     assert everything.timing == settings.timing
+    assert everything.outbox_bytes == settings.outbox_bytes
     assert everything.hub_key

@@ -1,0 +1,168 @@
+"""The disk budget: the tail goes first, archive reads stop, and whatever goes undelivered leaves a loss record."""
+
+import collections
+import datetime as dt
+import pathlib
+import sqlite3
+import uuid
+
+import pytest
+
+from agent.budget import LOG_BYTES, STOP_AT
+from agent.clocks import Clock
+from agent.runs import Run
+from agent.storage_faults import DAMAGED, FULL, StoreFullError, storage_fault
+from agent.store import Store
+from contexts.meters import Held
+from protocol.plans import Device
+from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, batch_of
+from protocol.reports import DONE, LossRecord, RunReport, decode_report
+from protocol.wire import decode, encode, parse_decimal
+
+METER, TASK = uuid.uuid4(), uuid.uuid4()
+NOW = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+BUDGET = 1024 * 1024
+RUN = Run(uuid.uuid4(), Device(METER, "M1", uuid.uuid4(), "UTC"), "generic_lis200", "read", {}, tick=NOW, task=TASK)
+
+
+def opened(folder: pathlib.Path) -> Store:
+    return Store(folder / "agent.db", "gw-1", Clock(), BUDGET)
+
+
+def reading(number: int, provenance: str) -> bytes:
+    at = NOW + dt.timedelta(minutes=number)
+    return encode(NewMeterReading("M1", "2:300", at, parse_decimal("1"), "m3", METER, at, provenance, run=RUN.id))
+
+
+def fill(store: Store, upto: float, provenance: str, first: int = 0) -> int:
+    """Add readings until so much of the budget is in use; return the next number."""
+    while store.budget.share() < upto:
+        with store.transaction():
+            store.readings.append([reading(number, provenance) for number in range(first, first + 50)])
+        first += 50
+    return first
+
+
+def kept(store: Store) -> collections.Counter[str]:
+    return collections.Counter(
+        "run report" if table else decode(body, NewMeterReading).provenance
+        for table, body in store._db.execute("SELECT 0, body FROM readings UNION ALL SELECT 1, body FROM reports")
+        if not table or isinstance(decode_report(body), RunReport)
+    )
+
+
+def losses(store: Store) -> list[LossRecord]:
+    return [row for (body,) in store._db.execute("SELECT body FROM reports ORDER BY seq")
+            if isinstance(row := decode_report(body), LossRecord)]  # fmt: skip
+
+
+def relieve(store: Store) -> None:
+    for _ in range(50):
+        if not store.relieve():
+            return
+
+
+def test_the_receipted_tail_goes_first_and_without_a_record(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    fill(store, 0.6, FROM_METER)
+    while (rows := store.readings.next_rows(0, 50_000)) is not None:
+        with store.transaction():
+            store.readings.accept(batch_of(store.id, rows.first, rows.bodies).name)
+    waiting = fill(store, 0.85, FROM_METER, 100_000) - 100_000
+    relieve(store)
+    assert store.budget.share() < 0.81
+    assert not losses(store)
+    assert not store.budget.stopped
+    assert store.readings.depth() == waiting
+    store.close()
+
+
+def test_archive_reads_stop_and_begin_again(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    fill(store, STOP_AT + 0.02, FROM_METER)
+    relieve(store)
+    assert "archive reads wait" in store.budget.stopped
+    assert not losses(store)
+    while (rows := store.readings.next_rows(0, 50_000)) is not None:
+        with store.transaction():
+            store.readings.accept(batch_of(store.id, rows.first, rows.bodies).name)
+    relieve(store)
+    assert store.budget.stopped == ""
+    store.close()
+
+
+def test_what_goes_is_declared_and_what_nobody_can_read_again_is_kept_longest(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    with store.transaction():
+        store.runs.begin(RUN)
+        store.runs.end(RUN.id, DONE)
+        store.memory.keep_held(METER, 3, Held(NOW, NOW, 7))
+        store.reports.append([encode(RunReport(uuid.uuid4(), METER, DONE, NOW, NOW)) for _ in range(100)])
+        store.readings.append([reading(number, FROM_GATEWAY) for number in range(1000)])
+    archive = fill(store, 0.975, FROM_METER, 10_000) - 10_000
+    before = kept(store)
+    assert before[FROM_METER] == archive
+    relieve(store)
+    after = kept(store)
+    assert after[FROM_GATEWAY] == 1000
+    assert after["run report"] == 100
+    assert 0 < sum(loss.count for loss in losses(store)) == archive - after[FROM_METER]
+    (loss, *_) = losses(store)
+    assert (loss.device, loss.meter, loss.series) == (METER, "M1", "2:300")
+    assert loss.start == NOW + dt.timedelta(minutes=10_000)
+    assert loss.end == loss.start + dt.timedelta(minutes=loss.count - 1)
+    assert "budget" in loss.reason
+    # The meter is asked for them again: nothing is held, and the run that brought them has not done so.
+    assert store.memory.held(METER, 3) is None
+    assert store.runs.behind(TASK, METER, NOW + dt.timedelta(hours=1)) == NOW
+    store.close()
+
+
+def test_years_without_a_hub_stay_within_the_budget_and_every_row_is_kept_or_declared(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    stored = 0
+    for number in range(500):
+        body = [reading(number * 20 + i, FROM_GATEWAY) for i in range(20)]
+        try:
+            with store.transaction():
+                store.readings.append(body)
+                store.reports.append([encode(RunReport(uuid.uuid4(), METER, DONE, NOW, NOW))])
+        except StoreFullError:
+            relieve(store)
+            continue
+        stored += 20
+        if number % 10 == 0:
+            relieve(store)
+    relieve(store)
+    declared = collections.Counter[str]()
+    for loss in losses(store):
+        declared[loss.series] += loss.count
+    assert declared["2:300"] > 0
+    assert declared["2:300"] + kept(store)[FROM_GATEWAY] == stored
+    assert declared["run reports"] + kept(store)["run report"] == stored / 20
+    assert store.path.stat().st_size < BUDGET
+    assert (tmp_path / "agent.db-wal").stat().st_size < LOG_BYTES
+    store.close()
+
+
+def test_a_full_store_says_so_undoes_what_was_begun_and_recovers(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    store._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreFullError, match=r"agent\.db"), store.transaction():
+        store.readings.append([bytes(100_000)])
+    assert "full" in store.fault
+    assert store.readings.depth() == 0
+    store._db.execute("PRAGMA max_page_count = 10000")
+    assert store.try_writing()
+    assert store.fault == ""
+    store.close()
+
+
+def test_faults_of_the_disk_are_told_from_others() -> None:
+    damaged = sqlite3.DatabaseError("malformed")
+    damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    assert storage_fault(StoreFullError("full")) == FULL
+    assert storage_fault(OSError(28, "No space left on device")) == FULL
+    assert storage_fault(ExceptionGroup("", [StoreFullError("full"), ExceptionGroup("", [damaged])])) == DAMAGED
+    assert storage_fault(ExceptionGroup("", [damaged, LookupError()])) == ""
+    assert storage_fault(ConnectionError()) == ""
