@@ -7,6 +7,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from sqlalchemy.exc import DBAPIError
 
 from hub import (
     amr_task_groups,
@@ -32,7 +33,7 @@ from hub import (
 from hub.auth import TokenAuthentication
 from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
-from hub.problems import ProblemError, answer_bug, answer_http, answer_problem, answer_unreachable
+from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
 from hub.resources import router_of
 from hub.state import Hub
 
@@ -75,6 +76,7 @@ def create_app(hub: Hub) -> Litestar:
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: answer_http,
+            DBAPIError: answer_database,
             **dict.fromkeys(UNREACHABLE, answer_unreachable),
             Exception: answer_bug,
         },

@@ -35,9 +35,20 @@ UNREACHABLE = (
 )
 """What is raised while the database cannot be reached, or has no time; the next attempt may do."""
 
+_OUT_OF_STRENGTH = ("53", "57P", "58")
+"""Classes of SQLSTATE: insufficient resources (a full disk), ended by its administrator, errors of its system."""
+
 _BUSY_SECONDS = 30
 _MIGRATION_LOCK = 0x6D657465
 """PostgreSQL advisory lock: of several processes that start at once, one migrates."""
+
+
+def is_out_of_strength(error: DBAPIError) -> bool:
+    """Whether the database cannot do its work now (its disk is full, it is being ended): no fault of what was asked.
+
+    The driver tells these apart by their code alone.
+    """
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUT_OF_STRENGTH)
 
 
 class DatabaseError(RuntimeError):

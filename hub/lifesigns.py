@@ -128,12 +128,14 @@ def _note(gateway: Gateway, sign: Online, now: dt.datetime, *, retained: bool) -
 async def _needs_plan(session: AsyncSession, gateway: Gateway, sign: Online, now: dt.datetime) -> bool:
     """Whether the gateway should get its plan (again); lifts the revision above one that this database did not give."""
     await session.refresh(gateway, ["desired_revision", "published_revision", "published_digest"])
-    if sign.plan_revision == gateway.desired_revision == gateway.published_revision:
-        if sign.plan_digest == gateway.published_digest:
+    if sign.plan_revision == gateway.desired_revision:
+        noted = gateway.published_revision == gateway.desired_revision
+        if noted and sign.plan_digest == gateway.published_digest:
             return False
         rendered = await plans.render(session, gateway.id)
         if rendered is not None and rendered.digest == sign.plan_digest:
-            return False
+            # Not noted: the relay that sent it could not write that down. Sent once more, it is.
+            return not noted
     if sign.plan_revision >= gateway.desired_revision and sign.plan_revision > 0:
         _log.warning(
             "gateway_ahead",

@@ -12,6 +12,9 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from sqlalchemy.exc import DBAPIError
+
+from hub.database import is_out_of_strength
 
 PROBLEM_JSON = "application/problem+json"
 _RETRY_AFTER = "5"
@@ -130,6 +133,11 @@ def answer_unreachable(request: Request[Any, Any, Any], error: Exception) -> Res
     _log.error("database_failed", method=request.method, path=request.url.path, cause=cause)
     detail = "the hub's database does not answer; try again"
     return _respond(HTTPStatus.SERVICE_UNAVAILABLE, detail, [], {"Retry-After": _RETRY_AFTER})
+
+
+def answer_database(request: Request[Any, Any, Any], error: DBAPIError) -> Response[ProblemDocument]:
+    """Answer for a database that has no strength to do what was asked, or for our bug."""
+    return (answer_unreachable if is_out_of_strength(error) else answer_bug)(request, error)
 
 
 def answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDocument]:

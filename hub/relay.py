@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import dispatch, plans
 from hub.clocks import Clock
 from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
-from hub.database import reading, writing
+from hub.database import is_out_of_strength, reading, writing
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
 from hub.lifesigns import Heard, note_life_sign
 from hub.maintenance import maintain
@@ -239,7 +239,7 @@ class Relay:
             # The database is away: their agents keep these deliveries and send them again.
             raise
         except DBAPIError as error:
-            if len(group) == 1:
+            if len(group) == 1 or is_out_of_strength(error):
                 raise
             # One delivery that the database cannot take must not keep the others from being stored.
             _log.warning("group_failed", deliveries=len(group), cause=_first_line(error))

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from hub.app import RESOURCES, create_app
 from hub.clocks import Clock
 from hub.database import create_engine, reading
@@ -44,6 +46,21 @@ async def test_requests_without_a_database_may_come_again(rest: Rest) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
         assert "database" in answer.json()["detail"]
     await away.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_database_whose_disk_is_full_may_be_asked_again(rest: Rest) -> None:
+    async with rest.hub.engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
+            " 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
+        )
+        await connection.exec_driver_sql(
+            "CREATE TRIGGER no_room BEFORE INSERT ON organizations EXECUTE FUNCTION no_room()"
+        )
+    answer = await rest.client.post("/v1/organizations", json={"name": "Utility"})
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
 
 
 async def test_figures_for_prometheus(rest: Rest) -> None:

@@ -370,6 +370,27 @@ async def test_a_hub_that_was_put_back_lifts_its_revision_and_asks_for_the_tail(
         assert progress.through == 30
 
 
+async def test_a_plan_that_arrived_and_could_not_be_noted_is_no_restored_database(
+    engine: AsyncEngine, broker: Mosquitto, relays: Relays
+) -> None:
+    """The database was away between the plan's way out and the note of it; the agent came back meanwhile."""
+    estate = await make_estate(engine, gateway_id=fresh_id())
+    await raised(engine, estate.gateway)
+    async with looking(engine) as session:
+        rendered = await plans.render(session, estate.gateway)
+    assert rendered is not None
+    await relays.start()
+    async with Agent(broker.port, estate.gateway_id) as agent:
+        await until_row(engine, estate.gateway, lambda row: row.published_revision == rendered.revision)
+        async with writing(engine) as session:
+            unnoted = sa.update(models.Gateway).where(models.Gateway.id == estate.gateway)
+            await session.execute(unnoted.values(published_revision=0, published_digest=None))
+        await agent.say_online(plan_revision=rendered.revision, plan_digest=rendered.digest)
+        await until_row(engine, estate.gateway, lambda row: row.published_revision >= rendered.revision)
+        row = await one(engine, models.Gateway, id=estate.gateway)
+        assert row.desired_revision == row.published_revision == rendered.revision
+
+
 async def test_an_old_will_does_not_put_a_gateway_offline(
     engine: AsyncEngine, broker: Mosquitto, relays: Relays
 ) -> None:
