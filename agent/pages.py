@@ -12,6 +12,10 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
+PAGE_BYTES = 1024
+"""Of every new store: a transaction costs the flash whole pages, and small ones less than half of SQLite's default."""
+
+_MAGIC = b"SQLite format 3\0"
 _HEADER = 100
 _SMALLEST, _LARGEST = 512, 65536
 _WAL_HEADER, _FRAME_HEADER = 32, 24
@@ -66,10 +70,10 @@ class Pages:
             yield from self._records_of(self._page(number), _HEADER if number == 1 else 0)
 
     def _page_size(self) -> int:
-        """Return the size of a page in bytes: from the file, else from its log, else SQLite's default."""
+        """Return the size of a page in bytes: from the log, else from the file, else the one that stores have."""
         header = self._file.read(_HEADER)
         candidates = []
-        if len(header) == _HEADER:
+        if header.startswith(_MAGIC) and len(header) == _HEADER:
             size = int.from_bytes(header[16:18], "big")
             candidates.append(_LARGEST if size == 1 else size)
         if len(self._wal) >= _WAL_HEADER:
@@ -77,7 +81,7 @@ class Pages:
         for size in candidates:
             if _SMALLEST <= size <= _LARGEST and not size & (size - 1):
                 return size
-        return 4096
+        return PAGE_BYTES
 
     def _committed(self) -> tuple[dict[int, int], int]:
         """Return where in the log the newest committed version of each page lies, and how many pages there are."""

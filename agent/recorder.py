@@ -55,12 +55,13 @@ class Recorder:
 
         A read of a task may run unnoted: done twice, it brings the same again.
         """
+        repeatable = run.command is None and not find_call(run.context, run.call).writes
         try:
-            with self._store.transaction():
+            with self._store.transaction(durable=not repeatable):
                 self._store.runs.start(run.id)
                 self._desk.started(run)
         except StoreFullError as error:
-            if run.command is None and not find_call(run.context, run.call).writes:
+            if repeatable:
                 return True
             self._refused[run.id] = f"not begun, because its beginning could not be noted: {error}"
             return False

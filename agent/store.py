@@ -1,8 +1,8 @@
 """The agent's store: one SQLite file with everything that must survive SIGKILL and power cuts.
 
-WAL with ``synchronous=FULL``; every write transaction begins IMMEDIATE. The parts (``outbox``, ``journal``,
-``memory``) write inside ``transaction()``, so that readings, events, a run's outcome, held marks and a command's
-update are stored together or not at all.
+WAL with ``synchronous=FULL`` for all that is promised; every write transaction begins IMMEDIATE. The parts (``outbox``,
+``journal``, ``memory``) write inside ``transaction()``, so that readings, events, a run's outcome, held marks and a
+command's update are stored together or not at all.
 
 The file has a *store id*: 16 random bytes, made when the file is. A file that does not fit its seal (``agent.seal``:
 it was copied, or put back from a backup) gets a new id, and everything in it is sent again: the hub knows what it has
@@ -13,6 +13,7 @@ deleted, and what can still be read of it goes over into a new one (``agent.salv
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import pathlib
 import secrets
@@ -26,6 +27,7 @@ from agent import journal, looks, memory, outbox
 from agent.budget import DEFAULT_BYTES, Budget
 from agent.clocks import Clock
 from agent.outbox import READINGS_TABLE, REPORTS_TABLE
+from agent.pages import PAGE_BYTES
 from agent.salvage import GONE, carry_over, read_wreck
 from agent.seal import Seal
 from agent.storage_faults import StoreFullError, is_damage, is_full
@@ -99,7 +101,7 @@ class Store:
         self.runs = journal.Runs(self._db, clock.now)
         self.commands = journal.Commands(self._db, clock.now)
         self.looks = looks.Looks(self._db)
-        self.memory = memory.Memory(self._db, self.transaction)
+        self.memory = memory.Memory(self._db, functools.partial(self.transaction, durable=False))
         self.id = self._identify(gateway)
         if self._wreck.exists():
             self._salvage(gateway)
@@ -191,14 +193,25 @@ class Store:
         return int(self.get("generation") or 0)
 
     @contextlib.contextmanager
-    def transaction(self, *, sealed: bool = True) -> Iterator[None]:
-        """Write all of it or nothing; blocks inside each other are one transaction."""
+    def transaction(self, *, sealed: bool = True, durable: bool = True) -> Iterator[None]:
+        """Write all of it or nothing; blocks inside each other are one transaction.
+
+        What is not ``durable`` survives SIGKILL, but not a power cut until the next transaction that is: it costs the
+        flash less, and is for what may be done or heard once more (receipts, that a read has begun, a line's rate).
+        """
         if self._depth:
             yield
             return
-        with self._writing():
-            yield
-        if sealed:
+        if not durable:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._writing():
+                yield
+        finally:
+            if not durable:
+                self._db.execute("PRAGMA synchronous = FULL")
+        # The seal must not be ahead of what a power cut leaves.
+        if sealed and durable:
             # A seal that lags behind its store is as good: it only must never be ahead.
             with contextlib.suppress(OSError):
                 self._seal.press(self.id, self._committed, self.session)
@@ -362,6 +375,7 @@ def _connected(path: pathlib.Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
     db.text_factory = _text
     try:
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         _check_version(db, path)

@@ -1,8 +1,9 @@
 """What ``benchmarks.powercut`` traces: an agent's store at work, telling after every step what it has promised.
 
 Started as ``python -m benchmarks._powercut_workload FOLDER SEED STEPS [careless]``. Promises go to
-FOLDER/promises, one JSON document per line and write, each written when the agent would first tell somebody: so a trace of the process shows
-in what order promises, writes and syncs came. Rules: the real store, desk and recorder; only the line is played.
+FOLDER/promises, one JSON document per line and write, each written when the agent would first tell somebody: so a
+trace of the process shows in what order promises, writes and syncs came. Rules: the real store, desk and recorder;
+only the line is played.
 """
 
 import datetime as dt
@@ -94,7 +95,9 @@ class Course:
     def _scheduled(self) -> None:
         self._ticks += 1
         tick = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=self.store.session + self._ticks)
-        run = Run(uuid.uuid4(), self._device, "generic_lis200", "read", {}, tick=tick, task=uuid.UUID(int=3))
+        run = Run(
+            uuid.uuid4(), self._device, "generic_lis200", "read_single_value", {}, tick=tick, task=uuid.UUID(int=3)
+        )
         with self.store.transaction():
             self.store.runs.begin(run)
         self._do(run)
@@ -135,7 +138,7 @@ class Course:
         rows = box.next_rows(0, self._chance.choice([500, 4000, 60_000]))
         if rows is not None:
             name = batch_of(self.store.id, rows.first, rows.bodies).name
-            with self.store.transaction():
+            with self.store.transaction(durable=False):
                 box.accept(name)
             self._promise(kind="receipted", table=str(box.channel), first=name.first, last=name.last)
 
