@@ -39,8 +39,9 @@ class _Server:
             # Short and open to the server's own user: as root it runs as another one.
             directory = Path(tempfile.mkdtemp(prefix="metergate-pg-", dir="/tmp"))
             directory.chmod(0o755)
-            server = get_server(directory / "data", cleanup_mode="stop")
+            # Before the server registers its own end: what is registered first is done last.
             atexit.register(shutil.rmtree, directory, ignore_errors=True)
+            server = get_server(directory / "data", cleanup_mode="stop")
             self._socket = str(server.get_postmaster_info().socket_dir)
             server.psql("CREATE DATABASE metergate_template;")
             asyncio.run(migrate(self.url("metergate_template")))
