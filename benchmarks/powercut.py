@@ -30,7 +30,9 @@ import structlog
 
 from agent.clocks import Clock
 from agent.journal import ENDED
-from agent.store import BROKEN, KEPT, NEW, Store
+from agent.seal import SealError
+from agent.storage_faults import StoreFullError
+from agent.store import BROKEN, KEPT, NEW, Store, StoreError
 from benchmarks._powercut_disk import CALLS, Disk, events
 from benchmarks._powercut_workload import GATEWAY, digest
 from protocol.commands import FINAL_STATES
@@ -153,7 +155,7 @@ def judge(folder: pathlib.Path, files: dict[str, bytes], promises: Promises, fig
     _same_inode(folder)
     try:
         store = Store(folder / "agent.db", GATEWAY, Clock())
-    except Exception as error:  # noqa: BLE001 - whatever stops the agent from starting is the finding
+    except (StoreError, StoreFullError, SealError, sqlite3.Error, ValueError, OSError) as error:
         return [f"the store cannot be opened: {type(error).__name__}: {error}"]
     with contextlib.closing(store):
         figures.kept += store.origin == KEPT
