@@ -100,11 +100,13 @@ class Operator:
             rows = list(self._site.hub.all("/v1/commands/", start_time=oldest.isoformat()))
         except UNREACHABLE:
             return
+        # A stopped hub answers late: what was open until then may have been worked on until then.
+        answered = self._site.clock.now() + SLACK
         still = {row["meter_device"] for row in rows if row["state"] not in FINAL}
         for serial in list(self._open):
             # A request that was cut off may still be at work in the hub for a moment.
             if self._site.devices[serial] not in still and asked - self._open[serial] > SLACK:
-                self._closed.append(Span(serial, self._open.pop(serial), asked + SLACK))
+                self._closed.append(Span(serial, self._open.pop(serial), answered))
 
     # --- edits ---------------------------------------------------------------------------------------------------
 
