@@ -9,6 +9,7 @@ after that batches are formed anew. A publish that fails loses nothing: only rec
 """
 
 import asyncio
+import contextlib
 import random
 import uuid
 
@@ -19,6 +20,7 @@ from agent.broker import Connection, Outgoing
 from agent.clocks import Clock
 from agent.outbox import Rows
 from agent.settings import Timing
+from agent.storage_faults import StoreFullError
 from agent.store import Store
 from agent.window import Window
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey
@@ -65,7 +67,7 @@ class Sender:
         """Take a receipt over; whether it was for a batch that this connection sent."""
         fresh = False
         accepted = 0
-        with self._store.transaction():
+        with self._store.transaction(durable=False):
             for name in receipt.names:
                 if name.store == self._store.id:
                     accepted += self._outbox.accept(name)
@@ -98,7 +100,7 @@ class Sender:
         """
         self._begin()
         room = self._room(connection.limit)
-        with self._store.transaction():
+        with contextlib.suppress(StoreFullError), self._store.transaction():
             self._outbox.take_back(room)
         while True:
             self._wake.clear()
