@@ -75,7 +75,7 @@ def restore(source: Path, data: Path, now: dt.datetime, *, verify: bool = False)
         BackupError: when ``source`` is no sound database of a hub, or another program has the old one open.
     """
     _refuse_missing(source, "there is no backup")
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = data / "hub.db"
     if database.exists() and source.samefile(database):
         raise BackupError(f"{source} is the hub's database itself; name a backup of it")

@@ -124,7 +124,7 @@ async def migrate(url: str) -> None:
     target = async_url(url)
     with _named(target):
         if target.get_backend_name() == "sqlite" and target.database:
-            await asyncio.to_thread(Path(target.database).parent.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(Path(target.database).parent.mkdir, mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(url)
         try:
             async with engine.begin() as connection:

@@ -64,7 +64,7 @@ def read_key(path: pathlib.Path) -> SigningKey:
 def _make_key(path: pathlib.Path) -> None:
     key = SigningKey.generate()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # mkstemp makes the file with mode 0600; the link fails if another process was first.
         handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:

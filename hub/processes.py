@@ -200,7 +200,7 @@ def _data(settings: Settings) -> Path:
     if settings.data is None:
         raise StartError("this needs a data directory: give one with --data")
     try:
-        settings.data.mkdir(parents=True, exist_ok=True)
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"the data directory {settings.data} cannot be made: {error.strerror}") from error
     return settings.data

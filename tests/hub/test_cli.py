@@ -46,12 +46,14 @@ def done(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_run_is_everything_in_one(tmp_path: Path) -> None:
-    before = done("token", "create", "early", "--data", str(tmp_path))
+    data = tmp_path / "data"
+    before = done("token", "create", "early", "--data", str(data))
     assert before.returncode == 0, before.stderr
-    with started("run", "--data", str(tmp_path), "--port", "0", "--mqtt-port", "0") as process:
+    assert data.stat().st_mode & 0o077 == 0, "what the hub knows is for its own user"
+    with started("run", "--data", str(data), "--port", "0", "--mqtt-port", "0") as process:
         urls = told(process)
         assert set(urls) == {"rest", "mqtt"}
-        late = done("token", "create", "late", "--data", str(tmp_path))
+        late = done("token", "create", "late", "--data", str(data))
         for token in (before, late):
             key = token.stdout.splitlines()[-1]
             headers = {"Authorization": f"Token {key}"}
