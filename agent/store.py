@@ -37,6 +37,9 @@ from protocol.topics import Channel
 log = structlog.get_logger(__name__)
 
 _VERSION = 1
+_NORMAL = 1
+"""SQLite's ``synchronous`` that syncs at checkpoints only."""
+
 _MOST_VERSION = 1000
 """A version beyond this was never written by any release: the file's header is damaged."""
 _SCHEMA = (
@@ -202,14 +205,15 @@ class Store:
         if self._depth:
             yield
             return
+        (level,) = self._db.execute("PRAGMA synchronous").fetchone()
         if not durable:
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(f"PRAGMA synchronous = {min(level, _NORMAL)}")
         try:
             with self._writing():
                 yield
         finally:
             if not durable:
-                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute(f"PRAGMA synchronous = {level}")
         # The seal must not be ahead of what a power cut leaves.
         if sealed and durable:
             # A seal that lags behind its store is as good: it only must never be ahead.
