@@ -290,10 +290,16 @@ def _full(disk: pathlib.Path, log: pathlib.Path, words: tuple[bytes, ...], strik
     strike.hit = any(word in said for word in words)
 
 
-def fill_agent(chaos: Chaos, strike: Strike) -> contextlib.AbstractContextManager[None]:
-    """Leave no byte on the disk of an agent's store."""
-    log = chaos.site.folder / f"agent-{strike.target}.log"
-    return _full(chaos.site.disks[strike.target], log, (b"is full", b"no space left"), strike)
+@contextlib.contextmanager
+def fill_agent(chaos: Chaos, strike: Strike) -> Iterator[None]:
+    """Leave no byte on the disk of an agent's store; mostly the gateway is restarted meanwhile."""
+    site, name = chaos.site, f"agent-{strike.target}"
+    with _full(site.disks[strike.target], site.folder / f"{name}.log", (b"is full", b"no space left"), strike):
+        # One that goes on may find room in its own files for a while.
+        if chaos.random.random() < 0.7:  # noqa: PLR2004 - mostly
+            site.units[name].kill()
+            site.start(name)
+        yield
 
 
 @contextlib.contextmanager
@@ -320,7 +326,7 @@ KINDS: dict[str, Kind] = {
     "network half-open": Kind(half_open, lambda site: list(site.gates), 4, 10),
     "line pulled": Kind(pull_line, _units("line"), 1, 8),
     "clock jump": Kind(jump_clock, _units("agent"), 5, 9),
-    "agent disk full": Kind(fill_agent, _disks(*GATEWAYS), 7, 12, claim="disk of {target}"),
+    "agent disk full": Kind(fill_agent, _disks(*GATEWAYS), 8, 13, claim="agent-{target}"),
     "hub disk full": Kind(fill_hub, _disks("hub"), 5, 9, claim="database"),
     "deliveries doubled": Kind(play_twice, lambda _: ["broker"], 0, 0, claim="broker"),
     "deliveries reordered": Kind(play_shuffled, lambda _: ["broker"], 0, 0, claim="broker"),
