@@ -1,8 +1,8 @@
 """Sends one channel's outbox in batches through a window, until every row has its receipt.
 
-Oldest first; and while there is a backlog the newest of the rows that were stored since the connection was made go in
-batches of their own beside it, one at a time, so that a fresh reading or a command's result does not wait for an outage
-to be made up for. The rows of such batches are passed over when the backlog has come to them.
+Oldest first; and while there is a backlog the newest of the rows that were stored since the connection was made (or
+just before) go in batches of their own beside it, one at a time, so that a fresh reading or a command's result does not
+wait for an outage to be made up for. The rows of such batches are passed over when the backlog has come to them.
 
 A batch is formed once and then sent as it is, again and again, until its receipt has come or the connection is gone;
 after that batches are formed anew. A publish that fails loses nothing: only receipts count.
@@ -35,6 +35,8 @@ _BATCH_HEADER = 96
 """More than the MessagePack of a batch adds to its rows: store id, sequences, digest, array headers."""
 
 _HURRY_WITHIN = 1.0
+_FRESH_ROWS = 100
+"""So many of the rows that wait when a connection is made count as fresh: the hub sees soon how things stand now."""
 
 
 class Sender:
@@ -119,11 +121,11 @@ class Sender:
                 continue
 
     def _begin(self) -> None:
-        """Form all batches anew: everything that waits now is backlog, what is stored from now on is fresh."""
+        """Form all batches anew: what waits is backlog but for its last rows, what is stored from now on is fresh."""
         self._window.clear()
         self._formed = self._outbox.through()
         self._ahead.clear()
-        self._tip = self._outbox.last()
+        self._tip = max(self._formed, self._outbox.last() - _FRESH_ROWS)
 
     async def _send_next(self, connection: Connection, room: int) -> bool:
         """Send the next batch that may leave now, the fresh one first; return whether there was one."""

@@ -13,6 +13,7 @@ Beside the window there is room for one *fresh* batch: what was just read does n
 """
 
 import dataclasses
+import math
 import random
 
 from protocol.readings import BatchName
@@ -23,8 +24,9 @@ LEAST_BYTES = 4 * 1024
 MOST_BYTES = 1024 * 1024
 """The largest window: 16 of the largest batches in flight per channel."""
 
-SHORTEST = 1.0
-"""No resend time is shorter than this many seconds, however quick the receipts are."""
+SHORTEST = 5.0
+"""No resend time is shorter than this many seconds, however quick the receipts are: a hub under load grows slow
+much sooner than it loses anything, and what a lost connection or a relay's restart costs is sent at once anyway."""
 
 QUICK, SLOW = 1.0, 2.0
 """Receipts within so many seconds let the window grow, receipts after more make it smaller."""
@@ -46,6 +48,7 @@ class Flight:
     sent_at: float
     due_at: float
     fresh: bool
+    first_sent_at: float
     sends: int = 1
 
 
@@ -62,6 +65,7 @@ class Window:
         self._mean: float | None = None
         self._deviation = 0.0
         self._doublings = 0
+        self._halved_at = -math.inf
 
     @property
     def batch_bytes(self) -> int:
@@ -92,7 +96,7 @@ class Window:
 
     def sent(self, name: BatchName, body: bytes, now: float, *, fresh: bool = False) -> None:
         """Note that a batch has left."""
-        self.flights[name] = Flight(name, body, now, now + self._jittered(self.resend_seconds), fresh)
+        self.flights[name] = Flight(name, body, now, now + self._jittered(self.resend_seconds), fresh, now)
         self._count(self.flights[name], 1)
 
     def receipted(self, name: BatchName, now: float) -> bool:
@@ -115,8 +119,11 @@ class Window:
     def overdue(self, now: float) -> list[Flight]:
         """Return the flights to send again now, and count them as sent."""
         late = [flight for flight in self.flights.values() if flight.due_at <= now]
-        if late:
+        if any(flight.first_sent_at >= self._halved_at for flight in late):
+            # Once for all that travelled together.
+            self._halved_at = now
             self.size = max(LEAST_BYTES, self.size // 2)
+        if late:
             self._doublings = min(_MOST_DOUBLINGS, max(self._doublings, *(flight.sends for flight in late), 1))
         for flight in late:
             flight.sends += 1

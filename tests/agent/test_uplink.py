@@ -1,5 +1,6 @@
 """The uplink's rules without a broker: the window, packet sizes, and whom it believes."""
 
+import asyncio
 import pathlib
 import uuid
 
@@ -15,11 +16,11 @@ from agent.store import Store
 from agent.window import LEAST_BYTES, MOST_BYTES, Window
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
-from protocol.reports import LossRecord, decode_report
+from protocol.reports import LossRecord, Receipt, decode_report
 from protocol.topics import Channel, topic_for
 from protocol.wire import encode, parse_decimal
 from tests.parts.mosquitto import free_port, mosquitto
-from tests.parts.relay import now
+from tests.parts.relay import now, relay
 
 
 def name(first: int) -> BatchName:
@@ -154,6 +155,38 @@ async def test_a_row_that_fits_nowhere_is_set_aside_and_reported(tmp_path: pathl
     assert isinstance(record, LossRecord)
     assert (record.series, record.count) == ("s" * 50, 1)
     assert store.readings.aside() == 1
+    store.close()
+
+
+async def test_a_backlog_leaves_oldest_first_with_fresh_rows_beside_it_and_no_row_twice(tmp_path: pathlib.Path) -> None:
+    store = Store(tmp_path / "agent.db", "gw-1", Clock())
+    with store.transaction():
+        store.readings.append([b"\xc4\x60" + bytes(96)] * 3000)
+    with mosquitto() as broker:
+        async with relay(broker.url, "gw-1") as hub, connect(Access(parse_broker(broker.url)), None) as connection:
+            hub.receipting = False
+            sender = Sender("gw-1", Channel.READINGS, store, SigningKey.generate(), Clock(), Timing())
+            sending = asyncio.create_task(sender.run(connection))
+            await hub.until(lambda: len(hub.batches) == 2)
+            newest, oldest = (batch.name for _, batch in hub.batches)
+            # The last rows tell how things stand; then the backlog begins, and there is room for no more.
+            assert (newest.last, oldest.first) == (3000, 1)
+            with store.transaction():
+                store.readings.append([b"\xc4\x03new"])
+            sender.wake()
+            sender.receipted(Receipt("readings", [newest], now()))
+            await hub.until(lambda: len(hub.batches) == 3)
+            assert hub.batches[2][1].name.last == 3001
+            told = 1
+            while store.readings.depth():
+                names = [batch.name for _, batch in hub.batches[told:]]
+                told += len(names)
+                sender.receipted(Receipt("readings", names, now()))
+                await asyncio.sleep(0.01)
+            sent = sorted((batch.name.first, batch.name.last) for _, batch in hub.batches)
+            assert [first for first, _ in sent] == [1, *(last + 1 for _, last in sent[:-1])]
+            sending.cancel()
+            await asyncio.wait([sending])
     store.close()
 
 
