@@ -61,7 +61,7 @@ def test_run_is_everything_in_one(tmp_path: Path) -> None:
         assert httpx.get(f"{urls['rest']}/v1/organizations/").status_code == 401
         assert httpx.get(f"{urls['rest']}/health").json() == {"status": "ready", "reasons": []}
         assert ended(process) == 0
-    assert (tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
+    assert (data / "hub.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
