@@ -147,7 +147,7 @@ class Sender:
 
     def _newest(self, room: int) -> Rows | None:
         """Return the newest rows, if they would have to wait for older ones."""
-        if not self._window.open_for_fresh or (self._formed >= self._tip and self._window.open(room)):
+        if not self._window.open_for_fresh() or (self._formed >= self._tip and self._window.open(room)):
             return None
         return self._outbox.newest_rows(max(self._formed, self._tip), min(room, self._window.fresh_bytes))
 

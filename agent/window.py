@@ -81,7 +81,6 @@ class Window:
         """Whether another batch may leave, where none is larger than ``room`` bytes."""
         return self._bytes == 0 or self._bytes + min(room, self.batch_bytes) <= self.size
 
-    @property
     def open_for_fresh(self) -> bool:
         """Whether a fresh batch may leave beside the others."""
         return self._fresh == 0

@@ -62,11 +62,11 @@ def test_one_fresh_batch_has_room_beside_a_full_window() -> None:
     window = Window(3.0, 60.0)
     window.sent(name(1), FULL, 0.0)
     assert not window.open(len(FULL))
-    assert window.open_for_fresh
+    assert window.open_for_fresh()
     window.sent(name(50), b"new", 0.0, fresh=True)
-    assert not window.open_for_fresh
+    assert not window.open_for_fresh()
     window.receipted(name(50), 0.5)
-    assert window.open_for_fresh
+    assert window.open_for_fresh()
     assert not window.open(len(FULL))
 
 
