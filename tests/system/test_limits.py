@@ -42,13 +42,15 @@ def test_a_broker_that_takes_small_packets(sqlite_url: str, tmp_path: pathlib.Pa
         endpoint = opened.start_line("one", "1:4011220", "2:4011221")
         opened.create_basics()
         opened.create_gateway("gw-1", endpoint)
-        opened.create_archive_task()
+        opened.create_task(
+            "archive", "read_archive_by_offset_seconds", offset_seconds=86_400, archive_number=3, control_position=3
+        )
         opened.create_meter("A", "4011220", "gw-1", "archive", address="1")
         opened.create_meter("B", "4011221", "gw-1", "archive", address="2")
         opened.start_agent("gw-1")
         opened.wait_settled()
         begun = opened.clock.now()
-        # A backlog that is many times what one packet takes.
+        # A day's rows of both meters: many times what one packet takes, and enough for the window to open.
         opened.broker.kill()
         time.sleep(12)
         opened.broker.start()
