@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 test: check
 	@sh .ci/mosquitto
 	@sh .ci/strace
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --durations 12 $(ARGS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .
