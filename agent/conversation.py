@@ -9,8 +9,9 @@ write never is, because nobody knows whether the first one arrived.
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
-from agent.links import Link
+from agent.links import Link, LinkError
 from protocol import iec62056
 from protocol.iec62056 import MeterEvent, ReaderEvent
 from protocol.iec62056.states import legal_kinds
@@ -54,6 +55,26 @@ class NoAnswer(SessionError):  # noqa: N818 - named by what it is
         self.broken_off = broken_off
 
 
+class Observer(Protocol):
+    """Told of everything that passes in a conversation, in order; must be quick, and must not raise.
+
+    Instants are monotonic seconds of the event loop's clock, rates are baud as the port stood. Bytes are those of the
+    port, with their parity bits. What is said may hold an access code: whoever keeps it masks it.
+    """
+
+    def said(self, data: bytes, event: ReaderEvent, rate: int, begun: float, ended: float) -> None:
+        """``event`` has left as ``data``, from its first bit to its last."""
+
+    def heard(self, data: bytes, rate: int, at: float) -> None:
+        """A chunk came, whatever it is; its last byte at ``at``. Bytes that are dropped as noise count too."""
+
+    def understood(self, event: MeterEvent, rate: int, at: float) -> None:
+        """What was heard last has completed ``event``."""
+
+    def failed(self, error: Exception, rate: int, at: float) -> None:
+        """What was heard (or not heard) ended in ``error``; asking again may follow."""
+
+
 class Conversation:
     """One link, one core, one meter. ``who`` names meter and line in errors; ``line_bytes`` counts both directions."""
 
@@ -66,11 +87,13 @@ class Conversation:
         on_rate: Callable[[int], None],
         *,
         echo: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self.core = core
         self.line_bytes = 0
         self._link, self._who, self._times, self._on_rate = link, who, times, on_rate
         self._echo, self._echo_left = echo, 0
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._last_byte = self._sent = self._not_before = self._loop.time()
         self._stale = False
@@ -80,15 +103,18 @@ class Conversation:
         await self._wait_until(self._not_before)
         if self._stale:
             # After a time-out a late answer may lie in the link; it must not answer the next question.
-            await self._link.read(0)
+            self._came(await self._link.read(0))
             self._stale = False
+        rate = self.core.rate
         data = self.core.send(event)
         begun = self._loop.time()
         await self._link.write(data)
         # A pseudo-terminal or socket takes bytes at once, the wire behind it does not.
-        self._sent = max(self._loop.time(), begun + len(data) * 10 / self.core.rate)
+        self._sent = max(self._loop.time(), begun + len(data) * 10 / rate)
         self.line_bytes += len(data)
         self._echo_left = len(data) if self._echo else 0
+        if self._observer is not None:
+            self._observer.said(data, event, rate, begun, self._sent)
 
     async def effects(self) -> None:
         """Do what the core asks for after ``say`` when no answer follows (wake-up, break)."""
@@ -102,6 +128,17 @@ class Conversation:
             NoAnswer: when nothing came for ``wait`` seconds, or the telegram broke off.
             RemoteProtocolError: whatever the core finds wrong with what came.
         """
+        try:
+            event = await self._hear(wait)
+        except (LinkError, SessionError, iec62056.Iec62056Error) as error:
+            if self._observer is not None:
+                self._observer.failed(error, self.core.rate, self._loop.time())
+            raise
+        if self._observer is not None:
+            self._observer.understood(event, self.core.rate, self._last_byte)
+        return event
+
+    async def _hear(self, wait: float) -> MeterEvent:
         deadline = self._loop.time() + wait
         latest = deadline + LONGEST_BLOCK
         begun = False
@@ -114,8 +151,7 @@ class Conversation:
                     if not data:
                         self._stale = True
                         raise self._no_answer(wait, begun)
-                    self._last_byte = self._loop.time()
-                    self.line_bytes += len(data)
+                    self._came(data)
                     self.core.receive_data(data)
                     self._echo_left -= len(data)
                     if self._echo_left < 0 and data.strip(NOISE):
@@ -183,8 +219,16 @@ class Conversation:
         """Read and drop until the line is silent; at most twice as long as a block may last."""
         latest = self._loop.time() + 2 * self._times.block + self._times.quiet
         while self._loop.time() < latest and (data := await self._link.read(self._times.quiet)):
-            self.line_bytes += len(data)
-            self._last_byte = self._loop.time()
+            self._came(data)
+
+    def _came(self, data: bytes) -> None:
+        """Account for what was read, whatever becomes of it."""
+        if not data:
+            return
+        self._last_byte = self._loop.time()
+        self.line_bytes += len(data)
+        if self._observer is not None:
+            self._observer.heard(data, self.core.rate, self._last_byte)
 
     async def end(self) -> None:
         """Say goodbye from whatever state: break, then back to the opening rate."""
