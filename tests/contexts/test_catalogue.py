@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from contexts.catalogue import CONTEXTS, CallError, check_call, kwargs_from_text
-from contexts.generic_lis200 import ReadArchiveByDate, ReadArchiveByOffsetSeconds, ReadSingleValue
+from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds, ReadSingleValue
 
 LIS200 = "generic_lis200"
 BY_DATE = {"start_date": "2024-01-15T06:00:00Z", "archive_number": 3, "control_position": 3}
