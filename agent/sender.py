@@ -65,6 +65,11 @@ class Sender:
         """Hear that there may be something to send."""
         self._wake.set()
 
+    @property
+    def window_bytes(self) -> int:
+        """How much may travel without a receipt now."""
+        return self._window.size
+
     def receipted(self, receipt: Receipt) -> bool:
         """Take a receipt over; whether it was for a batch that this connection sent."""
         fresh = False

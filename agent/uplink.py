@@ -103,6 +103,11 @@ class Uplink:
         """What an operator should know about this connection; empty if nothing."""
         return self._foreign_key
 
+    @property
+    def window_bytes(self) -> int:
+        """How much of readings may travel without a receipt now."""
+        return self._senders[Channel.READINGS].window_bytes
+
     def stored(self) -> None:
         """Hear that the outbox has new rows."""
         for sender in self._senders.values():

@@ -1,6 +1,6 @@
 """A hub to put under load: Mosquitto, a database, relay and REST as processes of their own, and gateways with meters.
 
-On PostgreSQL the REST process and the relay are two processes; on SQLite one process is both (``metergate-hub run``).
+On PostgreSQL the REST process and each relay are processes of their own; on SQLite one is all (``metergate-hub run``).
 Everything is real and on real time; nothing here imports ``hub``.
 """
 
@@ -39,7 +39,7 @@ class LoadedGateway:
 class LoadedHub:
     """The hub's processes and what a bench asks of them."""
 
-    def __init__(self, stage: Stage, broker: Mosquitto, database: str) -> None:
+    def __init__(self, stage: Stage, broker: Mosquitto, database: str, relays: int = 1) -> None:
         self.stage = stage
         self.broker = broker
         self._port = free_port()
@@ -48,11 +48,12 @@ class LoadedHub:
         place = ["--broker", broker.url, "--data", str(stage.folder)]
         rest = ["--port", str(self._port), *place]
         if database.startswith("sqlite"):
-            self.relay = stage.start("hub", ["metergate-hub", "run", *rest], hello=True)
+            self.relays = [stage.start("hub", ["metergate-hub", "run", *rest], hello=True)]
         else:
             stage.start("rest", ["metergate-hub", "serve", *rest, "--database", database], hello=True)
-            relay = ["metergate-hub", "relay", *place, "--database", database]
-            self.relay = stage.start("relay", relay, hello=True)
+            relay = ["metergate-hub", "relay", *place, "--database", database, "--metrics-port", "0"]
+            self.relays = [stage.start(f"relay-{number}", relay, hello=True) for number in range(relays)]
+        self.relay = self.relays[0]
         self._make_basics()
 
     def _make_basics(self) -> None:
@@ -171,8 +172,11 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 @contextlib.contextmanager
-def loaded_hub(database: str) -> Iterator[LoadedHub]:
-    """Open a hub on ``postgresql`` or ``sqlite`` with an empty database; everything is ended afterwards."""
+def loaded_hub(database: str, relays: int = 1) -> Iterator[LoadedHub]:
+    """Open a hub on ``postgresql`` or ``sqlite`` with an empty database; everything is ended afterwards.
+
+    Only on PostgreSQL there can be more than one relay.
+    """
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-load-")))
         # The database's own user must reach its folder.
@@ -183,4 +187,4 @@ def loaded_hub(database: str) -> Iterator[LoadedHub]:
             url = stack.enter_context(postgres(folder / "postgres")).url()
         broker = stack.enter_context(mosquitto())
         stage = stack.enter_context(Stage(folder, {"METERGATE_ENVIRONMENT": "benchmark"}))
-        yield LoadedHub(stage, broker, url)
+        yield LoadedHub(stage, broker, url, relays)
