@@ -46,6 +46,8 @@ class Course:
     """When a command may have been open on a meter."""
     posted: set[str] = dataclasses.field(default_factory=set)
     """Commands that the hub has answered with their id."""
+    archives: tuple[int, ...] = (ARCHIVE,)
+    """The archives whose rows were to be read."""
 
 
 @dataclasses.dataclass
@@ -164,7 +166,11 @@ def _judge_archives(
     figures: Figures, course: Course, truth: Truth, stored: dict[Key, decimal.Decimal], losses: _Losses
 ) -> None:
     for serial, device in course.devices.items():
-        wanted = truth.wanted(ArchiveTask(serial, ARCHIVE, course.archive_from, course.last))
+        wanted = {
+            key
+            for archive in course.archives
+            for key in truth.wanted(ArchiveTask(serial, archive, course.archive_from, course.last))
+        }
         figures.expected_archive += len(wanted)
         for key in sorted(wanted - stored.keys()):
             if losses.covers(device, key[1], key[2]):

@@ -68,6 +68,10 @@ class Mosquitto:
         """Whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
+    def processes(self) -> list[int]:
+        """Return the id of the broker's process, if it is there."""
+        return [self._process.pid] if self._process is not None and self.running else []
+
     def start(self) -> None:
         """Start the broker and wait until it answers."""
         if self.running:
