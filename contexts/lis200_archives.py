@@ -13,20 +13,10 @@ import datetime as dt
 from collections.abc import Sequence
 
 from contexts.calls import CallError
+from contexts.lis200_columns import Columns, LayoutError, columns, number_column, time_column
+from contexts.lis200_events import events, summer_by_events
 from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds
-from contexts.lis200_rows import (
-    Columns,
-    DamagedRow,
-    LayoutError,
-    Row,
-    columns,
-    events,
-    number_column,
-    read_row,
-    readings,
-    summer_by_events,
-    time_column,
-)
+from contexts.lis200_rows import DamagedRow, Row, read_row, readings
 from contexts.lis200_times import meter_window, resolve, summer_hints
 from contexts.meters import Answer, Held, Layout, Meter, Moment
 from protocol.iec62056.codes import ARCHIVE_EMPTY

@@ -6,8 +6,8 @@ result for people only.
 
 import datetime as dt
 
+from contexts.lis200_columns import is_number_like, is_quantity, is_total, series_name
 from contexts.lis200_kwargs import ReadSingleValue
-from contexts.lis200_rows import is_number_like, is_quantity, is_total, series_name
 from contexts.lis200_times import nearest
 from contexts.meters import Answer, Meter, Moment, Value
 from protocol.iec62056.errors import UnreadableValue

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contexts.lis200_rows import Columns, DamagedRow, LayoutError, Row, columns, events, read_row, readings
+from contexts.lis200_columns import Columns, LayoutError, columns
+from contexts.lis200_events import events
+from contexts.lis200_rows import DamagedRow, Row, read_row, readings
 from contexts.meters import Layout
 from protocol.iec62056.lis200 import parse_groups
 
