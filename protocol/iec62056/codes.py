@@ -91,6 +91,25 @@ STATUS_MESSAGES: dict[tuple[int, int], str] = {
 }
 """Messages of St.n, keyed by (message, n). Source: LIS-200 fact sheet 5.2, EK260 and EK270."""
 
+LOGGER_MESSAGES: dict[tuple[int, int], str] = {
+    **{(1, n): f"encoder {n} implausible" for n in range(1, 5)},
+    **{(2, n): f"encoder {n} error" for n in range(1, 5)},
+    **{(6, n): f"warning limit of channel {n}" for n in range(1, 5)},
+    **{(8, n): f"warning signal at input {n}" for n in range(1, 5)},
+    (9, 4): "battery 2 low",
+    **{(12, n): f"limit of channel {n}" for n in range(1, 5)},
+    **{(13, n): f"report signal at input {n}" for n in range(1, 5)},
+    (14, 1): "calibration lock open",
+    (14, 2): "manufacturer lock open",
+    (14, 3): "supplier lock open",
+    (14, 4): "customer lock open",
+    **{(16, n): f"call acceptance window {n}" for n in range(1, 5)},
+}
+"""Messages of St.n of data loggers, keyed by (message, n). Source: LIS-200 fact sheet 5.2, DL210; n is the input."""
+
+LAST_ALARM, LAST_WARNING, LAST_REPORT = 2, 8, 14
+"""Types of messages: 1-2 alarm, 3-8 warning, 9-14 report, 15-16 information. Source: LIS-200 fact sheet 5.2."""
+
 
 def refusal_meaning(code: int) -> str:
     """What ``(#nnnn)`` means, a sentence also for numbers that no table knows."""
@@ -104,21 +123,36 @@ _TOTAL, _SYSTEM, _SYSTEM_2 = 1, 2, 3
 _PARAMETER_EVENTS = {2: "changed, row after it", 3: "changed, row before it"}
 
 
-def message_title(message: int, status: int | None) -> str:
+def is_logger(model: str) -> bool:
+    """Whether a meter that names itself so is a data logger (DL): its status messages are others. Fact sheet 5.2."""
+    return model.upper().startswith("DL")
+
+
+def severity(message: int) -> str:
+    """``alarm``, ``warning``, ``report`` or ``information``. Source: LIS-200 fact sheet 5.2."""
+    limits = ((LAST_ALARM, "alarm"), (LAST_WARNING, "warning"), (LAST_REPORT, "report"))
+    return next((word for last, word in limits if message <= last), "information")
+
+
+def message_title(message: int, status: int | None, model: str = "") -> str:
     """Short text of message 1 to 16 in status ``St.status``, or in the system status when that is None."""
-    known = SYSTEM_MESSAGES.get(message) if status is None else STATUS_MESSAGES.get((message, status))
+    messages = LOGGER_MESSAGES if is_logger(model) else STATUS_MESSAGES
+    known = SYSTEM_MESSAGES.get(message) if status is None else messages.get((message, status))
     return known or f"message {message} in {'the system status' if status is None else f'status {status}'}"
 
 
-def event_title(code: int) -> str:
-    """Short text of the event code ``0xABCC`` of an archive row. Source: LIS-200 fact sheet 5.3."""
+def event_title(code: int, model: str = "") -> str:
+    """Short text of the event code ``0xABCC`` of an archive row. Source: LIS-200 fact sheet 5.3.
+
+    ``model`` is how the meter names itself (``DL220``): the messages of data loggers are others.
+    """
     group, nibble, last = code >> 12, code >> 8 & 0xF, code & 0xFF
     if group < 8:  # noqa: PLR2004 - A = 0 to 7 are messages, 8 is time, counters and parameters
         edge = "appeared" if group & 2 else "ended"
         place = _place(last, whole_device=bool(group & 1))
         if group & 4:
             return f"any of messages 1 to {nibble + 1} in {place} {edge}"
-        title = _message_in(nibble + 1, last, whole_device=bool(group & 1))
+        title = _message_in(nibble + 1, last, model, whole_device=bool(group & 1))
         return f"{title}: {edge}"
     if group == 8 and nibble in {0, 1}:  # noqa: PLR2004 - as above
         what = TIME_EVENTS.get(last, f"counter event {last}")
@@ -130,9 +164,9 @@ def event_title(code: int) -> str:
     return f"event 0x{code:04X}"
 
 
-def _message_in(message: int, last: int, *, whole_device: bool) -> str:
+def _message_in(message: int, last: int, model: str, *, whole_device: bool) -> str:
     if not whole_device:
-        return message_title(message, last)
+        return message_title(message, last, model)
     if last == _SYSTEM:
         return message_title(message, None)
     return f"message {message} in {_place(last, whole_device=True)}"

@@ -175,6 +175,15 @@ class Connection:
         """How often the present block may still be asked for again with ``Nak``."""
         return max(0, self._max_repeats - self._naks)
 
+    @property
+    def surplus(self) -> int:
+        """Bytes behind the telegram that was understood last, ask before anything else is received.
+
+        A telegram is followed by silence. Where more follows at once its end may be none: an ETX can be made by noise
+        out of a line feed in the middle, with the right parity and, once in 128 times, the right block check.
+        """
+        return self._receiver.surplus
+
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the line. Never raises, and never keeps more than a bounded number of bytes."""
         self._receiver.append(data, self._sought, even=self._even)
@@ -256,14 +265,14 @@ class Connection:
             event = self._understand(raw)
             kind = kind_of(event)
         except RemoteProtocolError as error:
-            self._hear_wrong(error)
+            self._hear_wrong(error, raw)
             return
         key = (self._state, self._role.peer, kind)
         following = TRANSITIONS.get(key)
         if following is None:
             sender = self._role.peer.value
             self._hear_wrong(
-                RemoteProtocolError(f"the {sender} sent {kind.value}, not legal while {self._state.value}")
+                RemoteProtocolError(f"the {sender} sent {kind.value}, not legal while {self._state.value}"), raw
             )
         elif kind is Kind.NAK and self._role is Role.METER and key not in SILENT and not self.repeats_left:
             self._queue.append(TooManyRepeats())
@@ -296,13 +305,14 @@ class Connection:
         ignored = fillers(characters)
         return has_even_parity(bytes(byte for index, byte in enumerate(raw) if index not in ignored))
 
-    def _hear_wrong(self, error: RemoteProtocolError) -> None:
+    def _hear_wrong(self, error: RemoteProtocolError, raw: bytes) -> None:
         """Queue an error, or nothing if it was never meant for us."""
         if self._role is Role.METER and self._state in UNHEARD:
             return
         damaged = isinstance(error, DamagedTelegram)
         if damaged and self._role is Role.READER and self._naks >= self._max_repeats:
             error = TooManyRepeats()
+        error.raw = raw
         self._state = TRANSITIONS.get((self._state, self._role.peer, Kind.DAMAGED), self._state)
         self._queue.extend((Pause(self._reaction_time), error))
 

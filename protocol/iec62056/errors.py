@@ -32,6 +32,9 @@ class LocalProtocolError(Iec62056Error):
 class RemoteProtocolError(Iec62056Error):
     """The other side sent something that the protocol does not allow here."""
 
+    raw: bytes = b""
+    """The telegram as it came, with its parity bits, where it was one that could not be used."""
+
 
 class DamagedTelegram(RemoteProtocolError):  # noqa: N818 - named by what it is, not by what it derives from
     """A telegram arrived damaged: a parity bit or the block check is wrong."""

@@ -14,13 +14,14 @@ LIS-200 fact sheet 1.3, 1.7, 1.8, 8.5 to 8.7.
 import re
 from dataclasses import dataclass
 
-from protocol.iec62056.characters import ACK, CR, LF, NAK, NUL, SOH, STX, has_even_parity, strip_parity
+from protocol.iec62056.characters import ACK, CR, DEL, LF, NAK, NUL, SOH, STX, has_even_parity, strip_parity
 from protocol.iec62056.errors import Overflow
 from protocol.iec62056.telegrams import MAX_LINE, OPTION_SELECT_LINE, REQUEST_LINE
 
 _BREAK = b"\x01B0\x03q"
 _NOT_PRINTABLE = re.compile(rb"[^ -~]")
 _END = re.compile(rb"[\x03\x04]")
+_LINE_FILLERS = bytes((NUL, DEL))
 _DAMAGED_ECHO_BITS = 2
 """A returned byte that differs in more bits than this is not our own."""
 
@@ -60,6 +61,11 @@ class Receiver:
 
     def __len__(self) -> int:
         return len(self._raw)
+
+    @property
+    def surplus(self) -> int:
+        """How many bytes stand behind the last telegram that was cut out, fillers of the line at both ends left out."""
+        return len(self._characters.strip(_LINE_FILLERS))
 
     def expect_echo(self, sent: bytes) -> None:
         """Our own bytes, which the line is going to return."""

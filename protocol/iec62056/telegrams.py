@@ -41,6 +41,9 @@ _OPERAND = re.compile(r"(?P<address>[^()]*)\((?P<value>.*)\)", re.DOTALL)
 _REFUSAL = re.compile(r"[^()]*\(#(\d{1,4})\)\s*", re.ASCII)
 _FILLED = re.compile(rb"(?<=\))[\x00\x7f\r\n ]*[\x00\x7f][\x00\x7f\r\n ]*(?=[(\x03\x04])")
 _FILLER = bytes((NUL, DEL))
+_GARBLED = re.compile(r"\([^()]*[\x00-\x1f]")
+"""A control character inside brackets. A NUL there changes neither parity nor block check, so it is looked for."""
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _FRAME = {chr(control) for control in (SOH, STX, ETX, EOT)}
 
 
@@ -131,6 +134,8 @@ def decode_block(characters: bytes) -> Event:
     text = without_fillers[1:-1].decode("ascii")
     if characters[0] == SOH:
         return _decode_command(text, end)
+    if _GARBLED.search(text):
+        raise DamagedTelegram("a telegram arrived damaged: a control character stands inside its brackets")
     refused = _REFUSAL.fullmatch(text)
     return Refusal(int(refused[1])) if refused and end == ETX else Data(text, last=end == ETX)
 
@@ -142,6 +147,8 @@ def _decode_command(text: str, end: int) -> Event:
     command, data = found[1], found["data"]
     if command == "B0":
         return Break()
+    if _CONTROL.search(data or ""):
+        raise DamagedTelegram("a command arrived damaged: a control character stands in it")
     operand = _OPERAND.fullmatch(data or "")
     if operand is None:
         raise RemoteProtocolError(f"a command {command} without data in brackets")

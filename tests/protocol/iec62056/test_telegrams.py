@@ -152,9 +152,18 @@ def test_nuls_and_ffs_between_groups_are_no_part_of_the_text_whether_the_check_c
         assert decode_block(b"\x02" + filled + bytes([check])) == Data("(1)(2)\r\n(3)")
 
 
-def test_the_same_characters_inside_a_group_are_text() -> None:
+def test_an_ff_inside_a_group_is_text() -> None:
+    body = b"(1\x7f2)\x03"
+    assert decode_block(b"\x02" + body + bytes([block_check(body)])) == Data("(1\x7f2)")
+
+
+def test_a_nul_inside_a_group_is_damage_that_neither_parity_nor_block_check_shows() -> None:
     body = b"(1\x002)\x03"
-    assert decode_block(b"\x02" + body + bytes([block_check(body)])) == Data("(1\x002)")
+    with pytest.raises(DamagedTelegram, match="control character"):
+        decode_block(b"\x02" + body + bytes([block_check(body)]))
+    command = b"R1\x022:3\x0000.0(1)\x03"
+    with pytest.raises(DamagedTelegram, match="control character"):
+        decode_block(b"\x01" + command + bytes([block_check(command)]))
 
 
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="()"), max_size=40)
