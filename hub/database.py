@@ -2,11 +2,14 @@
 
 SQLite: WAL, ``synchronous=FULL`` (a receipt after a commit that a power cut undoes is a lie), foreign keys on, and
 every transaction begins IMMEDIATE, so that a writer waits at its first statement and never fails in its middle.
+SQLite itself lets writers wait by trying again at intervals, and the one that has just written is the first to try: a
+request would starve beside a relay that stores group after group. So within a process writers queue (``writing``).
 """
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +111,25 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
             yield session
 
 
+_turns: weakref.WeakKeyDictionary[AsyncEngine, asyncio.Lock] = weakref.WeakKeyDictionary()
+"""Who may write now, by engine, where a database has one writer."""
+
+
 @asynccontextmanager
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """Open a session and one transaction around the block: committed at its end, rolled back when it raises."""
-    async with session_maker(engine)() as session, session.begin():
+    """Open a session and one transaction around the block: committed at its end, rolled back when it raises.
+
+    On SQLite the blocks of one engine go in the order in which they were asked for; never open one inside another.
+    """
+    async with _turn(engine), session_maker(engine)() as session, session.begin():
         yield session
+
+
+def _turn(engine: AsyncEngine) -> AbstractAsyncContextManager[None]:
+    """What a writer waits for; on PostgreSQL nothing, rows have locks of their own there."""
+    if engine.dialect.name != "sqlite":
+        return nullcontext()
+    return _turns.setdefault(engine, asyncio.Lock())
 
 
 async def migrate(url: str) -> None:

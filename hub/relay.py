@@ -20,7 +20,7 @@ import contextlib
 import datetime as dt
 import random
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -35,6 +35,7 @@ from hub.clocks import Clock
 from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
+from hub.lanes import Lanes
 from hub.lifesigns import Heard, note_life_sign
 from hub.maintenance import maintain
 from hub.models import Gateway
@@ -44,10 +45,6 @@ from protocol.commands import Command
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
-
-GROUP_BYTES = 2 * 1024 * 1024
-GROUP_DELIVERIES = 200
-"""Bounds of one transaction: what many batches cost together is little more than one."""
 
 POLL_SECONDS = 0.25
 RETRY_SECONDS = (0.2, 15.0)
@@ -97,40 +94,6 @@ async def run_relay(
     await relay.run()
 
 
-class _Backlog:
-    """Deliveries that wait to be stored, bounded in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._waiting: deque[Delivery] = deque()
-        self._bytes = 0
-        self._filled = asyncio.Event()
-
-    def put(self, delivery: Delivery) -> bool:
-        """Take the delivery, or say that there is no room."""
-        if self._bytes + len(delivery.payload) > self._limit:
-            return False
-        self._waiting.append(delivery)
-        self._bytes += len(delivery.payload)
-        _queued.set(self._bytes)
-        self._filled.set()
-        return True
-
-    async def take(self) -> list[Delivery]:
-        """Wait for a delivery; return as many as one transaction should have."""
-        await self._filled.wait()
-        group: list[Delivery] = []
-        size = 0
-        while self._waiting and size < GROUP_BYTES and len(group) < GROUP_DELIVERIES:
-            group.append(self._waiting.popleft())
-            size += len(group[-1].payload)
-        self._bytes -= size
-        _queued.set(self._bytes)
-        if not self._waiting:
-            self._filled.clear()
-        return group
-
-
 class Relay:
     """One relay; see the module's docstring."""
 
@@ -153,7 +116,7 @@ class Relay:
         self._wake = wake
         self._name = uuid.uuid4().hex[:12]
         self._connection: Connection | None = None
-        self._backlog = _Backlog(settings.queue_bytes)
+        self._lanes = Lanes(settings.queue_bytes)
         self._signs: asyncio.Queue[Incoming] = asyncio.Queue()
         self._adopt = asyncio.Event()
         self._to_publish: set[uuid.UUID] = set()
@@ -225,14 +188,18 @@ class Relay:
                 continue
             if channel is Channel.ONLINE:
                 self._signs.put_nowait(message)
-            elif not self._backlog.put(Delivery(message.topic, message.payload, message.properties, self._clock.now())):
+                continue
+            delivery = Delivery(message.topic, message.payload, message.properties, self._clock.now())
+            if not self._lanes.put(delivery, channel):
                 _dropped.inc()
                 _log.warning("relay_queue_full", topic=message.topic, limit=self._settings.queue_bytes)
+            _queued.set(self._lanes.bytes)
 
     # Batches and receipts
 
     async def _store(self) -> None:
-        group = await self._backlog.take()
+        group = await self._lanes.take()
+        _queued.set(self._lanes.bytes)
         try:
             await self._store_group(group)
         except (OperationalError, InterfaceError):
@@ -251,8 +218,11 @@ class Relay:
 
     async def _store_group(self, group: list[Delivery]) -> None:
         now = self._clock.now()
-        with _stored.time():
-            outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+        begun = self._clock.monotonic()
+        outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+        took = self._clock.monotonic() - begun
+        _stored.observe(took)
+        self._lanes.stored(took)
         _count(outcome.counts)
         if outcome.counts[STAGED]:
             self._adopt.set()
@@ -326,8 +296,9 @@ class Relay:
             self._to_publish.update(behind.all())
             work = await dispatch.has_work(session, now)
         if work:
-            await self._end_overdue()
+            # In one transaction: somebody waits for the command, and each one waits for its turn to write.
             async with writing(self._engine) as session:
+                await dispatch.end_overdue(session, now)
                 outgoing = await dispatch.claim_outgoing(session, now)
             await self._send_commands(outgoing)
         some = [self._to_publish.pop() for _ in range(min(PLANS_AT_ONCE, len(self._to_publish)))]

@@ -1,5 +1,6 @@
 """The schema made by migrations is the schema of the models, on both databases; values survive them exactly."""
 
+import asyncio
 import datetime as dt
 import decimal
 import uuid
@@ -85,3 +86,47 @@ async def test_sqlite_keeps_what_it_commits(engine: AsyncEngine) -> None:
 def test_only_two_databases_are_supported() -> None:
     with pytest.raises(ValueError, match="mysql"):
         async_url("mysql://localhost/x")
+
+
+async def test_writers_have_their_turn_in_the_order_in_which_they_asked(engine: AsyncEngine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    done: list[str] = []
+    asked = asyncio.Event()
+
+    async def store_groups() -> None:
+        for number in range(6):
+            async with writing(engine) as session:
+                session.add(Organization(name=f"group {number}", created_at=NOW, updated_at=NOW))
+                await session.flush()
+                if number == 0:
+                    asked.set()
+                await asyncio.sleep(0.02)
+            done.append("group")
+
+    async def answer_a_request(name: str) -> None:
+        await asked.wait()
+        async with writing(engine) as session:
+            session.add(Organization(name=name, created_at=NOW, updated_at=NOW))
+        done.append("request")
+
+    await asyncio.gather(store_groups(), answer_a_request("one"), answer_a_request("two"))
+    # Behind the group that was under way, not behind all of them.
+    assert done[:3] == ["group", "request", "request"]
+
+
+async def test_a_writer_that_is_cancelled_while_it_waits_keeps_nobody_from_writing(engine: AsyncEngine) -> None:
+    async def write(name: str) -> None:
+        async with writing(engine) as session:
+            session.add(Organization(name=name, created_at=NOW, updated_at=NOW))
+
+    async with writing(engine) as session:
+        session.add(Organization(name="first", created_at=NOW, updated_at=NOW))
+        await session.flush()
+        given_up, kept = asyncio.ensure_future(write("given up")), asyncio.ensure_future(write("kept"))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+    await asyncio.gather(given_up, kept, return_exceptions=True)
+    async with reading(engine) as session:
+        names = set((await session.scalars(select(Organization.name))).all())
+    assert {"first", "kept"} <= names
