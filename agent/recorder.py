@@ -177,7 +177,7 @@ def _reading(result: RunResult, value: Value) -> NewMeterReading:
     return NewMeterReading(
         meter=result.run.device.name,
         series=value.series,
-        timestamp=utc_milliseconds(result.ended) if value.timestamp is None else value.timestamp,
+        timestamp=utc_milliseconds(value.answered or result.ended) if value.timestamp is None else value.timestamp,
         value=value.value,
         unit=value.unit,
         device=result.run.device.id,

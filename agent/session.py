@@ -94,6 +94,11 @@ class Session:
         return self._zone
 
     @property
+    def model(self) -> str:
+        """What the meter called itself (``EK280``)."""
+        return self.identification.ident.strip() if self.identification else ""
+
+    @property
     def mappings(self) -> Mapping[tuple[int, str], str]:
         """Other series names for (archive, source address)."""
         return self._mappings

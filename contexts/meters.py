@@ -15,12 +15,17 @@ from typing import Any, Protocol
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Value:
-    """One value of the answer. ``timestamp`` is aware UTC, or None if the meter gave no time for it."""
+    """One value of the answer. ``timestamp`` is aware UTC, or None if the meter gave no time for it.
+
+    ``answered`` is the gateway's UTC when that answer ended, where a call asks for several values; None: when the run
+    ended.
+    """
 
     series: str
     value: decimal.Decimal
     unit: str = ""
     timestamp: dt.datetime | None = None
+    answered: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +99,10 @@ class Meter(Protocol):
     @property
     def zone(self) -> zoneinfo.ZoneInfo:
         """The time zone that the meter's clock and archives are in."""
+
+    @property
+    def model(self) -> str:
+        """What the meter called itself when it was opened (``EK280``); empty if it did not say."""
 
     @property
     def mappings(self) -> Mapping[tuple[int, str], str]:

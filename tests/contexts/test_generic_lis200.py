@@ -35,6 +35,7 @@ class ScriptedMeter:
 
     def __init__(self, zone: ZoneInfo = BERLIN, rows: list[list[str]] | None = None, layout: Layout = LAYOUT) -> None:
         self.zone = zone
+        self.model = "EK280"
         self.mappings: Mapping[tuple[int, str], str] = {}
         self.archive = rows or []
         self.columns = layout
