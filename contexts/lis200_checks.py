@@ -17,9 +17,10 @@ import enum
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from contexts.lis200_rows import Columns, LayoutError, columns
+from contexts.lis200_columns import Columns, LayoutError, columns
 from contexts.lis200_times import candidates
 from contexts.meters import Layout
 from protocol.iec62056.errors import RemoteProtocolError, UnreadableValue
@@ -171,7 +172,7 @@ class ArchiveChecks:
             if row in self._recent and not repeated:
                 continue  # an answer that goes on after its last good row brings that again
             problem = self._judge(row, before, asked, len(rows[0]))
-            if problem is not None and not (problem.kind in self._habits):
+            if problem is not None and problem.kind not in self._habits:
                 return problem
             self._learn(row, before)
         self._tried = (rows, before)
@@ -266,23 +267,17 @@ class ArchiveChecks:
         return None
 
     def _judge_numbers(self, found: Columns, row: Row, before: _Before) -> Doubt | None:
-        if self._global is not None:
-            number = _int(row, self._global)
+        pairs = ((self._global, before.global_number, False), (found.number, before.number, self._consecutive))
+        for at, was, consecutive in pairs:
+            if at is None:
+                continue
+            number = _int(row, at)
             if number is None:
-                return self._say(Kind.FORM, f"{row[self._global]!r} is no row number")
-            if before.global_number is not None and number <= before.global_number:
-                return self._say(Kind.ORDER, f"global row number {number} comes after {before.global_number}")
-        if found.number is None:
-            return None
-        number = _int(row, found.number)
-        if number is None:
-            return self._say(Kind.FORM, f"{row[found.number]!r} is no row number")
-        if before.number is None:
-            return None
-        if number <= before.number:
-            return self._say(Kind.ORDER, f"row number {number} comes after {before.number}")
-        if self._consecutive and number != before.number + 1:
-            return self._say(Kind.GAP, f"row number {number} comes after {before.number}: rows are missing")
+                return self._say(Kind.FORM, f"{row[at]!r} is no row number")
+            if was is not None and number <= was:
+                return self._say(Kind.ORDER, f"row number {number} comes after {was}")
+            if was is not None and consecutive and number != was + 1:
+                return self._say(Kind.GAP, f"row number {number} comes after {was}: rows are missing")
         return None
 
     def _judge_time(self, time: dt.datetime, event: int | None, row: Row, before: _Before) -> Doubt | None:
@@ -307,17 +302,21 @@ class ArchiveChecks:
             return self._say(Kind.RASTER, f"a period ends with 0x{event:04X} where 0x{before.boundary_event:04X} stood")
         if before.boundary is None or before.period is None or before.clock_set:
             return None
-        gap, period = time - before.boundary, before.period
+        if self._one_period(before.boundary, time, before.period):
+            return None
+        gap = time - before.boundary
+        return self._say(Kind.RASTER, f"the period that ends at {time} is {gap} long instead of {before.period}")
+
+    def _one_period(self, earlier: dt.datetime, later: dt.datetime, period: dt.timedelta) -> bool:
+        """Whether two ends of periods are one period apart on the meter's clock, or on that of the world."""
+        gap = later - earlier
         if gap == period:
-            return None
+            return True
         if period >= _MONTH:
-            same = (time.day, time.time()) == (before.boundary.day, before.boundary.time())
-            if same and _MONTH <= gap <= _LONGEST_MONTH:
-                return None
-        instants = candidates(self._zone, time), candidates(self._zone, before.boundary)
-        if any(later - earlier == period for later in instants[0] for earlier in instants[1]):
-            return None
-        return self._say(Kind.RASTER, f"the period that ends at {time} is {gap} long instead of {period}")
+            same = (later.day, later.time()) == (earlier.day, earlier.time())
+            return same and _MONTH <= gap <= _LONGEST_MONTH
+        instants = candidates(self._zone, later), candidates(self._zone, earlier)
+        return any(second - first == period for second in instants[0] for first in instants[1])
 
     def _judge_totals(self, found: Columns, row: Row, event: int | None, before: _Before) -> Doubt | None:
         if not before.texts or _was_set(event) or _was_set(before.event):
@@ -391,8 +390,7 @@ class ArchiveChecks:
         if self._gas is None:
             return None
         pressure, temperature, deviation, conversion = self._gas
-        at = (pressure, temperature, conversion) if deviation is None else (*self._gas,)
-        if not all(_NUMBER.fullmatch(row[column].strip()) for column in at):
+        if not all(_NUMBER.fullmatch(row[at].strip()) for at in self._gas if at is not None):
             return None
         p, t, c = (float(row[column]) for column in (pressure, temperature, conversion))
         k = 1.0 if deviation is None else float(row[deviation])
@@ -495,5 +493,5 @@ def _messages(text: str) -> tuple[int, ...] | None:
         messages = parse_status(text)
     except UnreadableValue:
         return None
-    rising = all(earlier < later for earlier, later in zip(messages, messages[1:], strict=False))
+    rising = all(earlier < later for earlier, later in pairwise(messages))
     return messages if rising and all(message <= _MESSAGES for message in messages) else None
