@@ -22,7 +22,7 @@ from hub.models import Gateway as Row
 from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Use, Values, changing, find, router_of, show
+from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, router_of, show
 from hub.rivals import conflict_of
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
@@ -46,6 +46,7 @@ class GatewayBody(Body, kw_only=True):
         "software",
         "depth",
         "oldest",
+        "oldest_seconds",
         "clock_believed",
         "status",
         "rows_per_second",
@@ -60,7 +61,7 @@ class GatewayBody(Body, kw_only=True):
 
 
 class Gateway(GatewayBody, kw_only=True):
-    """A gateway. ``depth`` rows without a receipt wait there, the oldest since ``oldest``.
+    """A gateway. ``depth`` rows without a receipt wait there, the oldest since ``oldest`` (``oldest_seconds``).
 
     ``desired_revision`` is the plan that it should run, ``published_revision`` the one last sent, ``applied_revision``
     the one that it runs, but for the items in ``problems``. ``drain_seconds`` is how long ``depth`` rows take at
@@ -80,6 +81,7 @@ class Gateway(GatewayBody, kw_only=True):
     software: str
     depth: int
     oldest: dt.datetime | None
+    oldest_seconds: float | None
     clock_believed: bool
     status: str
     rows_per_second: float | None
@@ -108,6 +110,7 @@ async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
             "problems": row.applied_problems,
             "in_step": row.desired_revision == row.applied_revision,
             "store_id": row.store_id.hex() if row.store_id is not None else None,
+            "oldest_seconds": _age(row),
             "rows_per_second": round(rate, 1) if (rate := rates.get(row.id)) else None,
             "drain_seconds": round(row.depth / rate, 1) if rate else (None if row.depth else 0.0),
             "errors": errors.get(row.id, []),
@@ -116,6 +119,13 @@ async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
         }
         for row in rows
     ]
+
+
+def _age(row: Row) -> float | None:
+    """Return how old the oldest waiting row was when the gateway was last heard, in seconds."""
+    if row.oldest is None or row.last_seen is None:
+        return None
+    return round(max(0.0, (row.last_seen - row.oldest).total_seconds()), 1)
 
 
 async def _itself(session: AsyncSession, row_id: FromPath[uuid.UUID]) -> set[uuid.UUID]:
@@ -153,13 +163,16 @@ RESOURCE = Resource(
 async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gateway:
     """Trust the next key that the gateway shows."""
     hub = hub_of(request)
-    async with changing(hub) as session:
+
+    async def work(session: AsyncSession) -> Gateway:
         row = await find(session, RESOURCE, row_id, lock=True)
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
         await session.flush()
         answer: Gateway = (await show(session, RESOURCE, [row]))[0]
         return answer
+
+    return await in_transaction(hub, work)
 
 
 router = router_of(RESOURCE, forget_key)

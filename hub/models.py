@@ -98,7 +98,7 @@ class Gateway(Identified, Base):
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored. ``rival_*`` and ``said_at`` (the last life sign's own time) are ``hub.rivals``'.
+    messages: a lower one is ignored. ``rival_*``, ``past_stores`` and ``said_at`` (its last sign's own time) are ``hub.rivals``'.
     """
 
     __tablename__ = "gateways"
@@ -136,6 +136,7 @@ class Gateway(Identified, Base):
     rival_returns: Mapped[int] = mapped_column(default=0)
     rival_key: Mapped[bytes | None]
     rival_at: Mapped[dt.datetime | None]
+    past_stores: Mapped[list[Any]] = mapped_column(default=list)
 
 
 class NetworkInterface(Identified, Base):
@@ -496,6 +497,8 @@ class RunReport(Base):
     cause: Mapped[str] = mapped_column(Text, default="")
     readings: Mapped[int] = mapped_column(BigInteger, default=0)
     line_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    since: Mapped[dt.datetime | None]
+    count: Mapped[int] = mapped_column(default=1)
     received_at: Mapped[dt.datetime]
 
 

@@ -1,15 +1,16 @@
-"""Rivals: two agents under one gateway id. They are told apart and reported; whom to stop is for people to say.
+"""Rivals: several agents under one gateway id. They are told apart and reported; whom to stop is for people to say.
 
-Two marks show a rival. Life signs of two stores take turns: a store that was followed by another one speaks again, with
-a time of its own later than before, which no delayed or repeated message has, and it does so more than once, which no
-store that was put back does. Or life signs come that are signed with another key than the gateway's pinned one.
+Two marks show a rival. Life signs of several stores take turns: a store that was followed by another one speaks again,
+with a time of its own later than before, which no delayed or repeated message has, and that happens more than once,
+which no store that was put back does. Or life signs come that are signed with another key than the one that is pinned.
 
-Nothing is decided between the two: readings of both are stored by what they say, commands go to the store that spoke
+Nothing is decided between them: readings of all are stored by what they say, commands go to the store that spoke
 last, and a plan to whoever hears it.
 """
 
 import datetime as dt
 import uuid
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -25,17 +26,39 @@ RETURNS = 2
 REMEMBERED = dt.timedelta(minutes=15)
 """A conflict is over when the gateway has spoken for so long without a rival; agents speak every minute."""
 
+MOST_STORES = 8
+"""So many stores of one gateway are told apart."""
+
 _EVERY = dt.timedelta(minutes=1)
+_WORDS = {2: "two", 3: "three", 4: "four"}
 
 _log = structlog.get_logger(__name__)
 
 
+class _Past(NamedTuple):
+    """A store that was followed by another one: what its last life sign said of the time, and when it was followed."""
+
+    store: str
+    said: str
+    followed: str
+    came_back: bool
+
+
+def _instant(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
+
+
 def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
-    """Compare a fresh life sign with the one before; call it before the sign is noted, and never for a retained one."""
-    if gateway.store_id is not None and sign.store != gateway.store_id:
-        if sign.store != gateway.rival_store:
+    """Compare a fresh life sign with those before; call it before the sign is noted, and never for a retained one."""
+    known = gateway.store_id
+    if known is not None and sign.store != known:
+        past = [_Past(*entry) for entry in gateway.past_stores or ()]
+        past = [entry for entry in past if _instant(entry.followed) > now - REMEMBERED]
+        before = next((entry for entry in past if entry.store == sign.store.hex()), None)
+        if not past:
             gateway.rival_returns = 0
-        elif gateway.rival_said_at is not None and sign.at > gateway.rival_said_at:
+        comes_back = before is not None and sign.at > _instant(before.said)
+        if comes_back:
             gateway.rival_returns += 1
             if gateway.rival_returns >= RETURNS:
                 gateway.rival_at = now
@@ -43,10 +66,17 @@ def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
                 _log.warning(
                     "gateway_identity_conflict",
                     gateway=gateway.gateway_id,
-                    stores=sorted((sign.store.hex(), gateway.store_id.hex())),
-                    advice="two agents use one gateway id: stop one, or give it an id of its own",
+                    stores=sorted({sign.store.hex(), known.hex(), *(entry.store for entry in past)}),
+                    advice="several agents use one gateway id: stop all but one, or give each an id of its own",
                 )
-        gateway.rival_store, gateway.rival_said_at = gateway.store_id, gateway.said_at
+        said = gateway.said_at or now
+        came_back = any(entry.store == known.hex() and entry.came_back for entry in past)
+        kept = [entry for entry in past if entry.store not in {known.hex(), sign.store.hex()}]
+        if before is not None:
+            kept.append(before._replace(came_back=before.came_back or comes_back))
+        kept.append(_Past(known.hex(), said.isoformat(), now.isoformat(), came_back))
+        gateway.past_stores = [list(entry) for entry in kept[-MOST_STORES:]]
+        gateway.rival_store, gateway.rival_said_at = known, gateway.said_at
     gateway.said_at = sign.at
 
 
@@ -71,10 +101,11 @@ def conflict_of(gateway: Gateway) -> str:
         return ""
     since = f"last at {gateway.rival_at.isoformat(timespec='seconds')}"
     if gateway.rival_returns >= RETURNS and gateway.rival_store is not None and gateway.store_id is not None:
-        stores = " and ".join(sorted((gateway.store_id.hex()[:8], gateway.rival_store.hex()[:8])))
+        others = {entry.store for entry in (_Past(*entry) for entry in gateway.past_stores or ()) if entry.came_back}
+        stores = sorted(store[:8] for store in {gateway.store_id.hex(), gateway.rival_store.hex()} | others)
         return (
-            f"two agents use this gateway's id: their stores {stores} take turns ({since}); "
-            "stop one, or give it an id of its own"
+            f"{_WORDS.get(len(stores), len(stores))} agents use this gateway's id: their stores {', '.join(stores)} "
+            f"take turns ({since}); stop all but one, or give each an id of its own"
         )
     if gateway.rival_key is not None:
         return (

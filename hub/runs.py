@@ -1,7 +1,8 @@
 """Runs (additive, ``/v1/runs``): what the gateways executed, for which tick, and how it ended. Read only.
 
 The newest come first. ``tick`` is the due time without the offset, null for a run on demand; ``cause`` says why an
-outcome is not ``done``.
+outcome is not ``done``. Ticks that were missed one after the other are one row: ``count`` of them, from ``since`` to
+``tick``.
 """
 
 import datetime as dt
@@ -31,6 +32,8 @@ class Run(msgspec.Struct, kw_only=True):
     ended: dt.datetime
     readings: int
     line_bytes: int
+    since: dt.datetime | None
+    count: int
     received_at: dt.datetime
 
 

@@ -45,7 +45,8 @@ class RunReport(Checked, frozen=True, array_like=True, tag="run"):
     """One execution of one task or command on one meter, and its outcome.
 
     ``tick`` is the due time without the offset (None for a command); ``cause`` says why it is not ``done``;
-    ``readings`` counts the rows stored with it, ``line_bytes`` what it moved on the line, both directions.
+    ``readings`` counts the rows stored with it, ``line_bytes`` what it moved on the line, both directions. Ticks that
+    were missed one after the other are one report: ``count`` of them, from ``since`` (None if it is one) to ``tick``.
     """
 
     id: uuid.UUID
@@ -59,6 +60,8 @@ class RunReport(Checked, frozen=True, array_like=True, tag="run"):
     cause: Text = ""
     readings: Count = 0
     line_bytes: Sequence = 0
+    since: Instant | None = None
+    count: Count = 1
 
 
 class PlanApplied(Checked, frozen=True, array_like=True, tag="plan"):

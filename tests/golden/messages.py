@@ -69,7 +69,7 @@ CALL = Command(
     cancels=_id(6),
 )
 REPORTS: dict[str, msgspec.Struct] = {
-    "run": RunReport(RUN, DEVICE, WRONG_METER, AT, LATER, TASK, COMMAND, AT, "the meter says 4711", 96, 5120),
+    "run": RunReport(RUN, DEVICE, WRONG_METER, AT, LATER, TASK, COMMAND, AT, "the meter says 4711", 96, 5120, AT, 3),
     "command_update": CommandUpdate(
         _id(7), COMMAND, DONE, LATER, 3, 12, "dispatcher", "no cause", READINGS[:1], {"deviation": -2}, CALL
     ),

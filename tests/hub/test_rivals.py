@@ -68,6 +68,21 @@ async def test_two_stores_that_take_turns_are_two_agents(hub: Hub) -> None:
     assert await hub.conflict() == ""
 
 
+@pytest.mark.parametrize("agents", [3, 5])
+async def test_more_than_two_agents_are_told_of_with_all_their_stores(hub: Hub, agents: int) -> None:
+    stores = [bytes([number]) * 16 for number in range(1, agents + 1)]
+    for _ in range(3):
+        for number, store in enumerate(stores):
+            await hub.hear(store, 100 + number)
+    told = await hub.conflict()
+    assert f"{'three' if agents == 3 else agents} agents" in told
+    assert all(store.hex()[:8] in told for store in stores)
+    # All but one were stopped.
+    for _ in range(17):
+        await hub.hear(stores[0], 100)
+    assert await hub.conflict() == ""
+
+
 async def test_stores_that_follow_each_other_are_one_agent(hub: Hub) -> None:
     for number in range(6):
         await hub.hear(bytes([number]) * 16, 100 + number)
