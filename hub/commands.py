@@ -25,7 +25,7 @@ from hub.models import Command as Row
 from hub.models import CommandUpdate, Gateway, MeterDevice, NetworkInterface
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
 from hub.problems import Conflict, NotFound, Wrong, WrongField
-from hub.resources import Resource, Values, changing, find, in_transaction, router_of, show
+from hub.resources import Resource, Values, find, in_transaction, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS
 
@@ -257,7 +257,8 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
         Conflict: when it has ended already, or was invoked over MQTT by somebody else.
     """
     hub = hub_of(request)
-    async with changing(hub) as session:
+
+    async def work(session: AsyncSession) -> None:
         row = await find(session, RESOURCE, row_id, lock=True)
         if row.state in FINAL_STATES:
             raise Conflict(f"the command has ended already: {row.state}")
@@ -265,6 +266,8 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
             raise Conflict(f"the command was invoked over MQTT by {row.origin}, who alone can cancel it")
         row.cancel_requested, row.updated_at = True, hub.clock.now()
         await session.flush()
+
+    await in_transaction(hub, work)
     return await look(hub, row_id)
 
 

@@ -100,37 +100,59 @@ async def store_deliveries(
     if not signed:
         return outcome
     async with writing(engine) as session:
-        opened = [_read(one, body) for one, body in await _admit(session, signed, outcome)]
-        opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
-        await _note_batches(session, opened, now)
-        await _store_readings(session, opened, now, outcome)
-        await _store_reports(session, opened, now, outcome)
-        # Once more: reports that belong to nothing known are found only now. What is stored of them may come again.
-        opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
-        unreadable = [item for one in opened for item in one.unreadable]
-        for item in unreadable:
-            _log.warning(
-                "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
-            )
-        await quarantine(session, unreadable, now)
-        await _count_batches(session, opened)
+        opened = await _store(session, signed, outcome, now, quarantine_rows)
     for one in opened:
         _receipt(one, outcome)
     return outcome
 
 
-async def replay_row(engine: AsyncEngine, topic: str, row: bytes, now: dt.datetime) -> str:
-    """Store a single row that was set aside, its batch being stored already; return why it still cannot be, if so."""
+async def store_again(session: AsyncSession, delivery: Delivery, now: dt.datetime, quarantine_rows: int) -> bool:
+    """Store a delivery that was kept unread, in the caller's transaction; return whether it could be read."""
+    outcome = Outcome()
+    opened = await _store(session, list(_verified([delivery], outcome)), outcome, now, quarantine_rows)
+    return any(one.batch is not None for one in opened)
+
+
+async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt.datetime) -> str:
+    """Store a single row that was set aside, its batch being stored already, in the caller's transaction.
+
+    Returns:
+        Why it still cannot be stored, if so.
+    """
     parsed = parse_topic(topic)
-    async with writing(engine) as session:
-        gateway = (await read_gateways(session, [parsed.gateway])).get(parsed.gateway)
-        if gateway is None:
-            return f"there is no gateway {parsed.gateway!r}"
-        one = _Opened(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
-        _read_row(one, row)
-        await _store_readings(session, [one], now, Outcome())
-        await _store_reports(session, [one], now, Outcome())
+    gateway = (await read_gateways(session, [parsed.gateway])).get(parsed.gateway)
+    if gateway is None:
+        return f"there is no gateway {parsed.gateway!r}"
+    one = _Opened(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
+    _read_row(one, row)
+    await _store_readings(session, [one], now, Outcome())
+    await _store_reports(session, [one], now, Outcome())
     return one.unreadable[0].reason if one.unreadable else ""
+
+
+async def _store(
+    session: AsyncSession,
+    signed: Sequence[tuple[Delivery, Topic, Signed | str]],
+    outcome: Outcome,
+    now: dt.datetime,
+    quarantine_rows: int,
+) -> list[_Opened]:
+    """Store what is admitted; return what may be receipted after the commit."""
+    opened = [_read(one, body) for one, body in await _admit(session, signed, outcome)]
+    opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
+    await _note_batches(session, opened, now)
+    await _store_readings(session, opened, now, outcome)
+    await _store_reports(session, opened, now, outcome)
+    # Once more: reports that belong to nothing known are found only now. What is stored of them may come again.
+    opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
+    unreadable = [item for one in opened for item in one.unreadable]
+    for item in unreadable:
+        _log.warning(
+            "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
+        )
+    await quarantine(session, unreadable, now)
+    await _count_batches(session, opened)
+    return opened
 
 
 def _verified(deliveries: Iterable[Delivery], outcome: Outcome) -> Iterable[tuple[Delivery, Topic, Signed | str]]:

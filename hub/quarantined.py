@@ -6,7 +6,6 @@ the reason why it still cannot be read.
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from litestar import post
@@ -14,16 +13,14 @@ from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.database import reading
-from hub.ingest import Delivery, replay_row, store_deliveries
+from hub.ingest import Delivery, store_again, store_row_again
 from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
 from hub.quarantine import ROW, name_of
-from hub.resources import LOOK, Resource, Values, changing, find, router_of, show
+from hub.resources import LOOK, Resource, Values, find, in_transaction, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.readings import name_properties
-from protocol.reports import STORED
 from protocol.wire import ContractError, plain
 
 
@@ -88,30 +85,29 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
         Conflict: when it still cannot be stored, with the reason.
     """
     hub = hub_of(request)
-    async with reading(hub.engine) as session:
+
+    async def work(session: AsyncSession) -> QuarantinedPayload:
         row = await find(session, RESOURCE, row_id)
-    if row.replayed_at is not None:
-        raise Conflict("this was replayed already")
-    reason = await _store(hub, row)
-    if reason:
-        raise Conflict(f"this still cannot be stored: {reason}")
-    async with changing(hub) as session:
-        row = await find(session, RESOURCE, row_id, lock=True)
+        if row.replayed_at is not None:
+            raise Conflict("this was replayed already")
+        reason = await _store(session, hub, row)
+        if reason:
+            raise Conflict(f"this still cannot be stored: {reason}")
         row.replayed_at = hub.clock.now()
         await session.flush()
-        answer: Any = (await show(session, RESOURCE, [row]))[0]
-    replayed: QuarantinedPayload = answer
-    return replayed
+        answer: QuarantinedPayload = (await show(session, RESOURCE, [row]))[0]
+        return answer
+
+    return await in_transaction(hub, work)
 
 
-async def _store(hub: Hub, row: Row) -> str:
+async def _store(session: AsyncSession, hub: Hub, row: Row) -> str:
     now = hub.clock.now()
     if row.channel.endswith(ROW):
-        return await replay_row(hub.engine, row.topic, row.payload, now)
+        return await store_row_again(session, row.topic, row.payload, now)
     name = name_of(row)
     delivery = Delivery(row.topic, row.payload, tuple(name_properties(name) if name else ()), now)
-    outcome = await store_deliveries(hub.engine, [delivery], now, hub.settings.quarantine_rows)
-    return "" if any(word == STORED for _, _, word in outcome.receipts) else row.reason
+    return "" if await store_again(session, delivery, now, hub.settings.quarantine_rows) else row.reason
 
 
 router = router_of(RESOURCE, replay)

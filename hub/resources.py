@@ -11,8 +11,7 @@ import datetime as dt
 import decimal
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -295,19 +294,12 @@ async def _tie(session: AsyncSession, link: Link, row: uuid.UUID, others: Sequen
         await session.execute(link.table.insert(), [{link.near: row, link.far: other} for other in others])
 
 
-@asynccontextmanager
-async def changing(hub: Hub) -> AsyncIterator[AsyncSession]:
-    """Open a transaction; after its commit the relay looks at once whether there is something to send."""
-    async with writing(hub.engine) as session:
-        yield session
-    hub.wake.set()
-
-
 async def in_transaction(
     hub: Hub, work: Callable[[AsyncSession], Awaitable[_Result]], resource: Resource | None = None
 ) -> _Result:
     """Do the work in a transaction of its own; when another one crossed it, do all of it again.
 
+    This is how REST writes, all of it. After the commit the relay looks at once whether there is something to send.
     Two transactions may wait for each other, or somebody deletes what the other has just looked at: a second look says
     what is missing. Edits of a ``resource`` that plans are made of wait for each other from the beginning.
 
@@ -316,13 +308,16 @@ async def in_transaction(
     """
     for turn in range(_TRIES):
         try:
-            async with changing(hub) as session:
+            async with writing(hub.engine) as session:
                 if resource is not None and resource.gateways is not _no_gateways:
                     await plans.one_at_a_time(session)
-                return await work(session)
+                done = await work(session)
         except DBAPIError as error:
             if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) not in _CROSSED:
                 raise
+        else:
+            hub.wake.set()
+            return done
         # Jitter, so that those who crossed do not meet again.
         await asyncio.sleep(random.uniform(0, 0.02 * 2**turn))  # noqa: S311 - no secret
     raise Conflict("others change the same things at this moment; nothing was changed: try again")
