@@ -45,7 +45,7 @@ LATEST = 5.0
 FLAT = 16.0
 """MiB by which the agent's memory may grow from the first tenth of the drain on."""
 
-PEER_READINGS = 200_000
+PEER_READINGS = 100_000
 METERS = 10
 """Meters of each gateway; the first two of the agent's are on the simulated line."""
 LOOK = 0.25
