@@ -20,6 +20,12 @@ NOISE = b"\x00\x7f\xff"
 """Bytes that lines make by themselves; they begin no telegram. LIS-200 fact sheet 8.3."""
 FINE_WAIT = 0.0015
 """Seconds before the end of a pause in which the loop is polled: its timers are only exact to a millisecond or more."""
+BEHIND = 3
+"""Characters of silence behind a telegram before it counts as whole."""
+DOZE = 0.05
+"""Seconds for which bytes may gather in the middle of a telegram, see ``Conversation._doze``."""
+AWAKE_BYTES = 24
+"""So near to the end of a telegram every byte is taken as it comes: pauses are counted from the last one."""
 LONGEST_BLOCK = 60.0
 """Seconds that one telegram may take after its first byte before it counts as endless."""
 
@@ -121,15 +127,15 @@ class Conversation:
         while (effect := self.core.next_effect()) is not None:
             await self._perform(effect, self._sent)
 
-    async def hear(self, wait: float) -> MeterEvent:
-        """Return the next telegram of the meter.
+    async def hear(self, wait: float, expected: int = 0) -> MeterEvent:
+        """Return the next telegram of the meter; ``expected`` is about how many bytes it will have, 0 if unknown.
 
         Raises:
             NoAnswer: when nothing came for ``wait`` seconds, or the telegram broke off.
             RemoteProtocolError: whatever the core finds wrong with what came.
         """
         try:
-            event = await self._hear(wait)
+            event = await self._hear(wait, expected)
         except (LinkError, SessionError, iec62056.Iec62056Error) as error:
             if self._observer is not None:
                 self._observer.failed(error, self.core.rate, self._loop.time())
@@ -138,20 +144,24 @@ class Conversation:
             self._observer.understood(event, self.core.rate, self._last_byte)
         return event
 
-    async def _hear(self, wait: float) -> MeterEvent:
+    async def _hear(self, wait: float, expected: int) -> MeterEvent:
         deadline = self._loop.time() + wait
         latest = deadline + LONGEST_BLOCK
         begun = False
+        heard = 0
         while True:
             match self.core.next_event():
                 case iec62056.Pause() | iec62056.SwitchRate() as effect:
                     await self._perform(effect, self._last_byte)
                 case iec62056.Need.DATA:
+                    if heard:
+                        await self._doze(expected - heard)
                     data = await self._link.read(max(0.0, min(deadline, latest) - self._loop.time()))
                     if not data:
                         self._stale = True
                         raise self._no_answer(wait, begun)
                     self._came(data)
+                    heard += len(data)
                     self.core.receive_data(data)
                     self._echo_left -= len(data)
                     if self._echo_left < 0 and data.strip(NOISE):
@@ -161,10 +171,11 @@ class Conversation:
                     # The core gives a reader only what a meter says.
                     return event  # type: ignore[return-value]
 
-    async def ask(self, command: ReaderEvent, *, again: bool) -> MeterEvent:
+    async def ask(self, command: ReaderEvent, *, again: bool, expected: int = 0) -> MeterEvent:
         """Send a command and return its answer: a block, or the meter's acknowledgement.
 
-        ``again`` allows the command to be sent a second time when nothing came back.
+        ``again`` allows the command to be sent a second time when nothing came back. ``expected`` is about how many
+        bytes the answer will have, 0 if unknown.
 
         Raises:
             MeterRefusal: when the meter says no.
@@ -176,7 +187,7 @@ class Conversation:
         silent = not again
         while True:
             try:
-                event = await self._hear_undamaged()
+                event = await self._hear_undamaged(expected)
             except NoAnswer as error:
                 if error.broken_off or silent:
                     raise
@@ -184,13 +195,17 @@ class Conversation:
                 await self.say(command)
                 continue
             if not isinstance(event, iec62056.Nak):
+                if refused or (again and silent):
+                    await self.quiet()  # the command went out more than once, so its answer may come twice
                 return event
             refused += 1
             if refused > self._times.repeats:
                 raise iec62056.RemoteProtocolError(f"the meter found the same command damaged {refused} times (NAK)")
+            # Noise may have been taken for a NAK, and the answer follows it: it must not answer the next question.
+            await self.quiet()
             await self.say(command)
 
-    async def next_block(self, *, good: bool) -> iec62056.Data:
+    async def next_block(self, *, good: bool, expected: int = 0) -> iec62056.Data:
         """Acknowledge the block that came, or (not ``good``) ask for it again; return what the meter sends then.
 
         A block whose acknowledgement was lost comes twice: ``Data.repeated`` is set on it.
@@ -199,7 +214,7 @@ class Conversation:
         silent = False
         while True:
             try:
-                event = await self._hear_undamaged()
+                event = await self._hear_undamaged(expected)
             except NoAnswer:
                 if silent:
                     raise
@@ -209,6 +224,23 @@ class Conversation:
             if isinstance(event, iec62056.Data):
                 return event
             raise iec62056.RemoteProtocolError("the meter stopped sending blocks in the middle of an archive")
+
+    async def surplus(self) -> bool:
+        """Wait until we may speak; whether more than noise has come behind the telegram that was heard last.
+
+        A telegram is followed by silence for the reaction time at least, so this costs nothing: see
+        ``Connection.surplus``. At low rates it waits for three characters, which take longer than that.
+        """
+        more = self.core.surplus > 0
+        latest = max(self._not_before, self._last_byte + BEHIND * 10 / self.core.rate)
+        while (left := latest - FINE_WAIT - self._loop.time()) > 0 and not more:
+            try:
+                data = await self._link.read(left)
+            except LinkError:
+                break  # closed behind its answer; whoever speaks next is told
+            self._came(data)
+            more = bool(data.strip(NOISE))
+        return more
 
     async def settle(self) -> None:
         """Wait until the meter has stopped talking, if it may be."""
@@ -237,10 +269,10 @@ class Conversation:
         await self.say(iec62056.Break())
         await self.effects()
 
-    async def _hear_undamaged(self) -> MeterEvent:
+    async def _hear_undamaged(self, expected: int) -> MeterEvent:
         while True:
             try:
-                event = await self.hear(self._times.telegram)
+                event = await self.hear(self._times.telegram, expected)
             except iec62056.TooManyRepeats:
                 raise
             except iec62056.RemoteProtocolError:
@@ -271,6 +303,12 @@ class Conversation:
             case iec62056.SwitchRate(baud):
                 await self._link.set_rate(baud)
                 self._on_rate(baud)
+
+    async def _doze(self, left: int) -> None:
+        """Let bytes gather while the end of a long telegram is far: each time that a loop wakes costs the same."""
+        seconds = min(DOZE, (left - AWAKE_BYTES) * 10 / self.core.rate)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
 
     async def _wait_until(self, instant: float) -> None:
         coarse = instant - self._loop.time() - FINE_WAIT

@@ -9,22 +9,25 @@ has one owner.
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import termios
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import serial
-import serial_asyncio_fast
 
 CONNECT_SECONDS = 10.0
 """How long a TCP endpoint may take to accept."""
 WRITE_SECONDS = 30.0
 """How long a telegram may take to leave; a wake-up at 300 baud takes two."""
-CLOSE_SECONDS = 2.0
-"""How long a port may take to close before it is left to the kernel."""
 CHUNK = 4096
+BITS = 10
+"""Of one character on the wire."""
+PTY_MAJORS = range(136, 144)
+"""Device numbers of Linux's pseudo-terminals."""
+STUCK = "bytes do not leave; check cable, adapter and flow control"
 
 ADVICE = {
     errno.ENOENT: "no such port; check the cable and the path (ls /dev/serial/by-id)",
@@ -71,58 +74,100 @@ class Link(Protocol):
         """Close; never fails."""
 
 
-class _StreamLink:
-    """The one implementation: asyncio streams, with the serial port behind them if there is one."""
+class _PortLink:
+    """The one implementation: a file descriptor that does not block, of a serial port or of a socket.
 
-    def __init__(
-        self,
-        endpoint: str,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        port: serial.Serial | None = None,
-    ) -> None:
-        self._endpoint, self._reader, self._writer, self._port = endpoint, reader, writer, port
+    It is watched only while somebody waits for bytes: a line that nobody listens to costs nothing.
+    """
+
+    def __init__(self, endpoint: str, source: serial.Serial | socket.socket, rate: int) -> None:
+        self._endpoint, self._source, self._rate = endpoint, source, rate
+        self._fd = source.fileno()
+        self._loop = asyncio.get_running_loop()
+        # A pseudo-terminal takes everything at once, and has no wire to wait for.
+        self._wired = isinstance(source, serial.Serial) and os.major(os.fstat(self._fd).st_rdev) not in PTY_MAJORS
 
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         with _mapped(self._endpoint):
-            try:
-                async with asyncio.timeout(timeout) as scope:
-                    data = await self._reader.read(CHUNK)
-            except TimeoutError:
-                if scope.expired():
+            # Before the first wait nothing may be there yet: of a port that is no end (VMIN 0, VTIME 0).
+            data = self._take()
+            if data is None or (not data and isinstance(self._source, serial.Serial)):
+                if not await self._ready(self._loop.add_reader, self._loop.remove_reader, timeout):
                     return b""
-                raise  # the kernel's own, of a connection that is dead
+                data = self._take()
+            else:
+                await asyncio.sleep(0)  # whoever never stops talking must not hold up the other lines
+        if data is None:
+            return b""
         if not data:
-            raise LinkError(self._endpoint, "the other side has closed the connection")
+            gone = errno.EIO if isinstance(self._source, serial.Serial) else errno.ECONNRESET
+            raise LinkError(self._endpoint, ADVICE[gone])
         return data
 
+    def _take(self) -> bytes | None:
+        try:
+            return os.read(self._fd, CHUNK)
+        except BlockingIOError:
+            return None
+
+    async def _ready(self, watch: Callable[..., None], unwatch: Callable[[int], object], seconds: float) -> bool:
+        """Wait until the descriptor is; False when it is not in time."""
+        ready: asyncio.Future[bool] = self._loop.create_future()
+        watch(self._fd, _settle, ready, True)  # noqa: FBT003 - the future's result
+        timer = self._loop.call_later(seconds, _settle, ready, False)  # noqa: FBT003 - as above
+        try:
+            return await ready
+        finally:
+            timer.cancel()
+            unwatch(self._fd)
+
     async def write(self, data: bytes) -> None:
+        begun = self._loop.time()
+        deadline = begun + WRITE_SECONDS
+        left = data
         with _mapped(self._endpoint):
-            try:
-                async with asyncio.timeout(WRITE_SECONDS) as scope:
-                    self._writer.write(data)
-                    await self._writer.drain()
-                    if self._port is not None:
-                        # tcdrain blocks until the last bit has left, so it must not hold up the other lines.
-                        await asyncio.to_thread(self._port.flush)
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                if self._port is not None:
-                    self._port.reset_output_buffer()  # lets the waiting thread go
-                raise LinkError(self._endpoint, "bytes do not leave; check cable, adapter and flow control") from None
+            while left:
+                try:
+                    left = left[os.write(self._fd, left) :]
+                except BlockingIOError:
+                    wait = deadline - self._loop.time()
+                    if not await self._ready(self._loop.add_writer, self._loop.remove_writer, wait):
+                        raise LinkError(self._endpoint, STUCK) from None
+            if self._wired and isinstance(self._source, serial.Serial):
+                await self._drain(self._source, begun + len(data) * BITS / self._rate, deadline)
+
+    async def _drain(self, port: serial.Serial, leaves: float, deadline: float) -> None:
+        """Wait until the last bit has left the port."""
+        # tcdrain blocks, and a thread for each of many lines would be much for so small a wait: most of it is slept.
+        await asyncio.sleep(max(0.0, leaves - self._loop.time()))
+        try:
+            async with asyncio.timeout_at(deadline) as scope:
+                await asyncio.to_thread(port.flush)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            port.reset_output_buffer()  # lets the waiting thread go
+            raise LinkError(self._endpoint, STUCK) from None
 
     async def set_rate(self, baud: int) -> None:
-        if self._port is not None:
+        self._rate = baud
+        if isinstance(self._source, serial.Serial) and self._source.baudrate != baud:
             with _mapped(self._endpoint):
-                self._port.baudrate = baud
+                self._source.baudrate = baud
 
     async def aclose(self) -> None:
-        self._writer.close()
         # What fails while closing has no consequence: the port is given up anyway.
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._writer.wait_closed()
+        with contextlib.suppress(OSError, termios.error):
+            if isinstance(self._source, serial.Serial):
+                # What was said has left; what is left could not, and would hold up the close.
+                self._source.reset_output_buffer()
+        with contextlib.suppress(OSError):
+            self._source.close()
+
+
+def _settle(future: "asyncio.Future[bool]", result: bool) -> None:  # noqa: FBT001 - a callback's argument
+    if not future.done():
+        future.set_result(result)
 
 
 async def open_link(endpoint: str, rate: int) -> Link:
@@ -133,14 +178,11 @@ async def open_link(endpoint: str, rate: int) -> Link:
     """
     address = read_endpoint(endpoint)
     if address is not None:
-        return await _connect(endpoint, *address)
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
+        return _PortLink(endpoint, await _connect(endpoint, *address), rate)
     with _mapped(endpoint):
         port = serial.Serial(endpoint, baudrate=rate, exclusive=True)
-        transport, _ = await serial_asyncio_fast.connection_for_serial(loop, lambda: protocol, port)
-    return _StreamLink(endpoint, reader, asyncio.StreamWriter(transport, protocol, reader, loop), port)
+        os.set_blocking(port.fileno(), False)
+        return _PortLink(endpoint, port, rate)
 
 
 def read_endpoint(endpoint: str) -> tuple[str, int] | None:
@@ -163,13 +205,31 @@ def read_endpoint(endpoint: str) -> tuple[str, int] | None:
     return host, number
 
 
-async def _connect(endpoint: str, host: str, number: int) -> Link:
+async def _connect(endpoint: str, host: str, number: int) -> socket.socket:
+    """Connect to the first of the host's addresses that takes it."""
+    loop = asyncio.get_running_loop()
     with _mapped(endpoint):
         async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(host, number)
-        # A device server that loses its power says nothing: let the kernel notice.
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return _StreamLink(endpoint, reader, writer)
+            found = await loop.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+            failure: OSError | None = None
+            for family, kind, protocol, _, address in found:
+                connection = socket.socket(family, kind, protocol)
+                connection.settimeout(0)
+                try:
+                    await loop.sock_connect(connection, address)
+                except OSError as error:
+                    connection.close()
+                    failure = error
+                    continue
+                except asyncio.CancelledError:
+                    connection.close()
+                    raise
+                # Telegrams are short and answered; and a device server that loses its power says nothing: let the
+                # kernel notice.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                return connection
+            raise failure or OSError(errno.EHOSTUNREACH, "the host has no address")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ whose last bit the port changes its rate -> P0 -> commands, each after the meter
 import asyncio
 import contextlib
 import dataclasses
+import uuid
 
+from agent.blocks import Blocks
 from agent.conversation import Conversation, NoAnswer, Observer, SessionError, Times
 from agent.links import Link, LinkError
 from agent.runs import LineMemory
@@ -28,6 +30,9 @@ CLOSED, CLOSE = "0", "0"
 LAST_CALL = 2.5
 """The last call waits so much longer than those before. LIS-200 fact sheet 1.6 (7.5 s in the field) and 8.2."""
 
+SHOWN = 400
+"""Characters of a meter's telegram that a cause repeats at most."""
+
 
 class SilentMeter(NoAnswer):
     """Nobody answered the call: the meter is off, absent, or not at this address or rate."""
@@ -39,9 +44,13 @@ class WrongMeter(SessionError):  # noqa: N818 - named by what it is
 
 @dataclasses.dataclass(slots=True)
 class Learned:
-    """What one process has learned about a line and uses from then on: whether its path carries even parity."""
+    """What one process has learned about a line and uses from then on.
+
+    ``parity`` is whether its path carries even parity, ``blocks`` how long blocks are, by meter and archive.
+    """
 
     parity: iec62056.Parity | None = None
+    blocks: dict[tuple[uuid.UUID, int], Blocks] = dataclasses.field(default_factory=dict)
 
 
 class Opening:
@@ -52,6 +61,7 @@ class Opening:
         line: The line, as the plan has it.
         who: The meter and its line, named for people.
         times: Time-outs and repeats.
+        learned: What is known of the line.
         identification: What the meter said of itself.
     """
 
@@ -70,7 +80,7 @@ class Opening:
         self.device, self.line, self.times = device, line, times
         self.who = who(device, line)
         self.identification: iec62056.Identification | None = None
-        self._link, self._access, self._memory, self._learned = link, access, memory, learned
+        self._link, self._access, self._memory, self.learned = link, access, memory, learned
         self._observer = observer
         self._bytes_before = 0
         self._opened_lock = False
@@ -115,19 +125,44 @@ class Opening:
         self._bytes_before += self._talk.line_bytes
         self._talk = None
 
-    async def read(self, address: str) -> list[str]:
-        """Read one object (R1); an answer to another question is not taken for this one."""
+    async def read(self, address: str, *, twice: bool = False) -> list[str]:
+        """Read one object (R1); an answer to another question, or with more behind it, is not taken for this one.
+
+        Args:
+            address: What to read.
+            twice: Take only what came the same twice, each time to a question of its own.
+
+        Raises:
+            MeterRefusal: when the meter says no, and the same no once more (a question may have been misheard).
+            RemoteProtocolError: when no answer could be used; with the last one as it came.
+        """
         failure: Exception | None = None
-        for _ in range(self.times.repeats):
-            data = data_only(await self.conversation.ask(iec62056.ReadCommand(address), again=True))
+        came: str | None = None
+        refused: int | None = None
+        for _ in range(self.times.repeats * (2 if twice else 1)):
+            try:
+                data = data_only(await self.conversation.ask(iec62056.ReadCommand(address), again=True))
+            except iec62056.MeterRefusal as refusal:
+                if refusal.code in {codes.NO_RIGHT_TO_READ, refused}:
+                    raise
+                failure, refused = refusal, refusal.code
+                continue
+            same, came = data.text == came, data.text
+            if await self.conversation.surplus() and not same:
+                await self.conversation.quiet()
+                failure = iec62056.RemoteProtocolError(f"more came behind the answer to {address}: {shown(data.text)}")
+                continue
             try:
                 groups = data.groups
             except iec62056.UnreadableValue as error:
                 failure = error
                 continue
-            if lis200.matches(address, data.address):
+            if not lis200.matches(address, data.address):
+                failure = iec62056.RemoteProtocolError(f"asked for {address}, the meter answers {data.address!r}")
+            elif same or not twice:
                 return list(groups)
-            failure = iec62056.RemoteProtocolError(f"asked for {address}, the meter answers {data.address!r}")
+            else:
+                failure = iec62056.RemoteProtocolError(f"two reads of {address} differ, the last is {shown(data.text)}")
         raise failure or iec62056.TooManyRepeats
 
     async def write(self, address: str, value: str) -> None:
@@ -180,7 +215,7 @@ class Opening:
         rate = self._memory.line_rate(self.line.id)
         if rate is None:
             return
-        talk = self._converse(self._learned.parity or self._parity, rate)
+        talk = self._converse(self.learned.parity or self._parity, rate)
         await self._link.set_rate(rate)
         await talk.end()
         await self._link.set_rate(self.line.rate)
@@ -190,7 +225,7 @@ class Opening:
         """Call the meter until it has opened programming mode, a bounded number of times, with a break between."""
         failure: Exception | None = None
         wait = 0.0
-        talk = self._converse(self._learned.parity or self._parity)
+        talk = self._converse(self.learned.parity or self._parity)
         self._memory.keep_line_rate(self.line.id, self.line.rate)
         await self._link.set_rate(self.line.rate)
         for attempt in range(self.times.tries):
@@ -201,7 +236,7 @@ class Opening:
                 if attempt:
                     await talk.end()
                     await talk.quiet()
-                if attempt == 1 and self._learned.parity is not None:
+                if attempt == 1 and self.learned.parity is not None:
                     # What was learned may no longer hold: the path may have been changed.
                     talk = self._converse(self._parity)
                 await self._enter_programming(talk, wait)
@@ -230,7 +265,7 @@ class Opening:
                 f"the meter offers baud character {identification.rate_id!r}, which is none of mode C (0 to 6)"
             )
         if self._parity is iec62056.Parity.AUTO:
-            self._learned.parity = iec62056.Parity.EVEN if talk.core.even_parity else iec62056.Parity.NONE
+            self.learned.parity = iec62056.Parity.EVEN if talk.core.even_parity else iec62056.Parity.NONE
         await talk.say(iec62056.OptionSelect(identification.rate_id))
         if not isinstance(await talk.hear(wait), iec62056.Prompt):
             raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
@@ -269,6 +304,11 @@ class Opening:
             raise SessionError(
                 f"{self.who}: lock {access.lock} could not be opened: {refusal}; check password and lock of this meter"
             ) from refusal
+
+
+def shown(text: str) -> str:
+    """What a meter sent, for people: bounded, and in characters that can be shown."""
+    return ascii(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def who(device: Device, line: Line) -> str:
