@@ -158,7 +158,7 @@ class _PortLink:
     async def aclose(self) -> None:
         # What fails while closing has no consequence: the port is given up anyway.
         with contextlib.suppress(OSError, termios.error):
-            if isinstance(self._source, serial.Serial):
+            if self._wired and isinstance(self._source, serial.Serial):
                 # What was said has left; what is left could not, and would hold up the close.
                 self._source.reset_output_buffer()
         with contextlib.suppress(OSError):
