@@ -65,8 +65,16 @@ class Runs:
         self._now = now
 
     def begin(self, run: Run) -> bool:
-        """Note that a run waits for its line; False if this task, device and tick were begun before."""
+        """Note that a run waits for its line; False if this task, device and tick were begun before.
+
+        A tick that was missed by a clock that was ahead is begun when it comes.
+        """
         work = _Work(run.device, run.context, run.call, run.kwargs)
+        if run.task is not None:
+            self._db.execute(
+                "DELETE FROM runs WHERE task = ? AND device = ? AND tick = ? AND outcome = 'missed'",
+                (run.task.bytes, run.device.id.bytes, _seconds(run.tick)),
+            )
         cursor = self._db.execute(
             "INSERT OR IGNORE INTO runs (id, task, device, tick, command, since, not_before, body, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -84,14 +92,32 @@ class Runs:
         )
         return cursor.rowcount == 1
 
-    def miss(self, run_id: uuid.UUID, task: uuid.UUID, device: uuid.UUID, tick: dt.datetime, outcome: str) -> bool:
-        """Note a tick that is not run by itself; False if it was begun or missed before."""
-        cursor = self._db.execute(
-            "INSERT OR IGNORE INTO runs (id, task, device, tick, state, outcome, ended_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_id.bytes, task.bytes, device.bytes, _seconds(tick), ENDED, outcome, self._now().timestamp()),
+    def miss(
+        self, run_id: uuid.UUID, task: uuid.UUID, device: uuid.UUID, since: dt.datetime, tick: dt.datetime
+    ) -> None:
+        """Note ticks that are not run by themselves, from ``since`` to ``tick``, none of which was begun."""
+        self._db.execute(
+            "INSERT INTO runs (id, task, device, tick, since, state, outcome, ended_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, 'missed', ?) ON CONFLICT (task, device, tick) DO UPDATE "
+            "SET since = min(coalesce(since, excluded.since), excluded.since)",
+            (
+                run_id.bytes,
+                task.bytes,
+                device.bytes,
+                _seconds(tick),
+                _seconds(since),
+                ENDED,
+                self._now().timestamp(),
+            ),
         )
-        return cursor.rowcount == 1
+
+    def begun(self, task: uuid.UUID, device: uuid.UUID, first: dt.datetime, last: dt.datetime) -> set[dt.datetime]:
+        """Return the ticks from ``first`` to ``last`` that were begun, however they ended."""
+        rows = self._db.execute(
+            "SELECT tick FROM runs WHERE task = ? AND device = ? AND tick BETWEEN ? AND ? AND outcome IS NOT 'missed'",
+            (task.bytes, device.bytes, _seconds(first), _seconds(last)),
+        )
+        return {dt.datetime.fromtimestamp(tick, dt.UTC) for (tick,) in rows}
 
     def behind(self, task: uuid.UUID, device: uuid.UUID, tick: dt.datetime) -> dt.datetime | None:
         """Return the oldest tick before this one that a read was to make up for since the last that was done."""

@@ -1,8 +1,9 @@
 """The scheduler: which runs are due between its last look and now, and what becomes of those that were missed.
 
-Every due tick ends as a run report: done, failed, or missed with its cause. Nothing is looked at while the clock is
-not believed; a clock that goes back takes the last look with it, and UNIQUE (task, device, tick) in the store keeps
-the ticks that come again from running again.
+Every due tick ends as a run report: done, failed, or missed with its cause; ticks that were missed one after the other
+share a report. Nothing is looked at while the clock is not believed, and nothing is taken up that the last process
+left. A clock that goes back takes the last look with it: UNIQUE (task, device, tick) in the store keeps the ticks that
+come again from running again, and once it has returned, what had been judged before is not judged again.
 
 Missed-run policies, when several ticks of a task are due at once (the gateway was off, or its clock not believed):
 ``each`` runs all; ``latest`` the newest only; ``skip`` the newest, if a quarter of its period has not passed yet;
@@ -12,8 +13,10 @@ meter still has what they were to bring: by the next one, within a month.
 """
 
 import asyncio
+import bisect
 import contextlib
 import datetime as dt
+import itertools
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -34,8 +37,11 @@ from protocol.wire import encode
 
 log = structlog.get_logger(__name__)
 
+MOST_EACH = 672
+"""Ticks of one duty that the policy ``each`` makes up for one by one (a week of quarters); older ones are missed."""
+
 MOST_TICKS = 3000
-"""Ticks of one duty that are reported one by one after a long absence (a month of quarters); older ones in one."""
+"""Ticks of one duty that are looked at one by one after a long absence (a month of quarters)."""
 
 MOST_BEHIND = dt.timedelta(days=30)
 """How far back a read makes up for others: a bound for what one session on a slow line may take."""
@@ -44,6 +50,10 @@ LONGEST_SLEEP = 20.0
 """Real seconds between two looks at most: the clock may have been set meanwhile."""
 
 _LAST_LOOK = "last_look"
+_FURTHEST = "furthest_look"
+"""How far a clock had looked before it went back, until it is there again."""
+
+_TOO_LONG = "too long ago to be made up for"
 _SKIP_AFTER = 0.25
 
 
@@ -60,7 +70,9 @@ def judge_ticks(duty: Duty, ticks: Sequence[dt.datetime], now: dt.datetime) -> V
     newest, older = ticks[-1], ticks[:-1]
     when = newest.strftime("%Y-%m-%dT%H:%M:%SZ")
     if policy == "each":
-        return Verdict([(tick, None) for tick in ticks], [])
+        return Verdict(
+            [(tick, None) for tick in ticks[-MOST_EACH:]], [(tick, _TOO_LONG) for tick in ticks[:-MOST_EACH]]
+        )
     if policy == "skip":
         late = now - newest - dt.timedelta(seconds=duty.task.run_offset_seconds)
         skipped = [(tick, "policy skip: the gateway could not begin in time") for tick in older]
@@ -92,6 +104,8 @@ class Scheduler:
         self._withdraw = withdraw
         self._duties: list[tuple[Duty, dt.datetime]] = []
         self._last: dt.datetime | None = store.get_instant(_LAST_LOOK)
+        self._furthest: dt.datetime | None = store.get_instant(_FURTHEST)
+        self._recovers = False
         # The run of a duty that has not been started by its line yet.
         self._waiting: dict[tuple[uuid.UUID, uuid.UUID], Run] = {}
         self._changed = asyncio.Event()
@@ -119,7 +133,13 @@ class Scheduler:
         self._changed.set()
 
     def recover(self) -> None:
-        """After a start: take up scheduled runs that were waiting or interrupted by the end of the last process."""
+        """After a start: take up scheduled runs that were waiting or interrupted by the end of the last process.
+
+        While the clock is not believed they wait: how old they are cannot be said.
+        """
+        self._recovers = not self._judge_clock()
+        if self._recovers:
+            return
         now = self._clock.now()
         duties = {duty.key: duty for duty, _ in self._duties}
         for run, state in self._store.runs.open():
@@ -149,11 +169,13 @@ class Scheduler:
         """Begin what is due; return how many runs that is. Nothing while the clock is not believed."""
         if not self._judge_clock():
             return 0
+        if self._recovers:
+            self.recover()
         now = self._clock.now()
         if self._last is None or now < self._last or any(since > now for _, since in self._duties):
             self._follow(now)
         last = self._last
-        due = self._due(last or now, now)
+        due = self._due(self._unjudged(last or now, now), now)
         self._last = now
         if not due:
             return 0
@@ -212,16 +234,26 @@ class Scheduler:
                 log.info("clock_believed")
         return not doubt
 
-    def _due(self, last: dt.datetime, now: dt.datetime) -> list[tuple[Duty, list[dt.datetime]]]:
+    def _unjudged(self, last: dt.datetime, now: dt.datetime) -> dt.datetime:
+        """Return from when on nothing has been judged: a clock that was back returns to where it had been."""
+        if self._furthest is None or now < self._furthest:
+            return last
+        furthest, self._furthest = self._furthest, None
+        with contextlib.suppress(StoreFullError), self._store.transaction():
+            self._store.put(_FURTHEST, None)
+        return max(last, furthest)
+
+    def _due(self, last: dt.datetime, now: dt.datetime) -> list[tuple[Duty, Sequence[dt.datetime]]]:
         """Return the duties that have ticks due, with these. Thousands of duties share a few timetables."""
-        cache: dict[tuple[str, int, dt.datetime], list[dt.datetime]] = {}
-        due = []
+        cache: dict[tuple[str, int, dt.datetime], Sequence[dt.datetime]] = {}
+        due: list[tuple[Duty, Sequence[dt.datetime]]] = []
         for duty, since in self._duties:
             key = (duty.task.schedule, duty.task.run_offset_seconds, max(last, since))
             if key not in cache:
                 cache[key] = list(due_ticks(*key, now))
             # With an offset, a tick of before the task was known may be due after it.
-            ticks = [tick for tick in cache[key] if tick > since]
+            known = bisect.bisect_right(cache[key], since)
+            ticks = cache[key][known:] if known else cache[key]
             if ticks:
                 due.append((duty, ticks))
         return due
@@ -230,29 +262,24 @@ class Scheduler:
         """Take the last look to a clock that went back, or make the first one; nothing is known since later."""
         if self._last is not None and now < self._last:
             log.warning("clock_went_back", last_look=self._last.isoformat(), now=now.isoformat())
+            self._furthest = max(self._last, self._furthest or self._last)
         self._last = now if self._last is None else min(self._last, now)
         self._duties = [(duty, min(since, now)) for duty, since in self._duties]
         with contextlib.suppress(StoreFullError), self._store.transaction():
             self._store.put(_LAST_LOOK, self._last.timestamp())
+            self._store.put(_FURTHEST, self._furthest.timestamp() if self._furthest else None)
             self._store.looks.not_after(now)
 
-    def _begin(self, duty: Duty, ticks: list[dt.datetime], now: dt.datetime) -> list[Run]:
+    def _begin(self, duty: Duty, ticks: Sequence[dt.datetime], now: dt.datetime) -> list[Run]:
         """Note runs and misses of one duty, inside the transaction of the look."""
-        overflow = ticks[:-MOST_TICKS]
+        overflow, recent = ticks[:-MOST_TICKS], ticks[-MOST_TICKS:]
         stopped = self._store.budget.stopped if duty.archive else ""
-        if stopped:
-            # The next read that is begun goes back to them (``_since``).
-            verdict = Verdict([], [(tick, stopped) for tick in ticks[-MOST_TICKS:]])
-        else:
-            verdict = judge_ticks(duty, ticks[-MOST_TICKS:], now)
-        missed = verdict.missed
+        # The next read that is begun goes back to those that the budget has stopped (``_since``).
+        verdict = Verdict([], [(tick, stopped) for tick in recent]) if stopped else judge_ticks(duty, recent, now)
         if overflow:
-            cause = f"with {len(overflow) - 1} ticks before it since {overflow[0]:%Y-%m-%dT%H:%M:%SZ}: too long ago"
-            missed = [(overflow[-1], cause), *missed]
-        for tick, cause in missed:
-            run_id = uuid.uuid4()
-            if self._store.runs.miss(run_id, duty.task.id, duty.device.id, tick, reports.MISSED):
-                self._report(run_id, duty.device.id, duty.task.id, tick, reports.MISSED, cause)
+            count = len(overflow) - len(self._store.runs.begun(*duty.key, overflow[0], overflow[-1]))
+            self._miss_span(duty, overflow[0], overflow[-1], count, _TOO_LONG)
+        self._miss(duty, verdict.missed)
         begun = []
         for tick, since in verdict.run:
             run = Run(
@@ -268,6 +295,23 @@ class Scheduler:
             if self._store.runs.begin(run):
                 begun.append(run)
         return begun
+
+    def _miss(self, duty: Duty, missed: Sequence[tuple[dt.datetime, str]]) -> None:
+        """Report ticks that do not run, those without a gap and with one cause together."""
+        if not missed:
+            return
+        begun = self._store.runs.begun(*duty.key, missed[0][0], missed[-1][0])
+        for (was_begun, cause), group in itertools.groupby(missed, key=lambda one: (one[0] in begun, one[1])):
+            ticks = [tick for tick, _ in group]
+            if not was_begun:
+                self._miss_span(duty, ticks[0], ticks[-1], len(ticks), cause)
+
+    def _miss_span(self, duty: Duty, since: dt.datetime, tick: dt.datetime, count: int, cause: str) -> None:
+        if not count:
+            return
+        run_id = uuid.uuid4()
+        self._store.runs.miss(run_id, *duty.key, since, tick)
+        self._report(run_id, duty.device.id, duty.task.id, tick, reports.MISSED, cause, since, count)
 
     def _since(self, duty: Duty, tick: dt.datetime, since: dt.datetime | None) -> dt.datetime | None:
         """Return the oldest tick that a run makes up for, older ones that failed included."""
@@ -309,6 +353,8 @@ class Scheduler:
         tick: dt.datetime | None,
         outcome: str,
         cause: str,
+        since: dt.datetime | None = None,
+        count: int = 1,
     ) -> None:
         report = reports.RunReport(
             id=run_id,
@@ -319,6 +365,8 @@ class Scheduler:
             task=task,
             tick=tick,
             cause=cause,
+            since=since if count > 1 else None,
+            count=count,
         )
         self._store.reports.append([encode(report)])
 

@@ -98,7 +98,7 @@ class Gateway(Identified, Base):
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored. ``rival_*``, ``past_stores`` and ``said_at`` (its last sign's own time) are ``hub.rivals``'.
+    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``.
     """
 
     __tablename__ = "gateways"

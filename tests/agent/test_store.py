@@ -278,7 +278,7 @@ def test_a_tick_begins_once_and_a_command_s_runs_are_not_ticks(tmp_path: pathlib
     with store.transaction():
         assert store.runs.begin(run(task=task, tick=tick))
         assert not store.runs.begin(run(task=task, tick=tick))
-        assert not store.runs.miss(uuid.uuid4(), task, device.id, tick, "missed")
+        assert store.runs.begun(task, device.id, tick, tick) == {tick}
         assert store.runs.begin(run(command=uuid.uuid4()))
         assert store.runs.begin(run(command=uuid.uuid4()))
     assert [(found.task, state) for found, state in store.runs.open()] == [
