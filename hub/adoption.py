@@ -1,7 +1,8 @@
 """Staged readings become readings when the reason is gone: an idempotent sweep, run as often as one likes.
 
 It runs after every commit of a meter, type, config or series, after ingestion that staged something, and regularly:
-a reading may be staged by a transaction that began before the commit that would have let it in.
+a reading may be staged by a transaction that began before the commit that would have let it in. What waits for its
+gateway only and was brought by the meter's own meanwhile is a duplicate, and goes (``drop_repeated``).
 """
 
 import datetime as dt
@@ -12,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import versions
-from hub.database import writing
-from hub.judging import FUTURE, OLDEST, TIMESTAMP_OUT_OF_BOUNDS, Claim, look_up
+from hub.database import reading, writing
+from hub.judging import FUTURE, NOT_THIS_GATEWAY, OLDEST, TIMESTAMP_OUT_OF_BOUNDS, Claim, look_up
 from hub.models import StagedReading
-from hub.staging import claim_of
+from hub.staging import claim_of, find_repeated
 
 ROWS = 2000
 """Staged readings adopted per round; the caller's transaction has one round."""
@@ -38,6 +39,37 @@ async def sweep(engine: AsyncEngine, now: dt.datetime) -> int:
         total += adopted
         if adopted < ROWS:
             return total
+
+
+async def drop_repeated(engine: AsyncEngine) -> int:
+    """Drop what waits only because another gateway than its meter's sent it, and is stored by now; return how many.
+
+    A copied store may have been sent before its original. Each look is of bounded size, and writes only if need be.
+    """
+    total, last = 0, 0
+    while True:
+        async with reading(engine) as session:
+            found = await session.scalars(
+                sa.select(StagedReading)
+                .where(StagedReading.reason == NOT_THIS_GATEWAY, StagedReading.id > last)
+                .order_by(StagedReading.id)
+                .limit(ROWS)
+            )
+            waiting = [(row.id, (claim_of(row), row.reason)) for row in found.all()]
+            directory = await look_up(session, (claim for _, (claim, _) in waiting))
+            there = await find_repeated(session, directory, (claim for _, claim in waiting))
+        repeated = [key for (key, _), held in zip(waiting, there, strict=True) if held]
+        if repeated:
+            async with writing(engine) as session:
+                await session.execute(
+                    sa.delete(StagedReading)
+                    .where(StagedReading.id.in_(repeated))
+                    .execution_options(synchronize_session=False)
+                )
+        total += len(repeated)
+        if len(waiting) < ROWS:
+            return total
+        last = waiting[-1][0]
 
 
 async def adopt(session: AsyncSession, now: dt.datetime, *, rows: int = ROWS) -> int:

@@ -30,7 +30,7 @@ from hub.models import Batch, Gateway
 from hub.once import upsert
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
 from hub.reports import store_reports
-from hub.staging import stage
+from hub.staging import find_repeated, stage
 from protocol import readings, reports
 from protocol.envelopes import ForgedError, Signed, fingerprint, open_envelope
 from protocol.readings import BatchName
@@ -386,20 +386,25 @@ async def _store_readings(session: AsyncSession, opened: list[_Opened], now: dt.
     directory = await look_up(session, (claim for claim, _ in sources))
     arrivals: list[versions.Arrival] = []
     of: list[_Opened] = []
-    waiting: list[tuple[Claim, str]] = []
+    waiting: list[tuple[Claim, str, _Opened]] = []
     for claim, one in sources:
         judged = directory.judge(claim, now)
         if isinstance(judged, str):
-            waiting.append((claim, judged))
-            one.counts[STAGED] += 1
-            outcome.counts[STAGED] += 1
+            waiting.append((claim, judged, one))
         else:
             arrivals.append(judged)
             of.append(one)
     for word, one in zip(await versions.store(session, arrivals, now), of, strict=True):
         one.counts[word] += 1
         outcome.counts[word] += 1
-    await stage(session, waiting, now)
+    # A copied store has rows of meters that are another gateway's: what that one has brought need not wait.
+    repeated = await find_repeated(session, directory, ((claim, reason) for claim, reason, _ in waiting))
+    for (_, _, one), there in zip(waiting, repeated, strict=True):
+        word = versions.DUPLICATE if there else STAGED
+        one.counts[word] += 1
+        outcome.counts[word] += 1
+    left = [(claim, reason) for (claim, reason, _), there in zip(waiting, repeated, strict=True) if not there]
+    await stage(session, left, now)
 
 
 async def _store_reports(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:

@@ -86,19 +86,16 @@ class Directory:
             return found
         if not OLDEST <= claim.timestamp <= now + FUTURE:
             return TIMESTAMP_OUT_OF_BOUNDS
-        organization, device, series = found
-        return Arrival(
-            organization,
-            device,
-            series,
-            claim.timestamp,
-            claim.value,
-            claim.collected,
-            claim.unit,
-            claim.provenance,
-            claim.clock_offset,
-            claim.batch,
-        )
+        return _arrival(claim, *found)
+
+    def by_any_gateway(self, claim: Claim) -> Arrival | None:
+        """Return the claim as the arrival that it would be if its meter had been that gateway's; None if not even so.
+
+        Not to be stored: only to see whether it is there already, brought by the meter's own gateway.
+        """
+        meter = self._find(claim)
+        place = self._place_of(meter, claim.series) if meter is not None else None
+        return _arrival(claim, *place) if place is not None else None
 
     def _place(self, claim: Claim) -> tuple[uuid.UUID, uuid.UUID, uuid.UUID] | str:
         """Return organization, meter and series of a claim, whatever its timestamp (asked again and again)."""
@@ -120,10 +117,11 @@ class Directory:
             return UNKNOWN_METER
         if claim.gateway is not None and not self.has_polled(claim.gateway, meter):
             return NOT_THIS_GATEWAY
-        series = self._series.get(meter.config, {}).get(claim.series) if meter.config is not None else None
-        if series is None:
-            return SERIES_NOT_ALLOWED
-        return (meter.organization or series[1], meter.id, series[0])
+        return self._place_of(meter, claim.series) or SERIES_NOT_ALLOWED
+
+    def _place_of(self, meter: Meter, name: str) -> tuple[uuid.UUID, uuid.UUID, uuid.UUID] | None:
+        series = self._series.get(meter.config, {}).get(name) if meter.config is not None else None
+        return (meter.organization or series[1], meter.id, series[0]) if series is not None else None
 
     def meter(self, device: uuid.UUID) -> Meter | None:
         """Return the meter with this id."""
@@ -185,6 +183,21 @@ class Directory:
             )
             for config, name, series, organization in found:
                 self._series.setdefault(config, {}).setdefault(name, (series, organization))
+
+
+def _arrival(claim: Claim, organization: uuid.UUID, device: uuid.UUID, series: uuid.UUID) -> Arrival:
+    return Arrival(
+        organization,
+        device,
+        series,
+        claim.timestamp,
+        claim.value,
+        claim.collected,
+        claim.unit,
+        claim.provenance,
+        claim.clock_offset,
+        claim.batch,
+    )
 
 
 async def look_up(session: AsyncSession, claims: Iterable[Claim]) -> Directory:

@@ -20,7 +20,7 @@ SWEEP_SECONDS = 2.0
 """Real seconds between two sweeps over staged readings, while there are any."""
 
 ORDER_SECONDS = 600.0
-"""Real seconds between two looks at partitions and at what may be forgotten."""
+"""Real seconds between two looks at partitions, at what may be forgotten, and at staged rows that are there twice."""
 
 MONTHS_AHEAD = 3
 REPLAYED_DAYS = 30
@@ -39,6 +39,8 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
         if clock.monotonic() >= next_order:
             await make_partitions(engine, clock.now())
             await forget(engine, clock.now())
+            if dropped := await adoption.drop_repeated(engine):
+                _log.info("repeated_dropped", count=dropped)
             next_order = clock.monotonic() + ORDER_SECONDS
         async with reading(engine) as session:
             staged = (await session.execute(sa.select(StagedReading.id).limit(1))).first() is not None

@@ -8,13 +8,14 @@ as a direct delivery would have.
 import datetime as dt
 import decimal
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import versions
 from hub.columns import to_microseconds
-from hub.judging import Claim
+from hub.judging import NOT_THIS_GATEWAY, Claim, Directory
 from hub.models import StagedReading
 from hub.once import insert_once
 
@@ -46,6 +47,18 @@ async def stage(session: AsyncSession, waiting: Sequence[tuple[Claim, str]], now
         for claim, reason in waiting
     ]
     await insert_once(session, StagedReading, rows, "identity")
+
+
+async def find_repeated(
+    session: AsyncSession, directory: Directory, waiting: Iterable[tuple[Claim, str]]
+) -> list[bool]:
+    """Return for each claim whether it waits for its gateway only and the hub has the same version from another one.
+
+    A store that was copied, or belonged to another gateway, brings such rows: what is there already need not wait.
+    """
+    arrivals = [directory.by_any_gateway(claim) if reason == NOT_THIS_GATEWAY else None for claim, reason in waiting]
+    there = iter(await versions.held(session, [arrival for arrival in arrivals if arrival is not None]))
+    return [arrival is not None and next(there) for arrival in arrivals]
 
 
 async def staged_count(session: AsyncSession) -> int:

@@ -120,6 +120,20 @@ async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.date
     return outcomes
 
 
+async def held(session: AsyncSession, arrivals: Sequence[Arrival]) -> list[bool]:
+    """Return for each arrival whether it is stored already, so that joining it would change nothing; nothing is."""
+    if not arrivals:
+        return []
+    named = {arrival.key: arrival for arrival in arrivals}
+    states = await _load(session, [named[key] for key in sorted(named)], lock=False)
+    found = []
+    for arrival in arrivals:
+        state = states.get(arrival.key)
+        version = state.versions.get(arrival.value) if state is not None else None
+        found.append(version is not None and version.first <= arrival.collected <= version.last)
+    return found
+
+
 def _same(one: Arrival, other: Arrival) -> bool:
     return one.collected == other.collected and one.value == other.value
 

@@ -15,7 +15,7 @@ from hub.database import writing
 from hub.ingest import store_deliveries
 from protocol.readings import NewMeterReading
 from tests.parts.databases import database_url, engine
-from tests.parts.estates import NOW, GatewayVoice, make_estate, new_meter, reading
+from tests.parts.estates import NOW, Estate, GatewayVoice, make_estate, new_meter, reading
 
 __all__ = ["database_url", "engine"]
 
@@ -105,3 +105,51 @@ async def test_a_sweep_goes_on_in_bounded_transactions(engine: AsyncEngine) -> N
     async with writing(engine) as session:
         assert await adoption.adopt(session, NOW, rows=25) == 25
     assert await adoption.sweep(engine, NOW) == 35
+
+
+def _original(estate: Estate) -> list[NewMeterReading]:
+    return [reading(estate.meters["M1"], f"{n}.50", at=n, collected=n) for n in range(20)]
+
+
+async def test_a_copied_store_brings_nothing_that_the_meters_own_gateway_has_brought(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    await make_estate(engine, gateway_id="gw-2")
+    voice, copy = GatewayVoice(), GatewayVoice("gw-2")
+    await store_deliveries(engine, [voice.readings(*_original(estate))], NOW, 10)
+    # The values are equal numbers in other words; one has another value, one was collected at another time, one is new.
+    strange = [
+        reading(estate.meters["M1"], "7", at=0, collected=0),
+        reading(estate.meters["M1"], "1.5", at=1, collected=9),
+        reading(estate.meters["M1"], "1", at=70, collected=70),
+    ]
+    equal = [reading(estate.meters["M1"], f"{n}.500", at=n, collected=n) for n in range(20)]
+    outcome = await store_deliveries(engine, [copy.readings(*equal, *strange)], NOW, 10)
+    assert (outcome.counts["duplicate"], outcome.counts["staged"]) == (20, 3)
+    assert await reasons(engine) == {"not_this_gateway": 3}
+    assert await stored(engine) == 20
+
+
+async def test_a_copy_that_came_in_one_group_with_its_original_is_a_duplicate(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    await make_estate(engine, gateway_id="gw-2")
+    deliveries = [voice.readings(*_original(estate)) for voice in (GatewayVoice("gw-2"), GatewayVoice())]
+    outcome = await store_deliveries(engine, deliveries, NOW, 10)
+    assert (outcome.counts["stored"], outcome.counts["duplicate"]) == (20, 20)
+    assert await reasons(engine) == {}
+
+
+async def test_a_copy_that_came_before_its_original_does_not_wait_for_ever(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    await make_estate(engine, gateway_id="gw-2")
+    found = _original(estate)
+    other = reading(estate.meters["M1"], "99", at=3, collected=3)
+    await store_deliveries(engine, [GatewayVoice("gw-2").readings(*found, other)], NOW, 10)
+    assert await reasons(engine) == {"not_this_gateway": 21}
+    assert await adoption.drop_repeated(engine) == 0
+    voice = GatewayVoice()
+    await store_deliveries(engine, [voice.readings(*found)], NOW, 10)
+    # A revision moves the current value on; the version that was copied is still there.
+    await store_deliveries(engine, [voice.readings(reading(estate.meters["M1"], "8", at=5, collected=30))], NOW, 10)
+    assert await adoption.drop_repeated(engine) == 20
+    assert await reasons(engine) == {"not_this_gateway": 1}
+    assert await stored(engine) == 20
