@@ -140,6 +140,18 @@ class Outbox:
             (first,),
         ).rowcount
 
+    def renumber(self, first: int) -> int:
+        """Give the rows from this sequence on new ones, behind all that were ever used; return the last old one.
+
+        For a hub that was restored: a receipt from before it names rows that are no longer there, so that it delivers
+        nothing when it is played again.
+        """
+        last = self.last()
+        step = max(0, last - first + 1)
+        self._db.execute(f"UPDATE {self._table} SET seq = seq + ? WHERE seq >= ?", (step, first))  # noqa: S608 - ours
+        self._db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (step, self._table))
+        return last
+
     def set_aside(self, seq: int) -> None:
         """Leave a row out of batches because it fits into no message that this broker takes."""
         self._db.execute(f"UPDATE {self._table} SET aside = 1 WHERE seq = ?", (seq,))  # noqa: S608 - our own names

@@ -161,7 +161,8 @@ def _losses(table: str, rows: Mapping[int, tuple[bytes, float]], wreck: Wreck, n
     top = max(wreck.tops.get(table, 0), max(rows, default=0))
     gone = wreck.meta.get(f"{table}{GONE}", 0)
     # What was deleted in order, because it had been delivered or declared, is not lost now.
-    edges = [min(gone, top) if isinstance(gone, int) else 0, *sorted(rows), top + 1]
+    floor = min(gone, top) if isinstance(gone, int) else 0
+    edges = [floor, *(sequence for sequence in sorted(rows) if sequence > floor), top + 1]
     gaps = [(before, after) for before, after in itertools.pairwise(edges) if after - before > 1]
     records = []
     if table not in wreck.tops:

@@ -90,6 +90,8 @@ class Sender:
         """Take receipts back from this sequence on, for a hub that was restored; return how many rows that are."""
         with self._store.transaction():
             rows = self._outbox.send_again(first)
+            if rows:
+                self._store.note_renumbered(self.channel, self._outbox.renumber(first))
         self._begin()
         self._wake.set()
         return rows

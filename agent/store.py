@@ -339,8 +339,13 @@ class Store:
 
     def note_gone(self) -> None:
         """Keep up to where rows were deleted, for whoever salvages this file; call it inside a transaction."""
-        self.put(READINGS_TABLE + GONE, self.readings.gone())
-        self.put(REPORTS_TABLE + GONE, self.reports.gone())
+        # Never back: what lies before rows that were numbered anew has been delivered.
+        self.put(READINGS_TABLE + GONE, max(self.readings.gone(), int(self.get(READINGS_TABLE + GONE) or 0)))
+        self.put(REPORTS_TABLE + GONE, max(self.reports.gone(), int(self.get(REPORTS_TABLE + GONE) or 0)))
+
+    def note_renumbered(self, channel: Channel, last: int) -> None:
+        """Keep that no row up to this one waits any more, for whoever salvages this file; inside the transaction."""
+        self.put((READINGS_TABLE if channel is Channel.READINGS else REPORTS_TABLE) + GONE, last)
 
     def close(self) -> None:
         """Close the file and let go of its seal."""

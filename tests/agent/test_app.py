@@ -133,6 +133,34 @@ async def test_rows_without_receipt_come_again_and_old_receipts_delete_nothing(
             await hub.until(lambda: len(hub.reports) >= 2 * seen)
 
 
+async def test_a_receipt_from_before_a_resend_delivers_nothing(
+    broker: Mosquitto, gateway: str, tmp_path: pathlib.Path
+) -> None:
+    """A hub was restored: what it had receipted before is played again while its rows are on their way once more."""
+    clock = fast_clock()
+    async with meters(clock) as endpoint, relay(broker.url, gateway) as hub:
+        task, line = a_task(), a_line(endpoint)
+        await hub.plan(1, lines=[line], devices=[a_device(line, tasks=[task.id])], tasks=[task])
+        async with running(Agent(gateway_settings(tmp_path, broker.url, gateway), clock)) as agent:
+            await hub.until(lambda: len(hub.readings) >= 3)
+            await hub.plan(2)
+            await hub.until(lambda: hub.online[-1].plan_revision == 2 and hub.online[-1].depth == 0)
+            stored = len(hub.readings)
+            played, hub.receipting = list(hub.receipts), False
+            await hub.resend(Channel.READINGS, agent.store.id, 1)
+            await until(lambda: agent.store.readings.depth() == stored)
+            for channel, name in played:
+                await hub.receipt(channel, name)
+            await asyncio.sleep(0.5)
+            assert agent.store.readings.depth() == stored
+            hub.readings.clear()
+            hub.receipting = True
+            await hub.until(lambda: agent.store.readings.depth() == 0)
+            assert len({reading.timestamp for reading in hub.readings}) == stored
+            # And a sequence is never used twice.
+            assert agent.store.readings.last() >= 2 * stored
+
+
 async def test_a_command_runs_once_however_often_it_comes(
     broker: Mosquitto, gateway: str, tmp_path: pathlib.Path
 ) -> None:
