@@ -9,19 +9,14 @@ asked by. The meter includes both limits, so the last good row comes again and i
 from collections.abc import Sequence
 
 from contexts.meters import Layout
-from protocol.iec62056 import RemoteProtocolError, UnreadableValue, lis200
+from protocol.iec62056 import lis200
 from protocol.iec62056.codes import ARCHIVE_EMPTY
 
 ROW_KEY = 3
 """Groups that name a row for good: its numbers and its time. LIS-200 fact sheet 3.3."""
 NUMBER_OBJECT = "A20"
 """Object of an archive that is the source of its row numbers. LIS-200 fact sheet 4."""
-COLUMN_CHARACTERS, ROW_CHARACTERS = 8, 20
-"""A row's length before one has been seen: per column with its brackets, and for time and row numbers."""
-UNKNOWN_COLUMNS = 18
-MOST_ROWS = 999
 ROW_OVERWRITTEN = 109
-BITS_PER_CHARACTER = 10
 
 
 class Readout:
@@ -34,12 +29,13 @@ class Readout:
         end: Last value.
         layout: The archive's columns, if they are known.
 
-    ``over`` says that there is no more to ask for.
+    ``over`` says that there is no more to ask for, ``asked`` is what the meter was asked for last.
     """
 
     def __init__(self, archive: int, position: int, start: str, end: str, layout: Layout | None) -> None:
         self.archive = archive
         self.over = False
+        self.asked = lis200.ArchiveRange()
         self._overwritten = 0
         self._position, self._start, self._end = position, start, end
         sources = layout.sources if layout else ()
@@ -51,6 +47,11 @@ class Readout:
 
     def argument(self, rows_per_block: int) -> str:
         """What to ask the meter now."""
+        argument = self._argument(rows_per_block)
+        self.asked = lis200.ArchiveRange.parse(argument)
+        return argument
+
+    def _argument(self, rows_per_block: int) -> str:
         if self._last is None:
             return lis200.archive_argument(self._position, self._start, self._end, rows_per_block)
         if self._by_number and self._number is not None:
@@ -101,22 +102,3 @@ def _at_least(text: str, limit: str) -> bool:
     if text.isdigit() and limit.isdigit():
         return int(text) >= int(limit)
     return text >= limit
-
-
-def doubt(rows: Sequence[lis200.Row], archive: int, columns: int | None) -> RemoteProtocolError | None:
-    """Say what does not hold together in a block: the block check lets some errors through."""
-    for row in rows:
-        if not row[0].strip().isdigit():
-            return UnreadableValue(row[0], f"the number of a row of archive {archive}")
-        if len(row) != (columns or len(rows[0])):
-            return RemoteProtocolError(
-                f"a row of archive {archive} has {len(row)} columns instead of {columns or len(rows[0])}"
-            )
-    return None
-
-
-def rows_per_block(seconds: float, rate: int, row_length: int | None, columns: int | None) -> int:
-    """How many rows fit into a block of ``seconds`` at ``rate`` baud, so that nobody waits longer for the line."""
-    guess = (columns or UNKNOWN_COLUMNS) * COLUMN_CHARACTERS + ROW_CHARACTERS
-    characters = seconds * rate / BITS_PER_CHARACTER
-    return max(1, min(MOST_ROWS, int(characters / (row_length or guess))))

@@ -11,13 +11,15 @@ import zoneinfo
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
+from agent.blocks import Blocks
 from agent.conversation import NoAnswer, Observer, SessionError, Times
 from agent.links import Link, LinkError
-from agent.opening import Learned, Opening, SilentMeter, WrongMeter, data_only, who
-from agent.readouts import Readout, doubt, rows_per_block
+from agent.opening import Learned, Opening, SilentMeter, WrongMeter, data_only, shown, who
+from agent.readouts import Readout
 from agent.runs import LineMemory
 from agent.settings import MeterPassword
 from contexts.calls import CallError
+from contexts.lis200_checks import ArchiveChecks, Doubt, Kind
 from contexts.lis200_times import nearest
 from contexts.meters import Held, Layout
 from protocol import iec62056
@@ -41,8 +43,8 @@ __all__ = [
 
 CLOCK = "1:400.0"
 UNKNOWN_ATTRIBUTE = frozenset({4, 5})
-SHORTER = 4
-"""By what a block is shortened when it does not come through."""
+MOST_RAW = 200
+"""Bytes of a damaged telegram that a cause repeats at most."""
 NO_LAYOUT = Layout((), (), ())
 """Kept in place of columns that do not hold any more: an empty layout is none."""
 DEFAULT_TIMES = Times()
@@ -57,6 +59,14 @@ _LAYOUT_ATTRIBUTES = (lis200.SOURCES, lis200.NAMES, lis200.UNITS)
 
 Between = Callable[["Session"], Awaitable[bool]]
 """Called between two blocks; True when the line was used for something else and the archive has to be asked again."""
+
+
+class _Misunderstood(iec62056.RemoteProtocolError):
+    """The meter may have heard something else than we said: not the block is to be repeated but the question."""
+
+    def __init__(self, text: str, problem: Doubt | None = None) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class Session:
@@ -83,8 +93,7 @@ class Session:
         self._mappings = {(mapping.archive, mapping.source): mapping.series for mapping in self.device.mappings}
         self._layouts: dict[int, Layout] = {}
         self._remembered: set[int] = set()
-        self._row_lengths: dict[int, int] = {}
-        self._shortening = 1
+        self._behind: str | None = ""
 
     # --- what a context sees ---------------------------------------------------------------------------------------
 
@@ -137,7 +146,8 @@ class Session:
     async def _attribute(self, archive: int, attribute: str) -> list[str]:
         """One row of column texts; nothing if this meter does not have that attribute."""
         try:
-            return await self.read(lis200.archive_address(archive, attribute))
+            # Read once and kept for years, so one wrong character here would name every reading wrongly.
+            return await self._opening.read(lis200.archive_address(archive, attribute), twice=True)
         except iec62056.MeterRefusal as refusal:
             if refusal.code not in UNKNOWN_ATTRIBUTE:
                 raise
@@ -149,42 +159,54 @@ class Session:
         It goes on by the archive's own row numbers where there are some, because a meter's clock may have gone back.
         """
         readout = Readout(archive, position, start, end, self._layouts.get(archive))
+        checks = ArchiveChecks(archive, self._layouts.get(archive), self._zone)
+        asked_anew = 0
         while not readout.over:
             try:
-                async for rows in self._answer(readout):
+                async for rows in self._answer(readout, checks):
                     yield rows
             except iec62056.MeterRefusal as refusal:
                 if not readout.goes_on_after(refusal.code, self._opening.times.repeats):
                     raise
+            except _Misunderstood as misunderstood:
+                asked_anew += 1
+                if asked_anew > self._opening.times.repeats:
+                    raise
+                if misunderstood.problem is not None:
+                    checks.settle(misunderstood.problem)
+                await self._opening.conversation.quiet()
+                readout.interrupted()
             except (NoAnswer, iec62056.RemoteProtocolError):
                 # Where a long block does not come through, a shorter one may.
                 if self._forgotten(archive) or self._rows_per_block(archive) == 1:
                     raise
-                self._shortening *= SHORTER
+                self._blocks(archive).lost()
                 readout.interrupted()
 
-    async def _answer(self, readout: Readout) -> AsyncIterator[list[list[str]]]:
+    async def _answer(self, readout: Readout, checks: ArchiveChecks) -> AsyncIterator[list[list[str]]]:
         """Ask once (R3) and bring the new rows of each block, until it is over or the line was lent."""
-        argument = readout.argument(self._rows_per_block(readout.archive))
-        command = iec62056.ReadBlocks(lis200.archive_address(readout.archive), argument)
-        block = data_only(await self._opening.conversation.ask(command, again=True))
+        talk, blocks = self._opening.conversation, self._blocks(readout.archive)
+        asked = self._rows_per_block(readout.archive)
+        command = iec62056.ReadBlocks(lis200.archive_address(readout.archive), readout.argument(asked))
+        block = data_only(await talk.ask(command, again=True, expected=blocks.characters(asked)))
         stuck = 0
         while True:
-            block, rows = await self._sound(block, readout.archive)
+            block, rows = await self._sound(block, readout, checks)
+            anew = blocks.came(self._opening.times.repeats - talk.core.repeats_left)
             fresh = readout.take(rows, last=block.last)
             self.rows_read += len(fresh)
             if fresh:
                 yield fresh
             if readout.over:
                 return
-            if self._between_blocks is not None and await self._between_blocks(self):
+            if (self._between_blocks is not None and await self._between_blocks(self)) or anew:
                 readout.interrupted()
                 return
             # A block whose acknowledgement was lost comes again; its rows are dropped above.
             stuck = stuck + 1 if block.repeated else 0
             if stuck > self._opening.times.repeats:
                 raise iec62056.TooManyRepeats
-            block = await self._opening.conversation.next_block(good=True)
+            block = await talk.next_block(good=True, expected=blocks.characters(asked))
 
     def held(self, archive: int) -> Held | None:
         """Return what the gateway already holds of this archive."""
@@ -235,40 +257,64 @@ class Session:
         return len(layout.sources or layout.names) if layout else None
 
     def _rows_per_block(self, archive: int) -> int:
-        rate, length = self._opening.conversation.core.rate, self._row_lengths.get(archive)
-        return rows_per_block(self._opening.times.block / self._shortening, rate, length, self._columns(archive))
+        rate, seconds = self._opening.conversation.core.rate, self._opening.times.block
+        return self._blocks(archive).rows(seconds, rate, self._columns(archive))
+
+    def _blocks(self, archive: int) -> Blocks:
+        return self._opening.learned.blocks.setdefault((self.device.id, archive), Blocks())
 
     def _forgotten(self, archive: int) -> bool:
         """Whether the columns turned out to be others than remembered."""
         return archive in self._remembered and self._memory.layout(self.device.id, archive) == NO_LAYOUT
 
-    async def _sound(self, block: iec62056.Data, archive: int) -> tuple[iec62056.Data, tuple[lis200.Row, ...]]:
+    async def _sound(
+        self, block: iec62056.Data, readout: Readout, checks: ArchiveChecks
+    ) -> tuple[iec62056.Data, tuple[lis200.Row, ...]]:
         """Return the block and its rows once they hold together: the block check lets some errors through.
 
         What comes the same twice is the meter's own word, however odd, and is left to the context to judge.
+
+        Raises:
+            _Misunderstood: when not the block but the question has to be repeated.
+            RemoteProtocolError: when the block never held together; with its text as it came.
         """
+        archive, conversation = readout.archive, self._opening.conversation
         odd = None
         while True:
             problem: iec62056.RemoteProtocolError | None = None
             rows: tuple[lis200.Row, ...] = ()
             try:
                 rows = block.rows
-                problem = doubt(rows, archive, self._columns(archive))
+                problem = checks.doubt(rows, readout.asked)
             except iec62056.UnreadableValue as error:
                 problem = error
+            if await conversation.surplus() and not self._more_behind(block.text):
+                raise _Misunderstood(f"archive {archive}: more came behind a block: {shown(block.text)}")
             same_again = bool(rows) and block.text == odd
-            if same_again and archive in self._remembered:
-                # The meter was changed since its columns were read.
-                self._memory.keep_layout(self.device.id, archive, NO_LAYOUT)
-                raise iec62056.RemoteProtocolError(f"{problem}; its columns will be read anew by the next run")
+            doubt = problem if isinstance(problem, Doubt) else None
+            if doubt is not None and doubt.misunderstood:
+                raise _Misunderstood(f"{doubt}; the block as it came: {shown(block.text)}", doubt)
+            if same_again and doubt is not None:
+                checks.settle(doubt)
+                if doubt.kind is Kind.COLUMNS and archive in self._remembered:
+                    # The meter was changed since its columns were read.
+                    self._memory.keep_layout(self.device.id, archive, NO_LAYOUT)
+                    raise iec62056.RemoteProtocolError(f"{doubt}; its columns will be read anew by the next run")
             if problem is None or same_again:
-                length = -(-(len(block.text) + 2) // max(1, len(rows)))
-                self._row_lengths[archive] = max(self._row_lengths.get(archive, 0), length)
+                checks.accept(rows)
+                self._blocks(archive).seen(len(block.text), len(rows))
                 return block, rows
-            if not self._opening.conversation.core.repeats_left:
-                raise problem
+            if not conversation.core.repeats_left:
+                raise iec62056.RemoteProtocolError(f"{problem}; the block as it came: {shown(block.text)}")
             odd = block.text
-            block = await self._opening.conversation.next_block(good=False)
+            block = await conversation.next_block(good=False)
+
+    def _more_behind(self, text: str) -> bool:
+        """Whether this meter always sends something behind its blocks: it did so behind this very block before."""
+        same, self._behind = self._behind in {text, None}, text
+        if same:
+            self._behind = None
+        return same
 
 
 @contextlib.asynccontextmanager
@@ -334,7 +380,9 @@ def cause_of(error: Exception, meter: str) -> str:
     """Say in a sentence why a call failed; names meter and line unless the call itself was wrong."""
     if isinstance(error, CallError | SessionError):
         return str(error)
-    return f"{meter}: {error.what if isinstance(error, LinkError) else error}"
+    raw = error.raw if isinstance(error, iec62056.RemoteProtocolError) else b""
+    came = f"; the telegram as it came, with its parity bits: {raw[:MOST_RAW].hex(' ')}" if raw else ""
+    return f"{meter}: {error.what if isinstance(error, LinkError) else error}{came}"
 
 
 def _zone(device: Device, meter: str) -> zoneinfo.ZoneInfo:

@@ -67,9 +67,15 @@ _HABITS = frozenset({Kind.FORM, Kind.LAW})
 class Doubt(RemoteProtocolError):  # noqa: N818 - a doubt is no verdict
     """A block does not hold together."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: Kind, text: str, key: object = None) -> None:
         super().__init__(text)
         self.kind = kind
+        self.key = key
+
+    @property
+    def misunderstood(self) -> bool:
+        """Whether the meter may have heard another question, or been a block ahead: then it is to be asked anew."""
+        return self.kind in {Kind.GAP, Kind.RANGE}
 
 
 @dataclasses.dataclass(slots=True)
@@ -134,8 +140,8 @@ class ArchiveChecks:
         self._before = _Before()
         self._tried: tuple[Sequence[Row], _Before] | None = None
         self._recent: frozenset[Row] = frozenset()
-        self._gap: tuple[int, int] | None = None
         self._habits: set[Kind] = set()
+        self._settled: set[object] = set()
 
     def _find(self, layout: Layout, found: Columns) -> None:
         count = found.count
@@ -159,18 +165,15 @@ class ArchiveChecks:
         if {"7:310", "6:310_1", "5:310"} <= at.keys() and found.event is not None:
             self._gas = at["7:310"], at["6:310_1"], at.get("8:310"), at["5:310"]
 
-    def doubt(self, rows: Sequence[Row], asked: ArchiveRange, *, repeated: bool = False) -> Doubt | None:
+    def doubt(self, rows: Sequence[Row], asked: ArchiveRange) -> Doubt | None:
         """Say what of a block's rows does not hold together; None if all does.
 
-        Args:
-            rows: The rows of one block.
-            asked: What the meter was asked for.
-            repeated: The block came before: its acknowledgement was lost.
+        A row of the block before may come again: an acknowledgement was lost, or the answer goes on after its last row.
         """
-        before = _Before() if repeated else self._before.copy()
+        before = self._before.copy()
         for row in rows:
-            if row in self._recent and not repeated:
-                continue  # an answer that goes on after its last good row brings that again
+            if row in self._recent:
+                continue
             problem = self._judge(row, before, asked, len(rows[0]))
             if problem is not None and problem.kind not in self._habits:
                 return problem
@@ -178,11 +181,9 @@ class ArchiveChecks:
         self._tried = (rows, before)
         return None
 
-    def accept(self, rows: Sequence[Row], *, repeated: bool = False) -> None:
+    def accept(self, rows: Sequence[Row]) -> None:
         """Take a block's rows for what the meter says; the next block is compared with them."""
         tried, self._tried = self._tried, None
-        if repeated:
-            return
         if tried is not None and tried[0] is rows:
             self._before = tried[1]
         else:
@@ -192,18 +193,11 @@ class ArchiveChecks:
         self._recent = frozenset(rows)
 
     def settle(self, problem: Doubt) -> None:
-        """The same came twice: a meter's habits are not doubted again."""
+        """What comes the same again is the meter's own word: this gap, this row, or for ever if it is a habit."""
         if problem.kind in _HABITS:
             self._habits.add(problem.kind)
-
-    def gap_again(self, rows: Sequence[Row]) -> bool:
-        """Whether rows are missing where they were missing the last time that the meter was asked: then it has none."""
-        found = self._columns
-        numbers = [] if found is None or found.number is None else [_int(row, found.number) for row in rows]
-        before = self._before.number
-        gap = next(((a, b) for a, b in zip([before, *numbers], numbers, strict=False) if a and b and b > a + 1), None)
-        was, self._gap = self._gap, gap
-        return was is not None and was == gap
+        if problem.key is not None:
+            self._settled.add(problem.key)
 
     # --- judging one row -------------------------------------------------------------------------------------------
 
@@ -212,7 +206,7 @@ class ArchiveChecks:
         if len(row) != expected:
             return self._say(Kind.COLUMNS, f"a row has {len(row)} columns instead of {expected}")
         if not row[0].strip().isdigit():
-            return self._say(Kind.FORM, f"a row begins with {row[0]!r} instead of its number")
+            return self._say(Kind.COLUMNS, f"a row begins with {row[0]!r} instead of its number")
         found = self._columns
         if found is None:
             return None
@@ -226,14 +220,14 @@ class ArchiveChecks:
             or self._judge_range(found, row, time, asked)
             or self._judge_numbers(found, row, before)
             or self._judge_time(time, event, row, before)
-            or self._judge_raster(found, time, event, before)
+            or self._judge_raster(found, time, event, row, before)
             or self._judge_totals(found, row, event, before)
             or self._judge_forms(found, row, time, before)
             or self._judge_law(row, before)
         )
 
-    def _say(self, kind: Kind, text: str) -> Doubt:
-        return Doubt(kind, f"archive {self._archive}: {text}")
+    def _say(self, kind: Kind, text: str, key: object = None) -> Doubt:
+        return Doubt(kind, f"archive {self._archive}: {text}", key)
 
     def _judge_check(self, found: Columns, row: Row, before: _Before) -> Doubt | None:
         if found.check is None:
@@ -262,8 +256,8 @@ class ArchiveChecks:
                 return None
         except (UnreadableValue, ValueError):
             return None  # the question itself is nothing to compare with
-        if outside:
-            return self._say(Kind.RANGE, f"a row of {row[found.time]} lies outside of what was asked for")
+        if outside and row not in self._settled:
+            return self._say(Kind.RANGE, f"a row of {row[found.time]} lies outside of what was asked for", row)
         return None
 
     def _judge_numbers(self, found: Columns, row: Row, before: _Before) -> Doubt | None:
@@ -276,8 +270,9 @@ class ArchiveChecks:
                 return self._say(Kind.FORM, f"{row[at]!r} is no row number")
             if was is not None and number <= was:
                 return self._say(Kind.ORDER, f"row number {number} comes after {was}")
-            if was is not None and consecutive and number != was + 1:
-                return self._say(Kind.GAP, f"row number {number} comes after {was}: rows are missing")
+            gap = (was, number)
+            if was is not None and consecutive and number != was + 1 and gap not in self._settled:
+                return self._say(Kind.GAP, f"row number {number} comes after {was}: rows are missing", gap)
         return None
 
     def _judge_time(self, time: dt.datetime, event: int | None, row: Row, before: _Before) -> Doubt | None:
@@ -294,7 +289,9 @@ class ArchiveChecks:
         moments = (time, time - dt.timedelta(seconds=1))
         return any(first != second for first, second in (candidates(self._zone, moment) for moment in moments))
 
-    def _judge_raster(self, found: Columns, time: dt.datetime, event: int | None, before: _Before) -> Doubt | None:
+    def _judge_raster(
+        self, found: Columns, time: dt.datetime, event: int | None, row: Row, before: _Before
+    ) -> Doubt | None:
         """Rows with which a period ended lie one period apart, unless the clock was set in between."""
         if event is None or event >> 8 != _PERIOD_ENDS or found.log_book:
             return None
@@ -302,6 +299,9 @@ class ArchiveChecks:
             return self._say(Kind.RASTER, f"a period ends with 0x{event:04X} where 0x{before.boundary_event:04X} stood")
         if before.boundary is None or before.period is None or before.clock_set:
             return None
+        number = None if found.number is None else _int(row, found.number)
+        if self._consecutive and before.number is not None and number != before.number + 1:
+            return None  # rows are missing in the meter itself, and their time with them
         if self._one_period(before.boundary, time, before.period):
             return None
         gap = time - before.boundary

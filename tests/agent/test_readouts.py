@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.readouts import Readout, doubt, rows_per_block
+from agent.readouts import Readout
 from contexts.meters import Layout
 from protocol.iec62056 import lis200
 
@@ -94,25 +94,6 @@ def test_without_numbers_a_clock_that_only_went_forward_is_enough(
     readout = Readout(3, 3, start, end, layout)
     wanted = [list(row) for row in answer(rows, f"3;{start};{end};2")]
     assert read(readout, rows, breaks, compares_numbers=False) == wanted
-
-
-@given(st.integers(50, 115_200), st.one_of(st.none(), st.integers(10, 400)), st.one_of(st.none(), st.integers(1, 40)))
-def test_a_block_is_never_longer_than_its_time_unless_it_is_one_row(
-    rate: int, length: int | None, columns: int | None
-) -> None:
-    rows = rows_per_block(3, rate, length, columns)
-    assert 1 <= rows <= 999
-    if length is not None and rows > 1:
-        assert rows * length * 10 / rate <= 3
-
-
-def test_what_does_not_hold_together_is_doubted() -> None:
-    good = archive([1, 2])
-    assert doubt(good, 3, 4) is None
-    assert doubt(good, 3, None) is None
-    assert "instead of 5" in str(doubt(good, 3, 5))
-    assert "instead of 4" in str(doubt([*good, good[0][:3]], 3, None))
-    assert "number of a row" in str(doubt([("1x", "2", "3", "4")], 3, 4))
 
 
 def test_an_overwritten_row_is_asked_around_a_bounded_number_of_times() -> None:
