@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from agent import metrics
-from agent.backlog import BacklogError, read_backlog
+from agent.backlog import STATUS, BacklogError, read_backlog
 from agent.clocks import Clock
 from agent.commands import CommandDesk
 from agent.duties import EMPTY, Roster, judge
@@ -168,6 +168,10 @@ class Agent:
         pruned = self._clock.monotonic()
         while True:
             doubt = self._trust.doubt()
+            if self._trust.moved() and doubt and self._roster.revision and not self.store.depth():
+                # Only a receipt tells the hub's time, and only what is sent gets one.
+                with contextlib.suppress(StoreFullError), self.store.transaction():
+                    self._tell_applied(self._roster)
             if doubt != self._doubt:
                 self._doubt = doubt
                 self._scheduler.wake()
@@ -368,6 +372,7 @@ class Agent:
         )
 
     def _status(self) -> str:
+        """Say what people should know of this gateway, in a sentence each; ``metergate-agent outbox`` shows it too."""
         aside = self.store.readings.aside() + self.store.reports.aside()
         parts = [
             self._trust.doubt(),
@@ -377,7 +382,11 @@ class Agent:
             _ORIGINS.get(self.store.origin, ""),
             f"{aside} rows fit into no message that this broker takes" if aside else "",
         ]
-        return "; ".join(part for part in parts if part)
+        status = "; ".join(part for part in parts if part)
+        if status != self.store.get(STATUS):
+            with contextlib.suppress(StoreFullError), self.store.transaction(durable=False):
+                self.store.put(STATUS, status)
+        return status
 
     def _figures(self) -> str:
         """Write the page for Prometheus; runs in another thread, so that it asks the store's file, not the store."""

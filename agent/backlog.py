@@ -24,6 +24,9 @@ WINDOW = 60.0
 IDLE = 5.0
 """A longer pause between two receipts is not counted: nothing was sent in it."""
 
+STATUS = "status"
+"""Key under which a running agent keeps what its life sign says of it."""
+
 REPORTS_LOOKED_AT = 5000
 """So many of the newest reports are searched for the causes of errors."""
 
@@ -66,7 +69,10 @@ class RunErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """A store at one instant. ``running`` says whether an agent has it open, None where the machine does not tell."""
+    """A store at one instant. ``running`` says whether an agent has it open, None where the machine does not tell.
+
+    ``status`` is what the agent last said of itself: whether its clock is believed, why archive reads have stopped.
+    """
 
     gateway: str
     store: str
@@ -77,6 +83,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     channels: dict[str, ChannelBacklog]
     errors: list[RunErrors]
+    status: str
 
     @property
     def depth(self) -> int:
@@ -95,7 +102,9 @@ def read_backlog(path: pathlib.Path, now: dt.datetime) -> Backlog:
     try:
         with _opened(path) as db:
             db.execute("BEGIN")
-            meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('store', 'gateway', 'session')"))
+            meta = dict(
+                db.execute("SELECT key, value FROM meta WHERE key IN ('store', 'gateway', 'session', 'status')")
+            )
             return Backlog(
                 gateway=str(meta.get("gateway") or ""),
                 store=(meta.get("store") or b"").hex(),
@@ -106,6 +115,7 @@ def read_backlog(path: pathlib.Path, now: dt.datetime) -> Backlog:
                 session=int(meta.get("session") or 0),
                 channels={str(channel): _channel(db, table, now.timestamp()) for channel, table in _TABLES.items()},
                 errors=_errors(db),
+                status=str(meta.get(STATUS) or ""),
             )
     except sqlite3.Error as error:
         raise BacklogError(

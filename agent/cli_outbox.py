@@ -55,6 +55,7 @@ def text_of(found: Backlog) -> str:
     """Lay a backlog out for people."""
     state = {True: "the agent runs", False: "no agent runs", None: "whether the agent runs is not known"}[found.running]
     lines = [f"gateway {found.gateway}: {state}", f"store {found.store}, {found.path}, {found.bytes} bytes"]
+    lines += [f"status: {found.status}"] if found.status else []
     for name, channel in found.channels.items():
         lines += ["", f"{name}: {_waiting(channel)}"]
         lines += [f"  {line}" for line in _details(channel)]

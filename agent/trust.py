@@ -3,7 +3,7 @@
 The clock is believed if the kernel says that it is synchronised, or it agrees within 5 minutes with the hub's time in
 a receipt for a batch that this process sent, or it lies between the last *confirmed* time and 30 days after it. Only
 the first two confirm a time, and only confirmed times move that floor. On the settable clock of demos, tests and
-benchmarks the time is what somebody chose, and believed.
+benchmarks the time is what somebody chose, and believed unless they ask for it to be judged.
 """
 
 import contextlib
@@ -57,6 +57,7 @@ class ClockTrust:
         self._confirmed = store.get_instant(_KEY)
         # What the clock showed when the hub agreed, and the monotonic instant of it.
         self._agreed: tuple[dt.datetime, float] | None = None
+        self._seen = (clock.now(), clock.monotonic())
 
     def believed(self) -> bool:
         """Judge the clock now."""
@@ -64,10 +65,12 @@ class ClockTrust:
 
     def doubt(self) -> str:
         """Return why the clock is not believed, for people; empty when it is."""
-        if self._clock.settable:
+        if not self._clock.judged:
             return ""
         now = self._clock.now()
-        if self._synchronised() or self._still_agrees(now):
+        stands_in = self._clock.synchronised()
+        synchronised = self._synchronised() if stands_in is None else stands_in
+        if synchronised or self._still_agrees(now):
             self._confirm(now)
             return ""
         if self._confirmed is None:
@@ -91,8 +94,17 @@ class ClockTrust:
         if self._agreed is None:
             return False
         shown, monotonic = self._agreed
-        elapsed = dt.timedelta(seconds=self._clock.monotonic() - monotonic)
-        return abs(now - (shown + elapsed)) <= AGREES_WITHIN
+        return abs(now - self._evenly(shown, monotonic)) <= AGREES_WITHIN
+
+    def moved(self) -> bool:
+        """Whether somebody has set the clock since this was last asked."""
+        now = self._clock.now()
+        before, self._seen = self._seen, (now, self._clock.monotonic())
+        return abs(now - self._evenly(*before)) > AGREES_WITHIN
+
+    def _evenly(self, shown: dt.datetime, monotonic: float) -> dt.datetime:
+        """Return what a clock that nobody has set shows now."""
+        return shown + dt.timedelta(seconds=(self._clock.monotonic() - monotonic) * self._clock.rate)
 
     def _confirm(self, now: dt.datetime) -> None:
         if self._confirmed is not None and dt.timedelta(0) <= now - self._confirmed < CONFIRM_EVERY:
