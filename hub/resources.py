@@ -11,6 +11,7 @@ import datetime as dt
 import decimal
 import random
 import uuid
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from litestar.params import FromPath, JSONBody
 from sqlalchemy import Table, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import adoption, plans
 from hub.bodies import Body, given, partial
@@ -34,6 +35,9 @@ _BEYOND_IDS = 2**63
 _TRIES = 8
 _CROSSED = frozenset({"40P01", "40001"})
 """What PostgreSQL says when two transactions wait for each other, or cannot both be: one of them is to try again."""
+
+_plan_edits: weakref.WeakKeyDictionary[AsyncEngine, asyncio.Lock] = weakref.WeakKeyDictionary()
+"""Whose turn it is in this process to edit what plans are made of, by engine."""
 
 _Result = TypeVar("_Result")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -308,10 +312,11 @@ async def in_transaction(
     """
     for turn in range(_TRIES):
         try:
-            async with writing(hub.engine) as session:
-                if resource is not None and resource.gateways is not _no_gateways:
-                    await plans.one_at_a_time(session)
-                done = await work(session)
+            if resource is not None and resource.gateways is not _no_gateways:
+                done = await _edit_plans(hub, work)
+            else:
+                async with writing(hub.engine) as session:
+                    done = await work(session)
         except DBAPIError as error:
             if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) not in _CROSSED:
                 raise
@@ -321,6 +326,13 @@ async def in_transaction(
         # Jitter, so that those who crossed do not meet again.
         await asyncio.sleep(random.uniform(0, 0.02 * 2**turn))  # noqa: S311 - no secret
     raise Conflict("others change the same things at this moment; nothing was changed: try again")
+
+
+async def _edit_plans(hub: Hub, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
+    # Those of one process wait here first, so that many editors do not take all connections only to wait in them.
+    async with _plan_edits.setdefault(hub.engine, asyncio.Lock()), writing(hub.engine) as session:
+        await plans.one_at_a_time(session)
+        return await work(session)
 
 
 async def list_page(request: HubRequest, resource: Resource) -> Page[Any]:

@@ -5,7 +5,7 @@ import asyncio
 from sqlalchemy import select
 
 from hub import plans
-from hub.database import reading
+from hub.database import reading, writing
 from hub.models import Gateway
 from tests.parts.databases import database_url, engine
 from tests.parts.rest import TASK, Fleet, Rest, create_fleet, rest
@@ -100,3 +100,18 @@ async def test_a_meter_goes_while_its_readings_come(rest: Rest) -> None:
         assert deleted in {204, 409}
         if deleted != 204:
             await rest.call("DELETE", f"/v1/metering/meter-devices/{meter}?with_readings=true", status=204)
+
+
+async def test_many_editors_leave_room_for_those_who_look(rest: Rest) -> None:
+    """More editors of plans than the process has connections wait for each other, and a reader does not for them."""
+    fleet = await create_fleet(rest)
+    meter = f"/v1/metering/meter-devices/{fleet.meter}"
+    async with writing(rest.hub.engine) as session:
+        # As another process that edits: all editors here wait until it has ended.
+        await plans.one_at_a_time(session)
+        editing = [asyncio.ensure_future(rest.patch(meter, name=f"editor {n}")) for n in range(30)]
+        await asyncio.sleep(0.3)
+        await asyncio.wait_for(rest.get(meter), 5)
+        assert not any(edit.done() for edit in editing)
+    names = {answer["name"] for answer in await asyncio.gather(*editing)}
+    assert names == {f"editor {n}" for n in range(30)}
