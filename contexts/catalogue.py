@@ -48,12 +48,14 @@ def check_call(context: str, call: str, kwargs: Mapping[str, Any] | None) -> msg
 def kwargs_from_text(context: str, call: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Kwargs as JSON has them, from the ``key=value`` texts of a command line; checked like ``check_call`` does.
 
+    A list is its parts with commas between, ``null`` stands for none.
+
     Raises:
         CallError: as ``check_call``.
     """
     checked = _checked(find_call(context, call), texts, strict=False)
     given = {key: getattr(checked, key) for key in texts}
-    return {key: value if isinstance(value, int) else texts[key] for key, value in given.items()}
+    return {key: value if isinstance(value, int) else _parts(texts[key], value) for key, value in given.items()}
 
 
 def _checked(call: Call, kwargs: Mapping[str, Any], *, strict: bool) -> msgspec.Struct:
@@ -69,10 +71,22 @@ def _checked(call: Call, kwargs: Mapping[str, Any], *, strict: bool) -> msgspec.
                 raise CallError(f"task_kwargs.{key}", f"missing; expected {_expected(field.type)}")
             continue
         try:
-            values[key] = msgspec.convert(kwargs[key], field.type, strict=strict, dec_hook=_decoded)
+            given = kwargs[key] if strict else _from_text(kwargs[key], field.type)
+            values[key] = msgspec.convert(given, field.type, strict=strict, dec_hook=_decoded)
         except msgspec.ValidationError as error:
             raise CallError(f"task_kwargs.{key}", f"{error}; expected {_expected(field.type)}") from error
     return call.kwargs(**values)
+
+
+def _from_text(text: str, kind: Any) -> Any:  # noqa: ANN401 - a type as annotated, and what msgspec converts
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return text.split(",") if get_origin(plain) is list else text
+
+
+def _parts(text: str, value: object) -> Any:  # noqa: ANN401 - as JSON has it
+    if value is None:
+        return None
+    return text.split(",") if isinstance(value, list) else text
 
 
 def _decoded(kind: type, value: object) -> object:

@@ -5,10 +5,24 @@ Role: the list of its calls. What they take is in ``contexts.lis200_kwargs``, wh
 """
 
 from contexts.calls import Call, Context
-from contexts.lis200_archives import read_archive_by_date, read_archive_by_offset_seconds
+from contexts.lis200_archives import (
+    read_archive_by_date,
+    read_archive_by_offset_seconds,
+    read_archive_since_last,
+    read_events,
+)
 from contexts.lis200_clock import set_time
-from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds, ReadSingleValue, SetTime
-from contexts.lis200_values import read_single_value
+from contexts.lis200_kwargs import (
+    ReadArchiveByDate,
+    ReadArchiveByOffsetSeconds,
+    ReadArchiveSinceLast,
+    ReadEvents,
+    ReadIdentity,
+    ReadSingleValue,
+    ReadValues,
+    SetTime,
+)
+from contexts.lis200_values import read_identity, read_single_value, read_values
 
 CONTEXT = Context(
     "generic_lis200",
@@ -24,6 +38,10 @@ CONTEXT = Context(
                 read_archive_by_offset_seconds,
                 archive=True,
             ),
+            Call("read_archive_since_last", ReadArchiveSinceLast, read_archive_since_last, archive=True),
+            Call("read_events", ReadEvents, read_events, archive=True),
+            Call("read_values", ReadValues, read_values),
+            Call("read_identity", ReadIdentity, read_identity),
             Call("set_time", SetTime, set_time, writes=True),
         )
     },

@@ -4,8 +4,9 @@ Role: turns a range into reads of a ``Meter``. What rows mean is in ``contexts.l
 ``contexts.lis200_times``.
 
 Rules: an archive is asked wide in the meter's time and cut exactly in UTC, both limits included. What is held is
-known by the archive's own row numbers, because a meter's clock goes back and numbers do not. A row that is damaged
-is asked for once more; one that stays so becomes a problem of the answer and costs itself only.
+known by the archive's own row numbers, because a meter's clock goes back and numbers do not. A row that is damaged, or
+has a column that is not what it should be, is asked for once more; what stays so becomes a problem of the answer and
+costs itself only: the row, or the column.
 """
 
 import dataclasses
@@ -15,13 +16,21 @@ from collections.abc import Sequence
 from contexts.calls import CallError
 from contexts.lis200_columns import Columns, LayoutError, columns, number_column, time_column
 from contexts.lis200_events import events, summer_by_events
-from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds
+from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds, ReadArchiveSinceLast, ReadEvents
+from contexts.lis200_layouts import completed, known_layouts
 from contexts.lis200_rows import DamagedRow, Row, read_row, readings
 from contexts.lis200_times import meter_window, resolve, summer_hints
+from contexts.lis200_verify import verified
 from contexts.meters import Answer, Held, Layout, Meter, Moment
-from protocol.iec62056.codes import ARCHIVE_EMPTY
+from protocol.iec62056.codes import ARCHIVE_EMPTY, is_logger
 from protocol.iec62056.errors import MeterRefusal
 from protocol.iec62056.lis200 import format_datetime
+
+LOG_BOOK, LOGGER_LOG_BOOK = 4, 10
+"""Archives with the events, of EK and TC and of DL. Source: LIS-200 fact sheet 3.4."""
+
+BEFORE_ALL = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""Where what is held begins when all that the archive had was read."""
 
 _EMPTY = frozenset({ARCHIVE_EMPTY, 104, 105})
 """Refusals that mean that no row is in the range. Source: LIS-200 fact sheet 3.3."""
@@ -35,9 +44,10 @@ async def read_archive_by_date(meter: Meter, moment: Moment, kwargs: ReadArchive
         LayoutError: when no column of the archive holds a time.
         MeterRefusal: when the meter says no.
     """
+    meter = verified(meter, kwargs.verify)
     del moment  # both limits are absolute
     layout = await meter.layout(kwargs.archive_number)
-    _check_position(layout, kwargs.archive_number, kwargs.control_position)
+    _check_position(meter, layout, kwargs.archive_number, kwargs.control_position)
     start = kwargs.start_date.earliest(meter.zone)
     end = kwargs.end_date.latest(meter.zone) if kwargs.end_date else None
     if end is not None and end < start:
@@ -54,9 +64,10 @@ async def read_archive_by_offset_seconds(meter: Meter, moment: Moment, kwargs: R
         LayoutError: when no column of the archive holds a time.
         MeterRefusal: when the meter says no.
     """
+    meter = verified(meter, kwargs.verify)
     archive, position = kwargs.archive_number, kwargs.control_position
     layout = await meter.layout(archive)
-    _check_position(layout, archive, position)
+    _check_position(meter, layout, archive, position)
     counted_from = moment.reference if moment.since is None else min(moment.since, moment.reference)
     start = counted_from - dt.timedelta(seconds=kwargs.offset_seconds)
     held = meter.held(archive)
@@ -74,24 +85,100 @@ async def read_archive_by_offset_seconds(meter: Meter, moment: Moment, kwargs: R
     return dataclasses.replace(_answer(meter, archive, read), archive=archive, held=now_held)
 
 
+async def read_archive_since_last(meter: Meter, moment: Moment, kwargs: ReadArchiveSinceLast) -> Answer:
+    """Read the rows that are not held yet; while none is, all, or those of ``offset_seconds`` before the run's tick.
+
+    Raises:
+        CallError: when ``control_position`` is not the time column.
+        LayoutError: when no column of the archive holds a time.
+        MeterRefusal: when the meter says no.
+    """
+    meter = verified(meter, kwargs.verify)
+    archive = kwargs.archive_number
+    read, held = await _read_new(meter, moment, archive, kwargs.control_position, kwargs.offset_seconds)
+    return dataclasses.replace(_answer(meter, archive, read), archive=archive, held=held)
+
+
+async def read_events(meter: Meter, moment: Moment, kwargs: ReadEvents) -> Answer:
+    """Read the entries of a log book or audit trail that are not held yet, as events.
+
+    Raises:
+        CallError: when the archive holds measured values: to remember its rows as held would lose those.
+        LayoutError: when no column of the archive holds a time.
+        MeterRefusal: when the meter says no.
+    """
+    meter = verified(meter, kwargs.verify)
+    logger = is_logger(meter.model)
+    archive = kwargs.archive_number or (LOGGER_LOG_BOOK if logger else LOG_BOOK)
+    read, held = await _read_new(meter, moment, archive, None, kwargs.offset_seconds)
+    if read.columns is not None and not read.columns.log_book:
+        raise CallError(
+            "task_kwargs.archive_number",
+            f"archive {archive} of this meter holds measured values; read_archive_since_last brings its events, too",
+        )
+    return dataclasses.replace(_answer(meter, archive, read), archive=archive, held=held)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Read:
-    """What an archive answered: its columns, rows with their instants in the archive's order, and damaged rows."""
+    """What an archive answered: its columns, rows with their instants in the archive's order, and damaged rows.
+
+    ``before`` is the row before the first one, if it came, too.
+    """
 
     columns: Columns | None = None
     rows: Sequence[tuple[Row, dt.datetime]] = ()
     damaged: Sequence[DamagedRow] = ()
+    before: Row | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with columns of rows that hold together."""
+        return [row.problem for row, _ in self.rows if row.faults]
+
+    @property
+    def trouble(self) -> tuple[int, int]:
+        """How much of it cannot be used; the lower, the better."""
+        return len(self.damaged), len(self.faults)
+
+
+async def _read_new(
+    meter: Meter, moment: Moment, archive: int, position: int | None, offset_seconds: int | None
+) -> tuple[_Read, Held | None]:
+    """The rows that are not held yet, and what is held with them."""
+    layout = await meter.layout(archive)
+    if position is None:
+        position = _time_position(meter, layout, archive)
+    else:
+        _check_position(meter, layout, archive, position)
+    held = meter.held(archive)
+    read = None if held is None else await _read_after(meter, layout, archive, position, held)
+    begin = held.start if held else BEFORE_ALL
+    if read is None:
+        # Nothing is held, or the meter has its last row no more: what was overwritten since cannot be read again.
+        start = held.through if held else None
+        if start is None and offset_seconds is not None:
+            counted_from = moment.reference if moment.since is None else min(moment.since, moment.reference)
+            start = begin = counted_from - dt.timedelta(seconds=offset_seconds)
+        read = await _read_window(meter, layout, archive, position, start, None)
+    if read.rows:
+        last, through = read.rows[-1]
+        return read, None if last.number is None else Held(begin, through, last.number)
+    return read, held
 
 
 async def _read_window(
-    meter: Meter, layout: Layout, archive: int, position: int, start: dt.datetime, end: dt.datetime | None
+    meter: Meter, layout: Layout, archive: int, position: int, start: dt.datetime | None, end: dt.datetime | None
 ) -> _Read:
-    """The rows stamped from ``start`` to ``end`` in UTC, both included."""
+    """The rows stamped from ``start`` to ``end`` in UTC, both included; None is open."""
+    if start is None:
+        return await _read_rows(meter, layout, archive, position, ("", ""))
     low, high = meter_window(meter.zone, start, end)
     limits = format_datetime(low), "" if high is None else format_datetime(high)
     read = await _read_rows(meter, layout, archive, position, limits)
     inside = [(row, at) for row, at in read.rows if start <= at and (end is None or at <= end)]
-    return dataclasses.replace(read, rows=inside)
+    earlier = [row for row, at in read.rows if at < start]
+    return dataclasses.replace(read, rows=inside, before=earlier[-1] if earlier else None)
 
 
 async def _read_after(meter: Meter, layout: Layout, archive: int, position: int, held: Held) -> _Read | None:
@@ -116,8 +203,9 @@ async def _read_after(meter: Meter, layout: Layout, archive: int, position: int,
         last_held = [(row.number, at) for row, at in read.rows]
         if (held.through_number, held.through) not in last_held:
             continue
-        after = read.rows[last_held.index((held.through_number, held.through)) + 1 :]
-        found = dataclasses.replace(read, rows=after)
+        last = last_held.index((held.through_number, held.through))
+        after = read.rows[last + 1 :]
+        found = dataclasses.replace(read, rows=after, before=read.rows[last][0])
         if after:
             break
     return found
@@ -126,11 +214,11 @@ async def _read_after(meter: Meter, layout: Layout, archive: int, position: int,
 async def _read_rows(
     meter: Meter, layout: Layout, archive: int, position: int, limits: tuple[str, str], held: Held | None = None
 ) -> _Read:
-    """Read and resolve rows; once more if one of them is damaged, because a line's noise may pass its block check."""
+    """Read and resolve rows; once more if one of them is not whole, because a line's noise may pass its block check."""
     read = await _read_once(meter, layout, archive, position, limits, held)
-    if read.damaged:
+    if any(read.trouble):
         again = await _read_once(meter, layout, archive, position, limits, held)
-        read = min(again, read, key=lambda attempt: len(attempt.damaged))
+        read = min(again, read, key=lambda attempt: attempt.trouble)
     return read
 
 
@@ -147,7 +235,7 @@ async def _read_once(
         return _Read()
     if not texts:
         return _Read()
-    found = columns(layout, texts)
+    found = columns(completed(layout, meter.model, archive, texts), texts)
     judged = [read_row(found, row) for row in texts]
     good = [row for row in judged if isinstance(row, Row)]
     locals_ = [row.local for row in good]
@@ -164,22 +252,38 @@ async def _read_once(
 def _answer(meter: Meter, archive: int, read: _Read) -> Answer:
     if read.columns is None:
         return Answer(result={"rows": 0})
-    problems = [f"archive {archive}: {row}" for row in read.damaged]
+    problems = [f"archive {archive}: {problem}" for problem in (*map(str, read.damaged), *read.faults)]
     return Answer(
         values=readings(read.columns, read.rows, archive=archive, mappings=meter.mappings, zone=meter.zone),
-        events=events(read.columns, read.rows),
+        events=events(read.columns, read.rows, model=meter.model, before=read.before),
         result={"rows": len(read.rows), **({"damaged": problems} if problems else {})},
         problems=problems,
     )
 
 
-def _check_position(layout: Layout, archive: int, position: int) -> None:
-    """The column that dates are compared with must be the time column, as far as the layout tells which it is."""
-    if not layout.sources and not layout.names:
-        raise LayoutError(f"the meter tells nothing of the columns of archive {archive}")
-    time = time_column(layout)
+def _check_position(meter: Meter, layout: Layout, archive: int, position: int) -> None:
+    """The column that dates are compared with must be the time column, as far as it is known which that is."""
+    time = _known_time(meter, layout, archive)
     if time is not None and time + 1 != position:
         raise CallError(
             "task_kwargs.control_position",
             f"{position} is not the time column of archive {archive} of this meter; expected {time + 1}",
         )
+
+
+def _time_position(meter: Meter, layout: Layout, archive: int) -> int:
+    time = _known_time(meter, layout, archive)
+    if time is None:
+        raise LayoutError(f"which column of archive {archive} is the time is not told: give control_position")
+    return time + 1
+
+
+def _known_time(meter: Meter, layout: Layout, archive: int) -> int | None:
+    """Where the time stands by the meter's own columns, or by those that such a meter is known to have."""
+    if layout.sources or layout.names:
+        return time_column(layout)
+    known = known_layouts(meter.model, archive)
+    if not known:
+        raise LayoutError(f"the meter tells nothing of the columns of archive {archive}")
+    times = {time_column(one) for one in known}
+    return times.pop() if len(times) == 1 else None

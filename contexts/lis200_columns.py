@@ -29,6 +29,8 @@ _CHECK_NAMES = frozenset({"check", "crc", "chk"})
 _EVENT_NAMES = frozenset({"er", "ev", "event", "ereignis", "evnt"})
 _SYSTEM_STATUS_NAMES = frozenset({"stsy", "st.sy", "sysst"})
 _STATUS_NAME = re.compile(r"st(\.?\d+|\.?sy|atus)?", re.IGNORECASE)
+_STATUS_OF = re.compile(r"st\.?(\d+)", re.IGNORECASE)
+_STATUS_OBJECT = "110"
 _NUMBER_LIKE = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|s?nan\d*)", re.ASCII | re.IGNORECASE)
 _AUDITED = re.compile(r"\d{4}:[0-9A-Fa-f]{4}")
 _NUMBER_SOURCE, _EVENT_SOURCE, _GLOBAL_NUMBER, _CLOCK, _SYSTEM_STATUS = "A20", "A22", "1:1F8", "1:400", "2:100"
@@ -60,6 +62,10 @@ class Columns:
     event: int | None
     system_status: int | None
     quantities: tuple[Quantity, ...]
+    statuses: tuple[tuple[int, int], ...] = ()
+    """Columns with the messages of one status, and which (``St.2``)."""
+    parameter: int | None = None
+    """In an audit trail the column with the address of what was changed; its old and new value follow it."""
 
     @property
     def log_book(self) -> bool:
@@ -130,9 +136,11 @@ def columns(layout: Layout, rows: Sequence[Sequence[str]] = ()) -> Columns:
         time = next((at for at in range(count) if _mostly(sample, at, is_time)), None)
     if time is None:
         raise LayoutError(f"none of the {count} columns {' '.join(layout.names) or '(without names)'} holds a time")
-    audit = any(_mostly(sample, at, _is_audited) for at in range(count))
+    parameter = next((at for at in range(count) if _mostly(sample, at, _is_audited)), None)
+    audit = parameter is not None
     event = None if audit else _event_column(layout, addresses, sample)
-    check = _check_column(layout, addresses, {time, event})
+    unnamed_check = 2 * sum(len(row) == count + 1 for row in rows) > len(rows)
+    check = None if unnamed_check else _check_column(layout, addresses, {time, event})
     skipped = {time, check, event}
     return Columns(
         count=count,
@@ -142,6 +150,8 @@ def columns(layout: Layout, rows: Sequence[Sequence[str]] = ()) -> Columns:
         event=event,
         system_status=_system_status_column(layout, addresses),
         quantities=() if audit else tuple(_quantities(layout, addresses, time, skipped, sample)),
+        statuses=() if audit else tuple(_statuses(layout, addresses)),
+        parameter=parameter,
     )
 
 
@@ -194,6 +204,15 @@ def _system_status_column(layout: Layout, addresses: Sequence[Address | None]) -
     return next((at for at, address in enumerate(addresses) if address and address.core == _SYSTEM_STATUS), None)
 
 
+def _statuses(layout: Layout, addresses: Sequence[Address | None]) -> Iterable[tuple[int, int]]:
+    for position, address in enumerate(addresses):
+        named = _STATUS_OF.fullmatch(_at(layout.names, position))
+        if address is not None and address.object == _STATUS_OBJECT:
+            yield position, address.instance
+        elif address is None and named is not None:
+            yield position, int(named[1])
+
+
 def _quantities(
     layout: Layout,
     addresses: Sequence[Address | None],
@@ -216,19 +235,27 @@ def _quantities(
         seen[address.core] += 1
         repeated = seen[address.core]
         total = is_total(address) and repeated == 1
+        timed = not total and position + 1 in own_times and _belongs(layout, addresses, position)
         yield Quantity(
             position=position,
             source=address.core if repeated == 1 else f"{address.core}#{repeated}",
             unit=unit,
             total=total,
-            own_time=position + 1 if not total and position + 1 in own_times and _same(addresses, position) else None,
+            own_time=position + 1 if timed else None,
         )
 
 
-def _same(addresses: Sequence[Address | None], position: int) -> bool:
-    """Whether the next column tells of the same object."""
+def _belongs(layout: Layout, addresses: Sequence[Address | None], position: int) -> bool:
+    """Whether the time in the next column is that of the value at ``position``.
+
+    It is if it has the same source; one without a source, or with the clock's, is if a status follows it: value, time,
+    status is how month archives have their maxima, and nothing else is so. LIS-200 fact sheet 3.5.
+    """
     this, following = addresses[position], addresses[position + 1]
-    return this is not None and following is not None and this.core == following.core
+    if this is not None and following is not None and this.core == following.core:
+        return True
+    status_follows = _STATUS_NAME.fullmatch(_at(layout.names, position + 2)) is not None
+    return status_follows and (following is None or following.core == _CLOCK)
 
 
 def _is_audited(text: str) -> bool:

@@ -1,17 +1,18 @@
 """What the rows of a LIS-200 archive mean: columns found by the meter's own words, rows to readings and events.
 
 Rules: pure functions. Columns are found by source address first, by name second, by what stands in the rows last,
-because layouts differ by firmware and the same name means opposite things in two languages (fact sheet 3.5). A row that
-does not hold together is never half used: it is a ``DamagedRow`` that keeps its text.
+because layouts differ by firmware and the same name means opposite things in two languages (fact sheet 3.5). A row
+whose length, check, number or time is wrong is not used at all: it is a ``DamagedRow`` that keeps its text. In a row
+that holds together a column that is not what it should be costs itself only: it is a ``Fault`` of the row.
 
 What becomes a reading: a column with a source whose object is a quantity, right of the row's time.
 
 * A total (objects 200 to 203, 300 to 302) is in the series of its address, ``2:300``.
 * Everything else is in the series of address and archive, ``7:310/3``; a second column of the same source in one
   archive (the minimum beside the maximum) in ``7:310#2/2``.
-* Every reading of a row is stamped with the row's time, the end of its period. Only where a maximum is followed by a
-  time column of the *same* source (value, time, status in month archives) is it stamped with that: a time column
-  without a source, or with another one, does not say whose time it is.
+* Every reading of a row is stamped with the row's time, the end of its period. Only a maximum is stamped with the time
+  in the column behind it: one of the *same* source, or one without a source that a status follows (value, time, status
+  in month archives). Any other time column does not say whose time it is.
 * Row numbers, states, locks, texts and times are no readings, nor is anything in an audit trail.
 """
 
@@ -32,14 +33,40 @@ SUMMER_TIME = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """A column that is not what it should be, in a row that holds together; ``position`` counts from 0."""
+
+    position: int
+    source: str
+    text: str
+    expected: str
+
+    def __str__(self) -> str:
+        named = f" ({self.source})" if self.source else ""
+        return f"column {self.position + 1}{named} has {self.text!r}, which is not {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A row that holds together. ``summer`` is whether its system status shows summer time, if it has one."""
+    """A row that holds together. ``summer`` is whether its system status shows summer time, if it has one.
+
+    ``faults`` are its columns that are not used.
+    """
 
     texts: tuple[str, ...]
     local: dt.datetime
     number: int | None
     event: int | None
     summer: bool | None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with some of its columns, with the raw text of the row; empty if nothing is."""
+        if not self.faults:
+            return ""
+        whole = "".join(f"({text})" for text in self.texts)
+        return f"row {whole}: {'; '.join(map(str, self.faults))}; its other columns count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +83,31 @@ class DamagedRow:
 def read_row(found: Columns, texts: Sequence[str]) -> Row | DamagedRow:
     """Check one row in all that it offers: its groups, check column, time, number, event and quantities.
 
-    The block check of the line lets errors through, so whatever does not hold together makes the row a DamagedRow.
+    The block check of the line lets errors through, so a row whose length, check, time or number is wrong is a
+    DamagedRow; a value or event that is none costs its column.
     """
     row = tuple(text.strip() for text in texts)
+    faults: list[Fault] = []
     try:
         _check(found, row)
-        for quantity in found.quantities:
-            _number(quantity, row[quantity.position])
-        return Row(
-            texts=row,
-            local=parse_datetime(row[found.time]),
-            number=None if found.number is None else int(parse_decimal(row[found.number])),
-            event=None if found.event is None or not row[found.event] else parse_event_code(row[found.event]),
-            summer=_summer(found, row),
-        )
+        local = parse_datetime(row[found.time])
+        number = None if found.number is None else int(parse_decimal(row[found.number]))
     except UnreadableValue as error:
         return DamagedRow(row, f"{error.text!r} is not {error.expected}")
+    for quantity in found.quantities:
+        try:
+            _number(quantity, row[quantity.position])
+            if quantity.own_time is not None and any(mark in row[quantity.own_time] for mark in "-:"):
+                parse_datetime(row[quantity.own_time])  # not a time that cannot be: the value would get another one
+        except UnreadableValue as error:
+            faults.append(Fault(quantity.position, quantity.source, error.text, error.expected))
+    event = None
+    if found.event is not None and row[found.event]:
+        try:
+            event = parse_event_code(row[found.event])
+        except UnreadableValue as error:
+            faults.append(Fault(found.event, "", error.text, error.expected))
+    return Row(row, local, number, event, _summer(found, row), tuple(faults))
 
 
 def readings(
@@ -92,7 +128,10 @@ def readings(
     }
     values: dict[tuple[str, dt.datetime, Decimal], Value] = {}
     for row, instant in rows:
+        spoilt = {fault.position for fault in row.faults}
         for quantity, name in names.items():
+            if quantity.position in spoilt:
+                continue
             number = _number(quantity, row.texts[quantity.position])
             if number is not None:
                 stamp = _own_time(quantity, row, zone) or instant

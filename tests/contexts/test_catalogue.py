@@ -13,11 +13,22 @@ BY_OFFSET = {"offset_seconds": 3600, "archive_number": 3, "control_position": 3}
 def test_the_calls_of_generic_lis200() -> None:
     calls = CONTEXTS[LIS200].calls
 
-    assert set(calls) == {"read_single_value", "read_archive_by_date", "read_archive_by_offset_seconds", "set_time"}
+    assert list(calls) == [
+        "read_single_value",
+        "read_archive_by_date",
+        "read_archive_by_offset_seconds",
+        "read_archive_since_last",
+        "read_events",
+        "read_values",
+        "read_identity",
+        "set_time",
+    ]
     assert [name for name, call in calls.items() if call.writes] == ["set_time"]
     assert [name for name, call in calls.items() if call.archive] == [
         "read_archive_by_date",
         "read_archive_by_offset_seconds",
+        "read_archive_since_last",
+        "read_events",
     ]
 
 
@@ -47,7 +58,17 @@ def test_the_calls_of_generic_lis200() -> None:
         ("read_archive_by_offset_seconds", BY_OFFSET | {"offset_seconds": -5}, "task_kwargs.offset_seconds", ">= 1"),
         ("read_archive_by_offset_seconds", BY_OFFSET | {"offset_seconds": 10**12}, "task_kwargs.offset_seconds", "<="),
         ("read_archive_by_offset_seconds", BY_OFFSET | {"offset_seconds": 1.5}, "task_kwargs.offset_seconds", "`int`"),
-        ("set_time", {"time": "now"}, "task_kwargs.time", "takes no kwargs"),
+        ("set_time", {"time": "now"}, "task_kwargs.time", "takes allowed_drift_seconds, force"),
+        ("read_identity", {"serial": 1}, "task_kwargs.serial", "takes no kwargs"),
+        ("set_time", {"force": 1}, "task_kwargs.force", "Expected `bool`"),
+        ("set_time", {"allowed_drift_seconds": -1}, "task_kwargs.allowed_drift_seconds", "from 0 to 86400"),
+        ("read_values", {"addresses": []}, "task_kwargs.addresses", "1 to 50 addresses"),
+        ("read_values", {"addresses": ["2:300", "02:0300.0"]}, "task_kwargs.addresses", "stands there twice"),
+        ("read_values", {"addresses": ["2:300", "volume"]}, "task_kwargs.addresses", "'volume' is no address"),
+        ("read_values", {"addresses": "2:300"}, "task_kwargs.addresses", "Expected `array`"),
+        ("read_archive_since_last", {}, "task_kwargs.archive_number", "missing"),
+        ("read_archive_since_last", {"archive_number": 3, "offset_seconds": 0}, "task_kwargs.offset_seconds", "from 1"),
+        ("read_events", {"archive_number": 0}, "task_kwargs.archive_number", "4 on EK and TC"),
         ("read_all", {}, "task_call", "read_single_value, read_archive_by_date"),
     ],
 )
@@ -95,3 +116,15 @@ def test_texts_of_a_command_line_become_what_json_would_have() -> None:
     check_call(LIS200, "read_archive_by_date", kwargs)
     with pytest.raises(CallError, match=r"task_kwargs\.archive_number.*from 1 to 99"):
         kwargs_from_text(LIS200, "read_archive_by_date", texts | {"archive_number": "three"})
+
+
+def test_lists_and_switches_of_a_command_line() -> None:
+    values = kwargs_from_text(LIS200, "read_values", {"addresses": "2:300,6:310_1"})
+    clock = kwargs_from_text(LIS200, "set_time", {"allowed_drift_seconds": "2", "force": "true"})
+    events = kwargs_from_text(LIS200, "read_events", {"archive_number": "null"})
+
+    assert values == {"addresses": ["2:300", "6:310_1"]}
+    assert clock == {"allowed_drift_seconds": 2, "force": True}
+    assert events == {"archive_number": None}
+    for call, kwargs in (("read_values", values), ("set_time", clock), ("read_events", events)):
+        check_call(LIS200, call, kwargs)

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contexts.catalogue import CallError, check_call, find_call
+from contexts.lis200_columns import LayoutError
 from contexts.lis200_times import local_time
 from contexts.meters import Answer, Held, Layout, Meter, Moment
 from protocol.iec62056 import MeterRefusal, UnreadableValue
+from protocol.iec62056.lis200 import parse_groups
 
 BERLIN = ZoneInfo("Europe/Berlin")
 LAYOUT = Layout(
@@ -20,6 +22,7 @@ LAYOUT = Layout(
     ("", "", "", "m3", " bar", "", "", ""),
 )
 NUMBER, TIME = 2, 3
+NOON = dt.datetime(2024, 6, 1, 12, tzinfo=dt.UTC)
 
 
 def utc(text: str) -> dt.datetime:
@@ -47,23 +50,29 @@ class ScriptedMeter:
         self.garbled = 0
         self.empty_refusal = 103
         self.compares_numbers = True
+        self.log_columns = layout
+        self.refused: dict[str, int] = {}
+        self.seconds_per_exchange = 0.0
+        self.archives: list[int] = []
 
     async def read(self, address: str) -> list[str]:
-        if address not in self.objects:
-            raise MeterRefusal(2)
+        if address in self.refused or address not in self.objects:
+            raise MeterRefusal(self.refused.get(address, 2))
+        self.gateway += dt.timedelta(seconds=self.seconds_per_exchange)
         return self.objects[address]
 
     async def write(self, address: str, value: str) -> None:
+        if address in self.refused:
+            raise MeterRefusal(self.refused[address])
         self.written.append((address, value))
         self.objects["1:400.0"] = [value]
 
     async def layout(self, archive: int) -> Layout:
-        assert archive == 3
-        return self.columns
+        return self.columns if archive == 3 else self.log_columns
 
     async def rows(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
-        assert archive == 3
         self.asked.append((position, start, end))
+        self.archives.append(archive)
         if position == NUMBER and not self.compares_numbers:
             raise MeterRefusal(101)
         found = [texts for texts in self.archive if self._within(texts[position - 1], start, end, position)]
@@ -83,7 +92,7 @@ class ScriptedMeter:
         return (not start or key(start) <= key(text)) and (not end or key(text) <= key(end))
 
     def held(self, archive: int) -> Held | None:
-        assert archive == 3
+        assert archive in {3, 4, 10}
         return self.held_rows
 
     async def now(self) -> dt.datetime:
@@ -303,14 +312,54 @@ class TestByDate:
         assert not answer.problems
 
     async def test_a_row_that_stays_damaged_costs_itself_only_and_is_kept_as_text(self) -> None:
-        rows = [row(6, "2024-06-01,06:00:00"), row(7, "2024-06-01,07:00:00", "NaN"), row(8, "2024-06-01,08:00:00")]
+        rows = [
+            row(6, "2024-06-01,06:00:00"),
+            row(7, "2024-06-01,07:00:00", check="CRC 0k"),
+            row(8, "2024-06-01,08:00:00"),
+        ]
 
         answer = await by_date(ScriptedMeter(rows=rows), "2024-06-01")
 
         assert volumes(answer) == ["6", "8"]
         (problem,) = answer.problems
-        assert "(7007)(7)(2024-06-01,07:00:00)(NaN)" in problem
+        assert "(7007)(7)(2024-06-01,07:00:00)(7)" in problem
         assert answer.result["damaged"] == [problem]
+
+    async def test_a_bad_column_costs_itself_only_and_is_kept_as_text(self) -> None:
+        rows = [row(6, "2024-06-01,06:00:00"), row(7, "2024-06-01,07:00:00", "NaN"), row(8, "2024-06-01,08:00:00")]
+
+        answer = await by_date(ScriptedMeter(rows=rows), "2024-06-01")
+
+        assert volumes(answer) == ["6", "8"]
+        assert [value.series for value in answer.values].count("7:310/3") == 3
+        (problem,) = answer.problems
+        assert "(7007)(7)(2024-06-01,07:00:00)(NaN)" in problem
+        assert "column 4 (2:300) has 'NaN'" in problem
+        assert answer.result["damaged"] == [problem]
+
+    async def test_a_firmware_without_sources_is_read_by_the_layout_that_is_known_of_it(self) -> None:
+        text = (
+            "(18484)(640)(2024-06-01,10:00:00)(882066.6309)(884266.5191)(67859)(68044)(12.9437)(10.16)(0.97417)"
+            "(13.57199)(7)(14)(0)(0)(0)(0x8104)(CRC Ok)"
+        )
+        meter = ScriptedMeter(rows=[list(parse_groups(text))], layout=Layout((), (), ()))
+
+        answer = await by_date(meter, "2024-06-01")
+
+        assert [value.series for value in answer.values] == [
+            "2:300", "2:302", "4:300", "4:302", "7:310/3", "6:310_1/3", "8:310/3", "5:310/3",
+        ]  # fmt: skip
+        assert {value.unit for value in answer.values} == {"m3", "bar", "°C", ""}
+
+    async def test_rows_of_another_length_than_any_known_layout_bring_no_reading(self) -> None:
+        meter = ScriptedMeter(rows=[row(6, "2024-06-01,06:00:00")], layout=Layout((), (), ()))
+
+        with pytest.raises(LayoutError, match="holds a time"):
+            await by_date(meter, "2024-06-01")
+
+        meter.model = ""
+        with pytest.raises(LayoutError, match="tells nothing of the columns of archive 3"):
+            await by_date(meter, "2024-06-01")
 
     @given(
         st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Europe/Dublin"]),
@@ -469,37 +518,281 @@ class _TimeSecond(ScriptedMeter):
         return ScriptedMeter._within(text, start, end, position + 1)
 
 
-class TestSetTime:
-    async def test_the_clock_is_set_in_the_meters_zone(self) -> None:
+class TestSinceLast:
+    def meter(self, through: int) -> ScriptedMeter:
+        return ScriptedMeter(rows=[row(hour, f"2024-06-01,{hour:02}:00:00") for hour in range(1, through + 1)])
+
+    async def since_last(self, meter: ScriptedMeter, **kwargs: object) -> Answer:
+        answer = await call(meter, "read_archive_since_last", archive_number=3, **kwargs)
+        meter.held_rows = answer.held
+        return answer
+
+    async def test_the_first_time_the_whole_archive_comes_then_only_what_is_new(self) -> None:
+        meter = self.meter(5)
+        first = await self.since_last(meter)
+        meter.archive = self.meter(7).archive
+        second = await self.since_last(meter)
+        third = await self.since_last(meter)
+
+        assert volumes(first) == ["1", "2", "3", "4", "5"]
+        assert meter.asked[0] == (TIME, "", "")
+        assert volumes(second) == ["6", "7"]
+        assert meter.asked[1] == (NUMBER, "5", "")
+        assert volumes(third) == []
+        assert third.held == Held(utc("1970-01-01T00:00"), utc("2024-06-01T05:00"), 7)
+
+    async def test_the_first_time_may_be_bounded(self) -> None:
+        meter = self.meter(12)
+
+        answer = await self.since_last(meter, offset_seconds=3 * 3600, control_position=3)
+
+        # The tick is 14:00 in Berlin.
+        assert volumes(answer) == ["11", "12"]
+        assert answer.held == Held(utc("2024-06-01T09:00"), utc("2024-06-01T10:00"), 12)
+
+    async def test_where_the_last_held_row_was_overwritten_the_rest_is_read_by_time(self) -> None:
+        meter = self.meter(12)
+        meter.held_rows = Held(utc("2024-05-01T00:00"), utc("2024-05-31T00:00"), 1)
+        meter.archive = meter.archive[4:]
+
+        answer = await self.since_last(meter, offset_seconds=3600)
+
+        assert volumes(answer) == [str(hour) for hour in range(5, 13)]
+        assert answer.held == Held(utc("2024-05-01T00:00"), utc("2024-06-01T10:00"), 12)
+
+    async def test_a_position_that_is_not_the_time_is_named(self) -> None:
+        with pytest.raises(CallError, match="control_position"):
+            await self.since_last(self.meter(1), control_position=2)
+
+    async def test_an_empty_archive_holds_nothing(self) -> None:
+        answer = await self.since_last(ScriptedMeter())
+
+        assert (answer.archive, answer.held, list(answer.values)) == (3, None, [])
+
+
+class TestEvents:
+    LOG = Layout(("1:1F8", "4:A20", "1:400", "4:A22", ""), ("GONr", "AONr", "Zeit", "Er", "Check"), ("",) * 5)
+
+    def meter(self, model: str, *codes: str) -> ScriptedMeter:
+        rows = [[str(n), str(n), f"2024-06-01,0{n}:00:00", code, "CRC Ok"] for n, code in enumerate(codes, 1)]
+        meter = ScriptedMeter(rows=rows)
+        meter.model, meter.log_columns = model, self.LOG
+        return meter
+
+    @pytest.mark.parametrize(("model", "archive", "title"), [
+        ("EK280", 4, "power warning limits: appeared"),
+        ("TC220", 4, "power warning limits: appeared"),
+        ("DL220", 10, "warning limit of channel 1: appeared"),
+    ])  # fmt: skip
+    async def test_the_log_book_of_the_meter_is_read_and_only_once(self, model: str, archive: int, title: str) -> None:
+        meter = self.meter(model, "0x8103", "0x2501")
+
+        first = await call(meter, "read_events")
+        meter.held_rows = first.held
+        second = await call(meter, "read_events")
+
+        assert set(meter.archives) == {archive}
+        assert first.archive == archive
+        assert [(event.code, event.title) for event in first.events] == [("0x8103", "day boundary"), ("0x2501", title)]
+        assert not first.values
+        assert not second.events
+
+    async def test_an_archive_with_values_is_refused_because_they_would_be_lost(self) -> None:
+        meter = ScriptedMeter(rows=[row(6, "2024-06-01,06:00:00")])
+
+        with pytest.raises(CallError, match="archive 3 of this meter holds measured values"):
+            await call(meter, "read_events", archive_number=3)
+
+
+class TestSeveralValues:
+    async def test_each_value_is_judged_by_itself(self) -> None:
         meter = ScriptedMeter()
-        meter.objects["1:400.0"] = ["2024-06-01,14:01:30"]
+        meter.objects = {
+            "2:300.0": ["12*m3"], "7:310.0": ["NaN*bar"], "6:310_1.0": ["9.5*{C"], "1:181.0": ["EK 280"],
+            "6:110.0": ["6;13"],
+        }  # fmt: skip
+        meter.refused = {"4:300.0": 18}
+        meter.seconds_per_exchange = 1.5
+        addresses = ["2:300", "4:300", "7:310", "6:310_1", "1:181", "6:110"]
+
+        answer = await call(meter, "read_values", addresses=addresses)
+
+        assert [(value.series, str(value.value)) for value in answer.values] == [("2:300", "12"), ("6:310_1", "9.5")]
+        assert [value.answered for value in answer.values] == [
+            utc("2024-06-01T12:00:01.5"),
+            utc("2024-06-01T12:00:04.5"),
+        ]
+        assert len(answer.problems) == 2
+        assert "4:300: the meter refused with #0018" in answer.problems[0]
+        assert "'NaN'" in answer.problems[1]
+        told = answer.result["values"]
+        assert [one["address"] for one in told] == addresses
+        assert told[4]["text"] == "EK 280"
+        assert told[5]["messages"] == [
+            {"message": 6, "severity": "warning", "meaning": "T warning limits"},
+            {"message": 13, "severity": "report", "meaning": "message 13 in status 6"},
+        ]
+
+    async def test_who_the_meter_is(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {"1:180.0": ["00401122"], "1:181.0": ["EK 280"], "2:190.0": ["1.20"], "2:404.0": ["70*M"]}
+        meter.refused = {"3:180.0": 18}
+
+        answer = await call(meter, "read_identity")
+
+        assert answer.result == {
+            "identification": "EK280", "serial_number": "00401122", "type": "EK 280", "software_version": "1.20",
+            "battery_months": "70",
+        }  # fmt: skip
+        assert len(answer.problems) == 1
+        assert "station_number (3:180)" in answer.problems[0]
+
+    @pytest.mark.parametrize(("model", "meaning"), [("EK280", "input 1 (encoder) error"), ("DL210", "encoder 1 error")])
+    async def test_a_state_is_told_with_its_meaning(self, model: str, meaning: str) -> None:
+        meter = ScriptedMeter()
+        meter.model = model
+        meter.objects = {"1:110.0": ["2"], "2:100.0": ["15;16"]}
+
+        state = (await call(meter, "read_single_value", address="1:110")).result["messages"]
+        system = (await call(meter, "read_single_value", address="2:100")).result["messages"]
+
+        assert state == [{"message": 2, "severity": "alarm", "meaning": meaning}]
+        assert [one["meaning"] for one in system] == ["battery operation", "summer time"]
+
+
+class TestSetTime:
+    NOW = utc("2024-06-01T12:20:00")
+
+    def meter(self, shown: str, gateway: dt.datetime = NOW, *, period: str = "60*min") -> ScriptedMeter:
+        meter = ScriptedMeter()
+        meter.gateway = gateway
+        meter.objects = {"1:400.0": [shown], "4:150.0": [period], "2:141.0": ["06:00"]}
+        return meter
+
+    async def test_the_clock_is_set_in_the_meters_zone(self) -> None:
+        meter = self.meter("2024-06-01,14:21:30")
 
         answer = await call(meter, "set_time")
 
-        assert meter.written == [("1:0400.0", "2024-06-01,14:00:00")]
+        assert meter.written == [("1:0400.0", "2024-06-01,14:20:00")]
         assert answer.result == {
-            "before": "2024-06-01T12:01:30+00:00",
-            "after": "2024-06-01T12:00:00+00:00",
+            "before": "2024-06-01T12:21:30+00:00",
+            "after": "2024-06-01T12:20:00+00:00",
             "drift_seconds": 90.0,
             "remaining_seconds": 0.0,
+            "set": True,
         }
+        assert not answer.problems
+
+    @pytest.mark.parametrize(
+        ("shown", "allowed", "writes"),
+        [("14:20:05", None, 0), ("14:20:06", None, 1), ("14:19:55", None, 0), ("14:19:54", None, 1),
+         ("14:20:06", 60, 0), ("14:20:01", 0, 1)],
+    )  # fmt: skip
+    async def test_within_the_allowed_drift_nothing_is_done(self, shown: str, allowed: int | None, writes: int) -> None:
+        meter = self.meter(f"2024-06-01,{shown}")
+        before = list(meter.objects["1:400.0"])
+
+        answer = await call(meter, "set_time", **({} if allowed is None else {"allowed_drift_seconds": allowed}))
+
+        assert len(meter.written) == writes
+        assert answer.result["set"] is bool(writes)
+        assert writes or meter.objects["1:400.0"] == before
+        assert answer.result["drift_seconds"] != 0
+
+    @pytest.mark.parametrize(
+        ("shown", "gateway", "period", "why"),
+        [
+            ("14:00:40", "12:00:10", "60*min", "a measuring period ends at 14:00"),
+            ("13:59:10", "11:59:40", "60*min", "a measuring period ends at 14:00"),
+            ("14:05:00", "11:55:00", "60*min", "a measuring period ends at 14:00"),
+            ("14:14:50", "12:14:00", "15*min", "a measuring period ends at 14:15"),
+            ("06:10:00", "04:10:40", "1440*min", None),
+            ("05:59:50", "03:59:00", "1440*min", "a gas day ends at 06:00"),
+            ("14:10:00", "12:20:00", "60*min", None),
+            ("08:20:00", "12:20:00", "60*min", None),
+        ],
+    )
+    async def test_around_the_end_of_a_period_it_is_refused_unless_forced(
+        self, shown: str, gateway: str, period: str, why: str | None
+    ) -> None:
+        meter = self.meter(f"2024-06-01,{shown}", utc(f"2024-06-01T{gateway}"), period=period)
+
+        if why is not None:
+            with pytest.raises(CallError, match=why):
+                await call(meter, "set_time")
+            assert not meter.written
+            await call(meter, "set_time", force=True)
+        else:
+            await call(meter, "set_time")
+        assert len(meter.written) == 1
+
+    @pytest.mark.parametrize("gateway", ["2024-10-27T00:20:00", "2024-10-27T01:40:00", "2024-03-31T00:20:00"])
+    async def test_around_a_change_of_summer_time_it_is_refused_unless_forced(self, gateway: str) -> None:
+        now = utc(gateway)
+        meter = self.meter((local_time(BERLIN, now) - dt.timedelta(seconds=20)).strftime("%Y-%m-%d,%H:%M:%S"), now)
+
+        with pytest.raises(CallError, match="summer time is within an hour"):
+            await call(meter, "set_time")
+        await call(meter, "set_time", force=True)
+
+        assert len(meter.written) == 1
+
+    async def test_a_logger_has_its_period_at_its_channel(self) -> None:
+        meter = self.meter("2024-06-01,14:14:50", utc("2024-06-01T12:14:00"))
+        meter.model = "DL220"
+        meter.objects["5:150.0"] = ["15*min"]
+
+        with pytest.raises(CallError, match="14:15"):
+            await call(meter, "set_time")
+
+    async def test_the_lines_delay_is_added(self) -> None:
+        meter = self.meter("2024-06-01,14:30:00")
+        meter.seconds_per_exchange = 1.6
+
+        await call(meter, "set_time", force=True)
+
+        # Read within 1.6 s; the write needs 0.62 of that: 14:20:01.6 + 1.0 on the way.
+        assert meter.written == [("1:0400.0", "2024-06-01,14:20:03")]
+
+    async def test_a_locked_clock_is_told_with_before_and_drift(self) -> None:
+        meter = self.meter("2024-06-01,14:21:30")
+        meter.refused = {"1:0400.0": 19}
+
+        answer = await call(meter, "set_time")
+
+        assert answer.result["drift_seconds"] == 90.0
+        assert answer.result["set"] is False
+        assert "#0019" in answer.problems[0]
+        assert "3, supplier" in answer.problems[0]
+
+    async def test_a_clock_that_takes_another_time_is_a_problem(self) -> None:
+        meter = _StubbornClock(rows=[])
+        meter.gateway, meter.objects = self.NOW, {"1:400.0": ["2024-06-01,14:21:30"]}
+
+        answer = await call(meter, "set_time")
+
+        assert answer.result["set"] is True
+        assert "was set, but shows 2024-06-01T12:21:30+00:00 afterwards" in answer.problems[0]
 
     async def test_an_unbelieved_clock_does_not_spread(self) -> None:
-        meter = ScriptedMeter()
-        meter.objects["1:400.0"] = ["2024-06-01,14:01:30"]
+        meter = self.meter("2024-06-01,14:21:30")
         at = meter.gateway
 
         with pytest.raises(CallError, match="not confirmed, nothing was set"):
-            await call(meter, "set_time", Moment(at, at, clock_believed=False))
+            await call(meter, "set_time", Moment(at, at, clock_believed=False), force=True)
 
         assert meter.written == []
 
     async def test_in_the_repeated_hour_the_drift_is_not_an_hour(self) -> None:
-        meter = ScriptedMeter()
-        meter.gateway = utc("2024-10-27T01:30:00")
-        meter.objects["1:400.0"] = ["2024-10-27,02:30:05"]
+        meter = self.meter("2024-10-27,02:30:05", utc("2024-10-27T01:30:00"))
 
         assert (await call(meter, "set_time")).result["drift_seconds"] == 5.0
+
+
+class _StubbornClock(ScriptedMeter):
+    async def write(self, address: str, value: str) -> None:
+        self.written.append((address, value))
 
 
 async def test_values_are_decimals_never_floats() -> None:

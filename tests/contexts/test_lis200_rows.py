@@ -13,7 +13,7 @@ from contexts.lis200_columns import Columns, LayoutError, columns
 from contexts.lis200_events import events
 from contexts.lis200_rows import DamagedRow, Row, read_row, readings
 from contexts.meters import Layout
-from protocol.iec62056.lis200 import parse_groups
+from protocol.iec62056.lis200 import parse_datetime, parse_groups
 
 UTC = ZoneInfo("UTC")
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -152,7 +152,12 @@ def test_real_rows(shape: Layout, archive: int, text: str, expected: dict[str, s
 
     # Exact: 765934.0000 keeps its decimals, and no value was a float on the way.
     assert {value.series: str(value.value) for value in values} == expected
-    assert {value.timestamp for value in values} <= {instant}
+    stamped = {value.series: value.timestamp for value in values}
+    triples = {q.source: q.own_time for q in found.quantities if q.own_time is not None}
+    for source, own_time in triples.items():
+        assert stamped.pop(f"{source}/{archive}") == parse_datetime(groups[own_time]).replace(tzinfo=dt.UTC)
+    assert len(triples) == sum(":161/" in series for series in expected)
+    assert set(stamped.values()) <= {instant}
     assert [event.code for event in logged] == codes
     assert row.number == int(groups[0 if shape is TC_HOUR else 1])
 
@@ -222,7 +227,69 @@ def test_an_audit_trail_has_no_readings() -> None:
     found = columns(shape, [row])
 
     assert found.quantities == ()
-    assert events(found, [(read(found, row), dt.datetime(2024, 1, 15, 5, tzinfo=dt.UTC))]) == []
+    (entry,) = events(found, [(read(found, row), dt.datetime(2024, 1, 15, 5, tzinfo=dt.UTC))])
+
+    assert (entry.code, entry.title) == ("7:311", "7:311 (substitute pressure) changed")
+    assert entry.content == "7:311 (substitute pressure) changed from '1.01' to '1.02'; open locks: supplier"
+
+
+def test_a_changed_lock_code_stays_hidden() -> None:
+    shape = layout("5:A20|AONo|", "1:1F8|GONo|", TIME, "|parCode|", "|oldVal|", "|newVal|", "|Cal|", "|Sup|", "|Cons|")
+    row = ["9", "1", "2024-01-15,06:00:00", "0003:0171", "***", "***", "0", "0", "1", "CRC Ok"]
+    found = columns(shape, [row])
+
+    (entry,) = events(found, [(read(found, row), dt.datetime(2024, 1, 15, 5, tzinfo=dt.UTC))])
+
+    assert entry.content == "3:171 (supplier lock's code) changed from '***' to '***'; open locks: customer"
+
+
+def test_the_row_after_a_change_tells_what_differs() -> None:
+    before = list(parse_groups(REAL_ROWS[0].values[2]))  # type: ignore[arg-type]
+    after = list(before)
+    before[-2], after[-2] = "0x8303", "0x8203"
+    after[2], after[7] = "2011-03-21,13:59:52", "1.02"
+    found = columns(EK_MP, [before, after])
+    at = dt.datetime(2011, 3, 21, 14, tzinfo=dt.UTC)
+
+    first, second = events(found, [(read(found, before), at), (read(found, after), at)])
+
+    assert first.content == "0x8303 parameter of archive 3 changed, row before it"
+    assert second.content == (
+        "0x8203 parameter of archive 3 changed, row after it: "
+        "clock 2011-03-21 14:59:51 -> 2011-03-21 13:59:52, 7:310 1.01805 -> 1.02"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "model", "position", "expected"),
+    [
+        (EK_MP, REAL_ROWS[1].values[2], "EK270", 14, ("St.6:6+", "T warning limits: appeared")),
+        (EK_MP, REAL_ROWS[1].values[2], "EK270", 11, ("St.2:8+", "warning signal at input 2: appeared")),
+        (EK_MP, REAL_ROWS[1].values[2], "EK270", 15, ("StSy:5+", "data error: appeared")),
+        (DL_MP, REAL_ROWS[4].values[2], "DL220", 5, ("St.1:1+", "encoder 1 implausible: appeared")),
+        (DL_MP, REAL_ROWS[4].values[2], "DL220", 5, ("St.1:2+", "encoder 1 error: appeared")),
+    ],
+)
+def test_alarms_and_warnings_of_status_lists_are_told_once_when_they_come_and_go(
+    shape: Layout,
+    text: str,
+    model: str,
+    position: int,
+    expected: tuple[str, str],
+) -> None:
+    quiet = list(parse_groups(text))
+    found = columns(shape, [quiet])
+    message = expected[0].split(":")[1].rstrip("+")
+    shown = [*quiet[:position], f"{message};13;16", *quiet[position + 1 :]]
+    at = dt.datetime(2024, 1, 15, 5, tzinfo=dt.UTC)
+    rows = [(read(found, row), at) for row in (quiet, shown, shown, quiet)]
+
+    told = [(event.code, event.title) for event in events(found, rows, model=model) if event.code.startswith("St")]
+
+    code, title = expected
+    assert told == [expected, (code.replace("+", "-"), title.replace("appeared", "ended"))]
+    goes_on = events(found, rows[2:3], model=model, before=rows[1][0])
+    assert not [event for event in goes_on if event.code.startswith("St")]
 
 
 def test_minimum_and_maximum_of_one_source_are_two_series() -> None:
@@ -284,13 +351,7 @@ def test_a_log_book_tells_all_and_an_interval_archive_only_what_is_no_boundary()
         (-1, "CRC Error", "CRC Error"),
         (-1, "", "CRC Ok"),
         (2, "2024-13-15,06:00:00", "2024-13-15,06:00:00"),
-        (3, "NaN", "NaN"),
-        (3, "1E+400000", r"1E\+400000"),
-        (9, "Infinity", "Infinity"),
-        (3, "12.3.4", "12.3.4"),
-        (3, "9" * 39, "38 digits"),
         (1, "x", "x"),
-        (-2, "8103", "event code"),
     ],
 )
 def test_a_row_that_does_not_hold_together_keeps_its_text(position: int, text: str, named: str) -> None:
@@ -303,6 +364,46 @@ def test_a_row_that_does_not_hold_together_keeps_its_text(position: int, text: s
     assert isinstance(row, DamagedRow)
     assert row.texts == tuple(groups)
     assert re.search(named, str(row))
+
+
+@pytest.mark.parametrize(
+    ("position", "text", "named"),
+    [
+        (3, "NaN", r"column 4 \(2:300\) has 'NaN'"),
+        (3, "1E+400000", r"1E\+400000"),
+        (9, "Infinity", "8:310.*Infinity"),
+        (3, "12.3.4", "12.3.4"),
+        (3, "9" * 39, "38 digits"),
+        (-2, "8103", "event code"),
+    ],
+)
+def test_a_bad_column_costs_itself_only_and_is_named_with_the_rows_text(position: int, text: str, named: str) -> None:
+    groups = list(parse_groups(REAL_ROWS[0].values[2]))  # type: ignore[arg-type]
+    found = columns(EK_MP, [groups])
+    groups[position] = text
+
+    row = read(found, groups)
+    at = row.local.replace(tzinfo=dt.UTC)
+    values = readings(found, [(row, at)], archive=3, mappings={}, zone=UTC)
+
+    assert re.search(named, row.problem)
+    assert "".join(f"({group})" for group in groups) in row.problem
+    lost = {quantity.source for quantity in found.quantities if quantity.position == position}
+    assert len(values) == 8 - len(lost)
+    assert not {value.series.partition("/")[0] for value in values} & lost
+
+
+def test_a_maximum_with_an_impossible_time_is_not_stamped_with_another() -> None:
+    groups = list(parse_groups(REAL_ROWS[11].values[2]))  # type: ignore[arg-type]
+    found = columns(EK_MONTH, [groups])
+    groups[6] = "2010-02-31,14:00:00"
+    row = read(found, groups)
+
+    values = readings(found, [(row, row.local.replace(tzinfo=dt.UTC))], archive=1, mappings={}, zone=UTC)
+
+    assert "2010-02-31" in row.problem
+    assert "10:161/1" not in {value.series for value in values}
+    assert len(values) == 7
 
 
 def test_a_row_of_another_length_is_damaged() -> None:
