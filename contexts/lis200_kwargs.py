@@ -34,11 +34,9 @@ ControlPosition = Annotated[
 ]
 
 FirstOffset = Annotated[
-    int,
+    Annotated[int, msgspec.Meta(ge=1, le=MAX_OFFSET_SECONDS)] | None,
     msgspec.Meta(
-        ge=1,
-        le=MAX_OFFSET_SECONDS,
-        description=f"seconds from 1 to {MAX_OFFSET_SECONDS} that bound the first read, or null for the whole archive",
+        description=f"seconds from 1 to {MAX_OFFSET_SECONDS} that bound the first read, or null for the whole archive"
     ),
 ]
 
@@ -109,7 +107,7 @@ class ReadArchiveSinceLast(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         ControlPosition | None,
         msgspec.Meta(description="the position of the time column, or null to find it by the meter's own columns"),
     ] = None
-    offset_seconds: FirstOffset | None = None
+    offset_seconds: FirstOffset = None
     verify: Verify = "once"
 
 
@@ -123,7 +121,7 @@ class ReadEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "10 on DL (audit trails are 5 on EK and TC, 11 on DL)"
         ),
     ] = None
-    offset_seconds: FirstOffset | None = None
+    offset_seconds: FirstOffset = None
     verify: Verify = "once"
 
 

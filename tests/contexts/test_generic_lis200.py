@@ -522,8 +522,8 @@ class TestSinceLast:
     def meter(self, through: int) -> ScriptedMeter:
         return ScriptedMeter(rows=[row(hour, f"2024-06-01,{hour:02}:00:00") for hour in range(1, through + 1)])
 
-    async def since_last(self, meter: ScriptedMeter, **kwargs: object) -> Answer:
-        answer = await call(meter, "read_archive_since_last", archive_number=3, **kwargs)
+    async def since_last(self, meter: ScriptedMeter, **kwargs: int) -> Answer:
+        answer = await call(meter, "read_archive_since_last", None, archive_number=3, **kwargs)
         meter.held_rows = answer.held
         return answer
 
@@ -693,7 +693,7 @@ class TestSetTime:
         meter = self.meter(f"2024-06-01,{shown}")
         before = list(meter.objects["1:400.0"])
 
-        answer = await call(meter, "set_time", **({} if allowed is None else {"allowed_drift_seconds": allowed}))
+        answer = await call(meter, "set_time", None, **({} if allowed is None else {"allowed_drift_seconds": allowed}))
 
         assert len(meter.written) == writes
         assert answer.result["set"] is bool(writes)
