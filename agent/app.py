@@ -9,8 +9,9 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import importlib.metadata
+import functools
 import logging
+import pathlib
 import signal
 import sqlite3
 import sys
@@ -431,9 +432,12 @@ def _bounded(problems: Sequence[Problem]) -> list[Problem]:
     return kept
 
 
+@functools.cache
 def software() -> str:
     """Return the version that the life sign names."""
-    return f"metergate {importlib.metadata.version('metergate')}"
+    # By the installed folder's name: importlib.metadata would load the whole of email for it.
+    found = (path.name for entry in sys.path for path in pathlib.Path(entry).glob("metergate-*.dist-info"))
+    return f"metergate {next(found, 'metergate-unknown.dist-info').removesuffix('.dist-info').partition('-')[2]}"
 
 
 def configure_logs(level: str) -> None:

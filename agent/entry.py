@@ -7,13 +7,17 @@ import asyncio
 import os
 import pathlib
 import sys
+import types
+import urllib
 from collections.abc import Sequence
 from typing import NoReturn
 
 DONE, FAILED, USAGE = 0, 1, 2
 
-_NEVER_NEEDED = ("rich", "greenlet")
-"""What structlog would import, where it happens to be installed, for logs that this process never writes: 6 MiB."""
+_NEVER_NEEDED = ("rich", "greenlet", "socks")
+"""What structlog (for logs that this process never writes: 6 MiB) and paho would import, where it is installed."""
+_PROXIES = "urllib.request"
+"""What paho imports for proxies, which it has only with ``socks``: with http and email behind it another 2 MiB."""
 
 _RUN_HELP = """Usage: metergate-agent run [--config FILE]
 
@@ -42,6 +46,16 @@ def _ask_click(arguments: list[str]) -> NoReturn:
     cli.main(args=arguments, prog_name="metergate-agent")
 
 
+def _travel_light() -> None:
+    """Keep libraries out of this process that it would load and never use."""
+    for name in _NEVER_NEEDED:
+        # None forbids the import.
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    if _PROXIES not in sys.modules:
+        sys.modules[_PROXIES] = types.ModuleType(_PROXIES)
+        urllib.request = sys.modules[_PROXIES]
+
+
 def _run(arguments: list[str]) -> int:
     """Run the edge process."""
     path = os.environ.get("METERGATE_AGENT_CONFIG", "")
@@ -58,9 +72,7 @@ def _run(arguments: list[str]) -> int:
         case _:
             sys.stderr.write(f"{_RUN_HELP}\nError: not understood: {' '.join(arguments)}\n")
             return USAGE
-    for name in _NEVER_NEEDED:
-        # None forbids the import.
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    _travel_light()
     # Imported here, because the other commands need none of it.
     from agent.app import configure_logs, run_agent  # noqa: PLC0415
     from agent.clocks import system_clock  # noqa: PLC0415
