@@ -7,7 +7,12 @@ import click
 _COMMANDS = {
     "run": ("", "Run this gateway: poll by the hub's plan, bring every reading home."),
     "outbox": ("agent.cli_outbox", "Show what waits here to reach the hub, beside a running agent or without it."),
+    "ports": ("agent.cli_ports", "List the serial ports of this machine, what they are, and who holds them."),
+    "identify": ("agent.cli_identify", "Find the meter on a line: rate, parity, address, and what stands there."),
+    "archive": ("agent.cli_archive", "Read an archive of a meter: a table, JSON lines or a CSV file."),
     "read": ("agent.cli_read", "Ask one meter one thing, without any hub."),
+    "replay": ("agent.cli_replay", "Run a recorded conversation again, offline."),
+    "capture": ("agent.cli_capture", "Make a simulated meter or a regression test of a recorded conversation."),
     "simulate": ("agent.simulator.cli", "Be meters: on a pseudo-terminal or over TCP, with faults on demand."),
     "invoke": ("agent.invoke", "Run a call on a meter through its gateway, over MQTT, hub or no hub."),
 }
@@ -17,6 +22,12 @@ _HELP = """The edge of Metergate: reads meters where they stand and brings every
 First steps, without any hardware:
   metergate-agent simulate --listen tcp:127.0.0.1:4001
   metergate-agent read socket://127.0.0.1:4001 generic_lis200 read_single_value address=2:300
+
+\b
+In front of a meter:
+  metergate-agent ports
+  metergate-agent identify /dev/ttyUSB0
+  metergate-agent archive /dev/ttyUSB0 3 --last 2d
 
 \b
 On a gateway:

@@ -7,6 +7,7 @@ on a wire for as long as their context lasts; what goes wrong while serving is r
 import asyncio
 import contextlib
 import datetime as dt
+import re
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from agent.simulator.faults import read_faults
 from agent.simulator.meters import VirtualMeter, read_meter
+from agent.simulator.recorded import RecordedMeter, RecordedPersona
 from agent.simulator.shared_line import VirtualBus
 from agent.simulator.wires import PtyWire, TcpWire
 from protocol.iec62056 import RATES
@@ -44,9 +46,13 @@ def virtual_bus(
     throttle: bool = False,
     opening_rate: int = 300,
     fixed_rate: bool = False,
+    strict_rate: bool = False,
     log: Path | None = None,
+    recorded: Sequence[RecordedPersona] = (),
 ) -> VirtualBus:
     """Build meters from ``ADDRESS:SERIAL:MODEL`` texts (models EK280, TC220, DL220) and the bus that they share.
+
+    A text may say more of its meter: ``1:4711:EK280,drift=90,locked``.
 
     Args:
         specs: the meters.
@@ -65,13 +71,16 @@ def virtual_bus(
         throttle: see VirtualBus.
         opening_rate: see VirtualBus.
         fixed_rate: see VirtualBus.
+        strict_rate: see VirtualBus.
         log: see VirtualBus.
+        recorded: meters made of recorded conversations, beside the others.
 
     Raises:
         ValueError: for an unknown model, fault, rate or zone, or a text that cannot be read.
     """
-    described = [read_meter(spec) for spec in specs]
-    _refuse_twins([address.lstrip("0") for address, _, _ in described])
+    described = [(*read_meter(spec.partition(",")[0]), *_states(spec, drift, locked)) for spec in specs]
+    addresses = [address for address, *_ in described] + [persona.address for persona in recorded]
+    _refuse_twins([address.lstrip("0") for address in addresses])
     read_faults(faults, "")  # before any file is opened
     meters = [
         VirtualMeter(
@@ -83,24 +92,40 @@ def virtual_bus(
             zone=_zone(timezone),
             interval=interval,
             history_days=history_days,
-            drift=drift,
-            locked=locked,
+            drift=own_drift,
+            locked=own_lock,
             codes=codes,
             language=language,
             rate_id=None if offered_rate is None else _rate_id(offered_rate),
             truth=truth,
         )
-        for address, serial, persona in described
+        for address, serial, persona, own_drift, own_lock in described
     ]
     return VirtualBus(
         meters,
+        recorded=[RecordedMeter(persona, now=now) for persona in recorded],
         faults=faults,
         throttle=throttle,
         opening_rate=opening_rate,
         fixed_rate=fixed_rate,
+        strict_rate=strict_rate,
         log=log,
         seed=seed,
     )
+
+
+def _states(spec: str, drift: float, locked: bool) -> tuple[float, bool]:  # noqa: FBT001 - private, both named in specs
+    """What a text says of its own meter behind the first comma, else what holds for all."""
+    for word in spec.split(",")[1:]:
+        name, _, value = word.partition("=")
+        number = re.fullmatch(r"[+-]?\d+(\.\d+)?", value)
+        if name == "locked" and not value:
+            locked = True
+        elif name == "drift" and number is not None:
+            drift = float(value)
+        else:
+            raise ValueError(f"{spec!r}: {word!r} is neither drift=SECONDS nor locked")
+    return drift, locked
 
 
 def _refuse_twins(addresses: Sequence[str]) -> None:

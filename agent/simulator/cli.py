@@ -20,6 +20,7 @@ from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
 from agent.simulator.faults import FAULTS
 from agent.simulator.locks import codes_for
 from agent.simulator.personas import LOCKS, PERSONAS
+from agent.simulator.recorded import PersonaError, read_persona
 from protocol.wire import ContractError
 
 DEFAULT_METER = "1:11000001:EK280"
@@ -55,8 +56,16 @@ def read_codes(path: Path) -> dict[int, str]:
     "--meter",
     "meters",
     multiple=True,
-    metavar="ADDRESS:SERIAL:MODEL",
+    metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked]",
     help=f"A meter on the line; may be repeated. Models: {', '.join(PERSONAS)}. Default: {DEFAULT_METER}.",
+)
+@click.option(
+    "--persona",
+    "personas",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A recorded meter on the line, made by `metergate-agent capture --persona`; may be repeated.",
 )
 @click.option("--seed", default=1, show_default=True, help="What all values follow from.")
 @click.option("--truth", type=click.Path(path_type=Path), help="Append what the meters hold and say, as JSON lines.")
@@ -74,6 +83,7 @@ def read_codes(path: Path) -> dict[int, str]:
 )
 @click.option("--offer", "offered_rate", type=int, metavar="BAUD", help="Rate that the meters offer.")
 @click.option("--fixed-rate", is_flag=True, help="The line never changes its rate.")
+@click.option("--strict-rate", is_flag=True, help="Be deaf to a pseudo-terminal at another rate, as a UART is.")
 @click.option("--interval", default=60, show_default=True, metavar="MINUTES", help="Measuring period.")
 @click.option(
     "--history",
@@ -99,7 +109,14 @@ def read_codes(path: Path) -> dict[int, str]:
 )
 @click.option("--link", type=click.Path(path_type=Path), help="Keep a symlink to the pseudo-terminal here.")
 @click.option("--log", type=click.Path(path_type=Path), help="Append every chunk with its times, as JSON lines.")
-def command(listen: str, meters: tuple[str, ...], password_file: Path | None, link: Path | None, **rest: Any) -> None:  # noqa: ANN401 - the options of virtual_bus
+def command(
+    listen: str,
+    meters: tuple[str, ...],
+    personas: tuple[Path, ...],
+    password_file: Path | None,
+    link: Path | None,
+    **rest: Any,  # noqa: ANN401 - the options of virtual_bus
+) -> None:
     """Simulate LIS-200 meters on a line.
 
     The first line of output is a JSON object: endpoint, meters. Ends on SIGTERM or SIGINT.
@@ -111,8 +128,10 @@ def command(listen: str, meters: tuple[str, ...], password_file: Path | None, li
         wire = _read_listen(listen)
         codes = read_codes(password_file) if password_file else None
         clock = system_clock()
-        bus = virtual_bus(*(meters or (DEFAULT_METER,)), codes=codes, now=clock.now, **rest)
-    except (ValueError, ContractError) as error:
+        recorded = [read_persona(path) for path in personas]
+        specs = meters if meters or recorded else (DEFAULT_METER,)
+        bus = virtual_bus(*specs, codes=codes, now=clock.now, recorded=recorded, **rest)
+    except (PersonaError, ValueError, ContractError) as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
@@ -147,6 +166,6 @@ async def _simulate(bus: VirtualBus, serving: AbstractAsyncContextManager[str], 
 def _announcement(bus: VirtualBus, endpoint: str, clock: Clock) -> Mapping[str, Any]:
     meters = [
         {"address": meter.address, "serial": meter.serial, "model": meter.persona.model, "language": meter.language}
-        for meter in bus.meters
+        for meter in bus.everybody
     ]
     return {"endpoint": endpoint, "meters": meters, "now": clock.now().isoformat()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agent.simulator.faults import Fault, Piece
 from agent.simulator.meters import VirtualMeter
+from agent.simulator.recorded import RecordedMeter
 from protocol.iec62056 import (
     TRANSITIONS,
     Ack,
@@ -49,7 +50,14 @@ Action = Pause | SwitchRate | Say
 class Conversation:
     """One meter on a line."""
 
-    def __init__(self, meter: VirtualMeter, faults: Sequence[Fault], *, opening_rate: int, fixed_rate: bool) -> None:
+    def __init__(
+        self,
+        meter: VirtualMeter | RecordedMeter,
+        faults: Sequence[Fault],
+        *,
+        opening_rate: int,
+        fixed_rate: bool,
+    ) -> None:
         self.meter = meter
         self._faults = faults
         parity = Parity.NONE if any(fault.no_parity for fault in faults) else Parity.AUTO

@@ -18,6 +18,7 @@ from pathlib import Path
 from agent.simulator.conversations import Action, Conversation, Say
 from agent.simulator.faults import Piece, read_faults
 from agent.simulator.meters import VirtualMeter
+from agent.simulator.recorded import RecordedMeter
 from agent.simulator.wire_log import WireLog
 from agent.simulator.wires import Wire
 from protocol.iec62056 import Pause, State, SwitchRate
@@ -38,10 +39,12 @@ class VirtualBus:
 
     Args:
         meters: who is on the line; addressed by ``/?<address>!``, all of them by the general call.
+        recorded: meters made of recorded conversations, on the same line.
         faults: named faults, e.g. ``["corrupt_bcc=0.1", "echo"]`` (``agent.simulator.faults``).
         throttle: bytes take their time, 10 bits each at the present rate, in both directions.
         opening_rate: Bd of the request.
         fixed_rate: the line never changes its rate.
+        strict_rate: who speaks at another rate than the line's is not heard, as by a UART (pseudo-terminals only).
         log: file for the wire log (JSON lines).
         seed: of the faults.
     """
@@ -50,18 +53,22 @@ class VirtualBus:
         self,
         meters: Sequence[VirtualMeter],
         *,
+        recorded: Sequence[RecordedMeter] = (),
         faults: Sequence[str] = (),
         throttle: bool = False,
         opening_rate: int = 300,
         fixed_rate: bool = False,
+        strict_rate: bool = False,
         log: Path | None = None,
         seed: int = 1,
     ) -> None:
         self.meters = tuple(meters)
+        self.everybody: tuple[VirtualMeter | RecordedMeter, ...] = (*meters, *recorded)
         self._throttle, self._rate, self._opening_rate = throttle, opening_rate, opening_rate
+        self._strict_rate = strict_rate
         self._conversations = []
         self._echoes = False
-        for meter in self.meters:
+        for meter in self.everybody:
             own = read_faults(faults, f"{seed}/{meter.serial}")
             self._echoes = any(fault.echoes for fault in own)
             if any(fault.other_serial for fault in own):
@@ -75,7 +82,7 @@ class VirtualBus:
 
     def close(self) -> None:
         """Close truth and log."""
-        for meter in self.meters:
+        for meter in self.everybody:
             meter.close()
         if self._log:
             self._log.close()
@@ -89,7 +96,7 @@ class VirtualBus:
     async def keep_time(self) -> None:
         """Let rows arise as the meters' clocks pass; runs until it is cancelled."""
         while True:
-            for meter in self.meters:
+            for meter in self.everybody:
                 meter.advance()
             await asyncio.sleep(_TICK)
 
@@ -108,6 +115,8 @@ class VirtualBus:
         except TimeoutError:
             await self._return_to_start(wire)
             return
+        if self._strict_rate and wire.rate not in {None, self._rate}:
+            return  # its bits are too long or too short for us
         start = max(at, self._free) if self._throttle else at
         self._free = self._heard = start + self._seconds(len(data))
         await _until(self._heard)

@@ -7,11 +7,18 @@ reader that has gone: what nobody takes for two seconds is lost, as on a cable.
 import asyncio
 import contextlib
 import os
+import termios
 import tty
 from typing import Protocol
 
 PATIENCE = 2.0
 """Seconds after which bytes that nobody takes are lost."""
+_RATES = {
+    getattr(termios, f"B{rate}"): rate
+    for rate in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)
+    if hasattr(termios, f"B{rate}")
+}
+"""Baud by the constant that a terminal has for it."""
 _RETRY = 0.002
 _CHUNK = 4096
 
@@ -21,6 +28,10 @@ class Wire(Protocol):
 
     async def read(self, seconds: float | None) -> tuple[float, bytes]:
         """Return the next chunk and when it came; raises TimeoutError after ``seconds``, EOFError when it is closed."""
+
+    @property
+    def rate(self) -> int | None:
+        """Bd at which the reader's port stands; None where that cannot be seen."""
 
     async def write(self, data: bytes) -> None:
         """Send at once; never raises."""
@@ -50,6 +61,11 @@ class PtyWire:
         """Return the next chunk and when it came; raises TimeoutError."""
         async with asyncio.timeout(seconds):
             return await self._arrived.get()
+
+    @property
+    def rate(self) -> int | None:
+        """Bd that the reader has set; None for a rate without a name."""
+        return _RATES.get(termios.tcgetattr(self._slave)[5])
 
     async def write(self, data: bytes) -> None:
         """Send; what does not fit into the terminal's buffer for two seconds is lost."""
@@ -95,6 +111,11 @@ class TcpWire:
         if not data:
             raise EOFError
         return at, data
+
+    @property
+    def rate(self) -> int | None:
+        """A connection has none."""
+        return None
 
     async def write(self, data: bytes) -> None:
         """Send; what a client does not take for two seconds is lost."""
