@@ -9,6 +9,7 @@ GONo counts all rows of the device, AONo those of the archive (LIS-200 fact shee
 """
 
 import heapq
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from agent.simulator.layouts import AONO, CHECK, EVENT, GONO, TIME
 from agent.simulator.personas import Archive, Content, Persona
-from agent.simulator.process import BEGIN, DAY, HOUR, draw
+from agent.simulator.process import BEGIN, DAY, draw
 from agent.simulator.quantities import Quantities, decimal_text
 from agent.simulator.schedules import Days, Intervals, Scattered, Schedule, SummerTime, is_summer, local_time
 from protocol.iec62056 import lis200
@@ -25,12 +26,10 @@ CHANGED_BEFORE, CHANGED_AFTER = 0x8300, 0x8200
 """A parameter of archive nn was changed: state before, state after. LIS-200 fact sheet 5.3."""
 SUMMER_BEGINS, SUMMER_ENDS = 0x3F02, 0x1F02
 LOCK_OPENED, LOCK_CLOSED = 0x2D03, 0x0D03
-_ALTERNATING = ((0x3C02, 0x1C02), (0x2506, 0x0506))
-"""Data transmission began, ended; temperature warning limit reached, left."""
 _PARAMETERS = (("0007:0311", 4), ("0006:0311", 2), ("0008:0158", 1))
 """Substitute pressure and temperature, a warning limit; with their decimals."""
 
-_CHANGE_BLOCK, _EVENT_BLOCK = 3 * DAY, 6 * HOUR
+_CHANGE_BLOCK = 3 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,10 @@ class Row:
     groups: tuple[str, ...]
     values: dict[str, str] = field(hash=False)
     units: dict[str, str] = field(hash=False)
+    times: dict[str, str] = field(default_factory=dict, hash=False)
+    """When maxima were, by the source of the maximum, as it is sent."""
+    changed: tuple[str, str, str] | None = None
+    """In an audit trail the object, its old and its new value, as sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,6 @@ class Archives:
         self._key, self._intervals, self._days = key, Intervals(step, zone), Days(zone)
         self._months = Days(zone, monthly=True)
         self._changes = Scattered(f"{key}/changes", _CHANGE_BLOCK)
-        self._events = Scattered(f"{key}/events", _EVENT_BLOCK)
         self._rows: dict[int, deque[Row]] = {a.number: deque(maxlen=a.depth) for a in persona.archives}
         self._streams = [stream for archive in persona.archives for stream in self._streams_of(archive)]
         self.shift = 0
@@ -80,7 +82,7 @@ class Archives:
         self._plan()
 
     def _streams_of(self, archive: Archive) -> list[_Stream]:
-        number, changes = archive.number, self._changes.key
+        number, changes, messages = archive.number, self._changes.key, self._quantities.messages
         match archive.content:
             case Content.INTERVALS:
                 return [
@@ -96,16 +98,11 @@ class Archives:
                 return [_Stream(archive, self._changes, lambda _, __: 0)]
             case Content.EVENTS:
                 return [
-                    _Stream(archive, self._events, self._alternating),
+                    _Stream(archive, self._quantities.messages.schedule, lambda process, _: messages.code(process)),
                     _Stream(archive, SummerTime(self._zone), self._summer_change),
                     _Stream(archive, Scattered(changes, _CHANGE_BLOCK, -20), lambda _, __: LOCK_OPENED),
                     _Stream(archive, Scattered(changes, _CHANGE_BLOCK, 30), lambda _, __: LOCK_CLOSED),
                 ]
-
-    def _alternating(self, process: int, _: int) -> int:
-        index = self._events.index(process)
-        pairs = _ALTERNATING[:1] if self._persona.channels else _ALTERNATING
-        return pairs[index // 2 % len(pairs)][index % 2]
 
     def _summer_change(self, _: int, clock: int) -> int:
         return SUMMER_BEGINS if is_summer(clock, self._zone) else SUMMER_ENDS
@@ -185,9 +182,11 @@ class Archives:
             CHECK: "CRC Ok",
         }
         if archive.content is Content.CHANGES:
-            texts |= dict(zip(("parameter", "old", "new"), change or self._change(process), strict=True), open="1")
-        groups, values, units = [], {}, {}
+            change = change or self._change(process)
+            texts |= dict(zip(("parameter", "old", "new"), change, strict=True), open="1")
+        groups, values, units, times = [], {}, {}, {}
         start = self._start(archive, process)
+        last = ("", "")
         for column in archive.layout:
             text = texts.get(column.content) or self._quantities.text(column.content, start, process, clock)
             groups.append(text)
@@ -195,9 +194,23 @@ class Archives:
                 source = column.source_in(number)
                 values[source] = text
                 units[source] = lis200.normalise_unit(self.unit_of(column.unit))
+                last = (column.content, source)
+            elif column.content == f"{last[0]} time":
+                times[last[1]] = text
+        if self._persona.numeric_check:
+            groups[-1] = str(zlib.crc32("".join(groups).encode()) % 65_536)
         has_event = any(column.content == EVENT for column in archive.layout)
         row = Row(
-            number, self._aono[number], self._gono, clock, event if has_event else None, tuple(groups), values, units
+            number,
+            self._aono[number],
+            self._gono,
+            clock,
+            event if has_event else None,
+            tuple(groups),
+            values,
+            units,
+            times,
+            change,
         )
         self._rows[number].append(row)
         return row

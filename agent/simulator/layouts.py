@@ -165,6 +165,10 @@ TC_HOURS: Layout = (
 """Fourteen columns with one row number, so the time stands in position 2."""
 
 
+EK260_MONTH_COUNTERS: Layout = tuple(column for column in EK_MONTH_COUNTERS if column.source not in {"2:302", "4:302"})
+"""Twenty columns: the months of an EK260 with software 1."""
+
+
 def dl_intervals(channel: int) -> Layout:
     """Nine columns: the measuring periods of one channel."""
     return (

@@ -259,6 +259,8 @@ class VirtualMeter:
         return [tuple(self._column(archive, column, attribute) for column in archive.layout)], size
 
     def _column(self, archive: Archive, column: Column, attribute: str) -> str:
+        if attribute in self.persona.undescribed:
+            raise MeterRefusal(NO_ATTRIBUTE)
         described = {
             "1": "0xAA",
             "2": column.german if self.language == "german" else column.english,

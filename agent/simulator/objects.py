@@ -93,7 +93,7 @@ _MEASURED = {
     "6:310": ("TK", "K"),
     "8:310": ("K", ""),
     "5:310": ("C", ""),
-    **{f"{channel}:20{kind}": (f"V{channel}.{kind}", "m3") for channel in (1, 2) for kind in (0, 1, 2, 3)},
+    **{f"{channel}:20{kind}": (f"V{channel}.{kind}", "m3") for channel in (1, 2, 3, 4) for kind in (0, 1, 2, 3)},
 }
 
 

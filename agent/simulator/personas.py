@@ -65,6 +65,12 @@ class Persona:
     """Fixed absolute pressure in 1/100 000 bar of a temperature corrector."""
     pressure_unit: str = " bar"
     maker: str = "Els"
+    padded: bool = False
+    """Volumes are padded with zeros (old firmware)."""
+    numeric_check: bool = False
+    """The check column is a number, not ``CRC Ok`` (old firmware)."""
+    undescribed: frozenset[str] = frozenset()
+    """Attributes of archives that the model does not have: its columns are known by their number only."""
 
     def archive(self, number: int) -> Archive | None:
         """The archive with this number, if the model has it."""
@@ -126,5 +132,55 @@ DL220 = Persona(
     channels=2,
 )
 
-PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, TC220, DL220)}
+EK260 = Persona(
+    model="EK260",
+    escapes="",
+    rate_id="5",
+    archives=(
+        Archive(1, Content.MONTHS, layouts.EK260_MONTH_COUNTERS, 24, 18, MONTH_ROW),
+        Archive(3, Content.INTERVALS, layouts.EK_INTERVALS, 2_000, 33, INTERVAL_ROW),
+        Archive(4, Content.EVENTS, layouts.EVENT_LOG, 250, 3),
+        Archive(5, Content.CHANGES, layouts.AUDIT_TRAIL, 200, 35),
+        Archive(7, Content.DAYS, layouts.EK_INTERVALS, 300, 20, DAY_ROW),
+    ),
+    echo=Echo.CORE,
+    code="00000000",
+    version="1.11",
+    padded=True,
+    numeric_check=True,
+    undescribed=frozenset("234"),
+)
+DL240 = Persona(
+    model="DL240",
+    escapes="",
+    rate_id="5",
+    archives=(
+        *(
+            archive
+            for channel in (1, 2, 3, 4)
+            for archive in (
+                Archive(2 * channel - 1, Content.MONTHS, layouts.dl_months(channel), 24, 2, MONTH_ROW, channel),
+                Archive(
+                    2 * channel,
+                    Content.INTERVALS,
+                    layouts.dl_intervals(channel),
+                    2_000,
+                    1,
+                    CHANNEL_ROW + channel - 1,
+                    channel,
+                ),
+            )
+        ),
+        Archive(10, Content.EVENTS, layouts.EVENT_LOG, 250, 3),
+        Archive(11, Content.CHANGES, layouts.AUDIT_TRAIL, 200, 35),
+    ),
+    echo=Echo.ASKED,
+    code="00000000",
+    version="1.10",
+    channels=4,
+    padded=True,
+    numeric_check=True,
+)
+
+PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, TC220, DL220, EK260, DL240)}
 """By the word that ``--meter`` takes."""

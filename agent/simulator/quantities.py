@@ -9,14 +9,18 @@ from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
 from agent.simulator.layouts import SYSTEM_STATUS, ZERO
+from agent.simulator.messages import Messages
 from agent.simulator.months import Extremes
-from agent.simulator.personas import Persona
+from agent.simulator.personas import CUSTOMER, Persona
 from agent.simulator.process import VOLUME_UNITS, GasProcess, draw
 from agent.simulator.schedules import Days, is_summer, local_time
 from protocol.iec62056 import lis200
 
 _BATTERY_OPERATION, _SUMMER_TIME = 15, 16  # system messages, LIS-200 fact sheet 5.2
 _KILOWATT_HOURS = 11  # per m3 of standard volume
+_CUSTOMER_LOCK_OPEN = 14
+_PADDED = len("000144076.2083")
+"""Characters of a volume on old firmware. LIS-200 fact sheet 2.3, 6.1."""
 
 
 def decimal_text(number: int, decimals: int, *, trimmed: bool = False) -> str:
@@ -38,6 +42,7 @@ class Quantities:
         self._process = GasProcess(seed, serial, pressure=persona.pressure)
         channels = range(1, persona.channels + 1)
         self._channels = {channel: GasProcess(seed, f"{serial}/{channel}") for channel in channels}
+        self.messages = Messages(f"{seed}/{serial}", logger=bool(persona.channels))
         self._disturbed = draw(seed, serial, "disturbed") % (90 * VOLUME_UNITS)
         self._customer_open = draw(seed, serial, "customer lock") % 3 == 0
         days = Days(zone)
@@ -58,7 +63,9 @@ class Quantities:
         if content == ZERO:
             return "0"
         if content.startswith("status "):
-            return "14" if content == "status 4" and self._customer_open and not self._channels else "0"
+            number = int(content.removeprefix("status "))
+            lock = (_CUSTOMER_LOCK_OPEN,) if number == CUSTOMER and self._customer_open and not self._channels else ()
+            return lis200.format_status([*self.messages.shown(number, end), *lock])
         return self._extreme(content, start, end, clock)
 
     def system_status(self, clock: int) -> str:
@@ -68,6 +75,8 @@ class Quantities:
 
     def volume(self, number: int) -> str:
         """A volume or flow counted in 1/10 000."""
+        if self._persona.padded:
+            return decimal_text(number, 4).rjust(_PADDED, "0")
         if self._channels:
             return decimal_text(number // 1_000, 1, trimmed=True)
         return decimal_text(number, 4, trimmed=not self._persona.fixed_decimals)

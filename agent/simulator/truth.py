@@ -52,6 +52,8 @@ def _row(row: Row, zone: ZoneInfo) -> dict[str, Any]:
         "local": local.strftime("%Y-%m-%d,%H:%M:%S"),
         "values": row.values,
         "units": row.units,
+        "times": row.times,
+        "changed": row.changed,
         "event": None if row.event is None else f"0x{row.event:04X}",
         "row": row.groups,
     }
