@@ -12,7 +12,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from benchmarks.chaos_operator import Operator
 from benchmarks.chaos_site import GATEWAYS, ChaosSite, Unit
@@ -20,8 +21,18 @@ from benchmarks.tape import Recorded, Tape
 
 MOST_PLAYED = 60
 FILLER = "filler"
+FULL_WORDS = (b"is full", b"no space left", b'"fault": "full"')
+"""What the log of an agent says, in small letters, when a write has failed for want of room."""
+
 JUMPS = tuple(dt.timedelta(minutes=minutes) for minutes in (-10_000, -600, -180, -40, 12, 45, 90))
 """Forward no further than the heal at the end has time for: what has run by a clock ahead is not due again."""
+
+TEN_YEARS = tuple(dt.timedelta(days=days) for days in (-3653, 3653))
+RELAYS = ("relay-1", "relay-2")
+BROKER_EMPTIED = "the broker restarts empty while the consumer is away"
+CONSUMER_AWAY = "the consumer is away"
+KILLED_IN_OUTAGE = "SIGKILL during a broker outage"
+DATABASE_AWAY = "the database stops"
 
 
 @dataclasses.dataclass
@@ -33,6 +44,10 @@ class Strike:
     seconds: float
     gap: float
     hit: bool = False
+    in_flight: int = 0
+    """Readings without a receipt when it was mended; counted for what other systems lose readings by."""
+
+    over: bool = False
 
     def __str__(self) -> str:
         """For people."""
@@ -55,13 +70,17 @@ Fault = Callable[[Chaos, Strike], contextlib.AbstractContextManager[None]]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of fault: where it may strike, for how long (real seconds), and what it needs for itself meanwhile."""
+    """A kind of fault: where it may strike, for how long (real seconds), and what it needs for itself meanwhile.
+
+    ``case`` is the one of the cases that other systems are known to lose readings by; the figures stand side by side.
+    """
 
     fault: Fault
     targets: Callable[[ChaosSite], Sequence[str]]
     shortest: float
     longest: float
-    claim: str = "{target}"
+    claims: tuple[str, ...] = ("{target}",)
+    case: str = ""
 
 
 def _units(*prefixes: str) -> Callable[[ChaosSite], Sequence[str]]:
@@ -120,6 +139,41 @@ def restart_database(chaos: Chaos, strike: Strike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def empty_broker_relays_away(chaos: Chaos, strike: Strike) -> Iterator[None]:
+    """No relay is there; the broker takes what comes, loses it with its disk, and then the relays come back."""
+    site = chaos.site
+    killed = [site.units[name].kill() for name in RELAYS]
+    strike.hit = site.broker.running and any(killed)
+    yield
+    site.broker.kill()
+    site.broker.start()
+    for name in RELAYS:
+        site.start(name)
+
+
+@contextlib.contextmanager
+def relays_away(chaos: Chaos, strike: Strike) -> Iterator[None]:
+    """No relay is there for a long time."""
+    killed = [chaos.site.units[name].kill() for name in RELAYS]
+    strike.hit = any(killed)
+    yield
+    for name in RELAYS:
+        chaos.site.start(name)
+
+
+@contextlib.contextmanager
+def kill_in_outage(chaos: Chaos, strike: Strike) -> Iterator[None]:
+    """SIGKILL an agent after the broker has been away for some time; the broker comes back last."""
+    site = chaos.site
+    was_running = site.broker.running
+    site.broker.kill()
+    yield
+    strike.hit = was_running and site.units[strike.target].kill()
+    site.start(strike.target)
+    site.broker.start()
+
+
+@contextlib.contextmanager
 def pull_line(chaos: Chaos, strike: Strike) -> Iterator[None]:
     """Pull a serial line (its port vanishes, or is left dangling) and plug it in again under the same path."""
     line = chaos.site.units[strike.target]
@@ -135,9 +189,21 @@ def pull_line(chaos: Chaos, strike: Strike) -> Iterator[None]:
 @contextlib.contextmanager
 def jump_clock(chaos: Chaos, strike: Strike) -> Iterator[None]:
     """Restart an agent with its clock elsewhere, and later once more with the right one."""
+    with _elsewhere(chaos, strike, chaos.random.choice(JUMPS)):
+        yield
+
+
+@contextlib.contextmanager
+def jump_far(chaos: Chaos, strike: Strike) -> Iterator[None]:
+    """The same by ten years, forward or back."""
+    with _elsewhere(chaos, strike, chaos.random.choice(TEN_YEARS)):
+        yield
+
+
+@contextlib.contextmanager
+def _elsewhere(chaos: Chaos, strike: Strike, jump: dt.timedelta) -> Iterator[None]:
     site, name = chaos.site, strike.target
     gateway = name.removeprefix("agent-")
-    jump = chaos.random.choice(JUMPS)
     strike.hit = site.units[name].alive
     chaos.operator.disturb(gateway, calm=False)
     site.units[name].kill()
@@ -292,12 +358,14 @@ def _full(disk: pathlib.Path, log: pathlib.Path, words: tuple[bytes, ...], strik
 
 @contextlib.contextmanager
 def fill_agent(chaos: Chaos, strike: Strike) -> Iterator[None]:
-    """Leave no byte on the disk of an agent's store; mostly the gateway is restarted meanwhile."""
+    """Leave no byte on the disk of an agent's store; mostly the gateway is started with its disk full."""
     site, name = chaos.site, f"agent-{strike.target}"
-    with _full(site.disks[strike.target], site.folder / f"{name}.log", (b"is full", b"no space left"), strike):
-        # One that goes on may find room in its own files for a while.
-        if chaos.random.random() < 0.7:  # noqa: PLR2004 - mostly
-            site.units[name].kill()
+    # One that goes on may find room in its own files for a while.
+    starts = chaos.random.random() < 0.8  # noqa: PLR2004 - mostly
+    if starts:
+        site.units[name].end()
+    with _full(site.disks[strike.target], site.folder / f"{name}.log", FULL_WORDS, strike):
+        if starts:
             site.start(name)
         yield
 
@@ -317,85 +385,117 @@ def _disks(*names: str) -> Callable[[ChaosSite], Sequence[str]]:
 
 
 KINDS: dict[str, Kind] = {
-    "kill": Kind(kill, _units("agent", "relay", "rest"), 0.5, 6),
+    "kill": Kind(kill, lambda site: list(site.units), 0.5, 6),
     "stop": Kind(stop, lambda site: [*site.units, "broker", "database"], 2, 8),
     "broker restarted empty": Kind(empty_broker, lambda _: ["broker"], 1, 6),
-    "database restarted": Kind(restart_database, lambda _: ["database"], 1, 6),
+    "broker restarted empty, relays away": Kind(
+        empty_broker_relays_away, lambda _: ["broker"], 18, 22, claims=("broker", *RELAYS), case=BROKER_EMPTIED
+    ),
+    "relays away": Kind(relays_away, lambda _: ["relays"], 25, 60, claims=RELAYS, case=CONSUMER_AWAY),
+    "agent killed, broker away": Kind(
+        kill_in_outage, _units("agent"), 4, 8, claims=("broker", "{target}"), case=KILLED_IN_OUTAGE
+    ),
+    "database restarted": Kind(restart_database, lambda _: ["database"], 1, 6, case=DATABASE_AWAY),
     "network cut": Kind(cut, lambda site: list(site.gates), 1, 8),
     "network delayed": Kind(delay, lambda site: list(site.gates), 4, 10),
     "network half-open": Kind(half_open, lambda site: list(site.gates), 4, 10),
     "line pulled": Kind(pull_line, _units("line"), 1, 8),
     "clock jump": Kind(jump_clock, _units("agent"), 5, 9),
-    "agent disk full": Kind(fill_agent, _disks(*GATEWAYS), 8, 13, claim="agent-{target}"),
-    "hub disk full": Kind(fill_hub, _disks("hub"), 5, 9, claim="database"),
-    "deliveries doubled": Kind(play_twice, lambda _: ["broker"], 0, 0, claim="broker"),
-    "deliveries reordered": Kind(play_shuffled, lambda _: ["broker"], 0, 0, claim="broker"),
-    "payload corrupted": Kind(play_corrupted, lambda _: ["broker"], 0, 0, claim="broker"),
-    "meter renamed": Kind(rename, lambda site: list(site.devices), 0, 0, claim="edit"),
-    "group edited": Kind(edit_group, lambda _: ["group"], 0, 0, claim="edit"),
-    "config edited": Kind(edit_config, lambda _: ["8:310/3", "6:310_1/3"], 0, 0, claim="edit"),
+    "clock jump of ten years": Kind(jump_far, _units("agent"), 5, 9),
+    "agent disk full": Kind(fill_agent, _disks(*GATEWAYS), 8, 13, claims=("agent-{target}",)),
+    "hub disk full": Kind(fill_hub, _disks("hub"), 8, 14, claims=("database", *RELAYS)),
+    "deliveries doubled": Kind(play_twice, lambda _: ["broker"], 0, 0),
+    "deliveries reordered": Kind(play_shuffled, lambda _: ["broker"], 0, 0),
+    "payload corrupted": Kind(play_corrupted, lambda _: ["broker"], 0, 0),
+    "meter renamed": Kind(rename, lambda site: list(site.devices), 0, 0, claims=("edit",)),
+    "group edited": Kind(edit_group, lambda _: ["group"], 0, 0, claims=("edit",)),
+    "config edited": Kind(edit_config, lambda _: ["8:310/3", "6:310_1/3"], 0, 0, claims=("edit",)),
 }
 
 
-class Course:
-    """The seeded sequence of faults: every kind once in each round, in a new order."""
+@dataclasses.dataclass
+class _UnderWay:
+    """A fault that is not mended yet."""
 
-    def __init__(self, chaos: Chaos, pause: float) -> None:
+    until: float
+    claims: frozenset[str]
+    strike: Strike
+    block: contextlib.ExitStack
+
+
+class Course:
+    """The seeded sequence of faults: every kind in each round, in a new order; what has not hit comes again at once."""
+
+    def __init__(self, chaos: Chaos, pause: float, kinds: Collection[str] = ()) -> None:
         self._chaos = chaos
         self._pause = pause
+        self._kinds = kinds or KINDS.keys()
         self._random = random.Random(chaos.random.random())  # noqa: S311 - repeatable, not secret
+        self._rounds = 0
         self._bag: list[Strike] = []
-        self._under_way: list[tuple[float, str, Strike, contextlib.ExitStack]] = []
+        self._under_way: list[_UnderWay] = []
         self._next_at = time.monotonic()
         self.struck: list[Strike] = []
 
     def active(self) -> tuple[str, ...]:
         """Name what is broken right now."""
-        return tuple(str(strike) for _, _, strike, _ in self._under_way)
+        return tuple(str(one.strike) for one in self._under_way)
 
     def step(self) -> Strike | None:
         """Mend what is due, and break the next thing if it is time; return what was broken now."""
         now = time.monotonic()
-        for item in [item for item in self._under_way if item[0] <= now]:
-            self._mend(item)
+        for one in [one for one in self._under_way if one.until <= now]:
+            self._mend(one)
         if now < self._next_at:
             return None
         if not self._bag:
             self._fill_bag()
-        claims = {claim for _, claim, _, _ in self._under_way}
+        claimed = frozenset[str]().union(*(one.claims for one in self._under_way))
         for strike in self._bag:
-            claim = KINDS[strike.kind].claim.format(target=strike.target)
-            if claim not in claims:
+            claims = frozenset(claim.format(target=strike.target) for claim in KINDS[strike.kind].claims)
+            if not claims & claimed:
                 self._bag.remove(strike)
-                self._begin(strike, claim)
+                self._begin(strike, claims)
                 return strike
         return None
 
     def mend_all(self) -> None:
         """Mend everything."""
-        for item in list(self._under_way):
-            self._mend(item)
+        for one in list(self._under_way):
+            self._mend(one)
 
     def _fill_bag(self) -> None:
-        for name, kind in KINDS.items():
-            targets = kind.targets(self._chaos.site)
-            if targets:
-                seconds = self._random.uniform(kind.shortest, kind.longest)
-                gap = self._random.uniform(0.4, 1.6) * self._pause
-                self._bag.append(Strike(name, self._random.choice(targets), seconds, gap))
+        """Draw the next round; a kind that is behind, because its strikes did not hit, comes twice and first."""
+        hits = Counter(strike.kind for strike in self.struck if strike.hit or not strike.over)
+        for name in self._kinds:
+            behind = hits[name] < self._rounds
+            self._bag += [strike for _ in range(1 + behind) if (strike := self._draw(name)) is not None]
         self._random.shuffle(self._bag)
+        self._bag.sort(key=lambda strike: hits[strike.kind] >= self._rounds)
+        self._rounds += 1
 
-    def _begin(self, strike: Strike, claim: str) -> None:
-        stack = contextlib.ExitStack()
-        stack.enter_context(KINDS[strike.kind].fault(self._chaos, strike))
+    def _draw(self, name: str) -> Strike | None:
+        kind = KINDS[name]
+        targets = kind.targets(self._chaos.site)
+        if not targets:
+            return None
+        seconds = self._random.uniform(kind.shortest, kind.longest)
+        return Strike(name, self._random.choice(targets), seconds, self._random.uniform(0.4, 1.6) * self._pause)
+
+    def _begin(self, strike: Strike, claims: frozenset[str]) -> None:
+        block = contextlib.ExitStack()
+        block.enter_context(KINDS[strike.kind].fault(self._chaos, strike))
         now = time.monotonic()
-        self._under_way.append((now + strike.seconds, claim, strike, stack))
+        self._under_way.append(_UnderWay(now + strike.seconds, claims, strike, block))
         self.struck.append(strike)
         self._next_at = now + strike.gap
 
-    def _mend(self, item: tuple[float, str, Strike, contextlib.ExitStack]) -> None:
-        self._under_way.remove(item)
-        item[3].close()
+    def _mend(self, one: _UnderWay) -> None:
+        self._under_way.remove(one)
+        if KINDS[one.strike.kind].case:
+            one.strike.in_flight = self._chaos.site.waiting()
+        one.block.close()
+        one.strike.over = True
 
 
 def kinds_possible(site: ChaosSite) -> list[str]:

@@ -16,6 +16,7 @@ from deploy.demo.expected import ArchiveTask, Comparison, Key, Truth, instant, j
 
 FINAL = {"done", "failed", "refused", "expired", "cancelled", "interrupted"}
 ARCHIVE = 3
+OUT_OF_BOUNDS = "timestamp_out_of_bounds"
 MOST_EXAMPLES = 20
 
 
@@ -61,6 +62,7 @@ class Evidence:
     commands: list[dict[str, Any]]
     losses: list[dict[str, Any]]
     staged: list[dict[str, Any]]
+    """With ``meter`` and ``series`` as those of readings."""
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -126,6 +128,7 @@ def judge(course: Course, evidence: Evidence) -> Figures:
     truth = Truth(evidence.truth, {serial: serial for serial in course.devices})
     losses = _Losses(evidence.losses)
     stored = _stored(figures, evidence)
+    _adopt_far(evidence, stored)
     _judge_archives(figures, course, truth, stored, losses)
     comparison = Comparison()
     judge_values(comparison, truth, stored)
@@ -162,6 +165,16 @@ def _stored(figures: Figures, evidence: Evidence) -> dict[Key, decimal.Decimal]:
     return stored
 
 
+def _adopt_far(evidence: Evidence, stored: dict[Key, decimal.Decimal]) -> None:
+    """Take for stored what a clock far away has stamped: it is kept beside the readings, with its reason, to be seen.
+
+    What such a reading is staged for passes with nothing but time, so it is there as it should be.
+    """
+    for row in [row for row in evidence.staged if row["reason"] == OUT_OF_BOUNDS]:
+        evidence.staged.remove(row)
+        stored[row["meter"], row["series"], instant(row["timestamp"])] = decimal.Decimal(row["value"])
+
+
 def _judge_archives(
     figures: Figures, course: Course, truth: Truth, stored: dict[Key, decimal.Decimal], losses: _Losses
 ) -> None:
@@ -191,7 +204,7 @@ def _judge_runs(
     for run in evidence.runs:
         serial = serials[run["meter_device"]]
         name = "command" if run["task"] is None else names[run["task"]]
-        for tick in _ticks(run):
+        for tick in _ticks(run, course):
             by_tick[name, serial, tick].append(run)
         if run["outcome"] == "done":
             if name in course.addresses:
@@ -210,11 +223,17 @@ def _judge_runs(
     return explained
 
 
-def _ticks(run: dict[str, Any]) -> list[dt.datetime]:
-    """Return the ticks that a run's row stands for: quarters that were missed one after the other share one."""
+def _ticks(run: dict[str, Any], course: Course) -> list[dt.datetime]:
+    """Return the ticks that a run's row stands for: quarters that were missed one after the other share one.
+
+    Of ten years only what the course has had is of interest.
+    """
     if run["tick"] is None:
         return []
-    return quarters(instant(run.get("since") or run["tick"]), instant(run["tick"]))
+    tick = instant(run["tick"])
+    if run.get("since") is None:
+        return [tick]
+    return quarters(max(instant(run["since"]), course.first), min(tick, course.last))
 
 
 def _judge_ticks(

@@ -1,15 +1,18 @@
-"""The site of the chaos bench: two gateways with two meters each, two relays, REST, PostgreSQL and Mosquitto.
+"""The site of the chaos bench: three gateways with two meters each, two relays, REST, PostgreSQL and Mosquitto.
 
-Every process stands behind gates of its own, so that any two can be parted. ``tend`` does what a service supervisor
-does: what should run and has ended by itself is started again, and noted. Nothing here imports ``agent`` or ``hub``.
+Every process stands behind gates of its own, so that any two can be parted; one line is a serial server on TCP.
+``tend`` does what a service supervisor does: what should run and has ended by itself is started again, and noted.
+Nothing here imports ``agent`` or ``hub``.
 """
 
 import contextlib
 import dataclasses
 import datetime as dt
+import http.client
 import os
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -43,15 +46,18 @@ SERIES = {
     "7:310": "bar",
     "6:310_1": "°C",
 }
-GATEWAYS = {"north": ("4011220", "4011221"), "south": ("4011330", "4011331")}
+GATEWAYS = {"north": ("4011220", "4011221"), "south": ("4011330", "4011331"), "west": ("4011440", "4011441")}
 """Serial numbers of the meters on the line of each gateway; their addresses there are 1 and 2."""
+
+ON_TCP = "west"
+"""The gateway whose line is a serial server on TCP; the others have a serial port of their own."""
 
 MOMENTARY, EXTRA, ON_DEMAND = "7:310", "6:310_1", "4:302"
 """What the task that always runs, the task that edits take out and put back, and commands read."""
 
 RESTART_SECONDS = 1.0
 DISK_MEGABYTES = {"agent": 24, "hub": 400}
-UNREACHABLE = (OSError, RestError, ValueError)
+UNREACHABLE = (OSError, RestError, ValueError, http.client.HTTPException)
 """What a request to the hub may raise while faults are at work (a half answer is a ValueError)."""
 
 
@@ -113,6 +119,7 @@ class ChaosSite:
         self.database = database
         self.folder = stage.folder
         self.port = free_port()
+        self.line_port = free_port()
         self.units: dict[str, Unit] = {}
         self.gates: dict[str, Gate] = {}
         self.disks: dict[str, pathlib.Path] = {}
@@ -136,9 +143,11 @@ class ChaosSite:
             self.gates[f"{name} to broker"] = gates.enter_context(gate(self.broker.port))
         for name in ("relay-1", "relay-2", "rest"):
             self.gates[f"{name} to database"] = gates.enter_context(gate(self.database.port))
+        self.gates["people to rest"] = gates.enter_context(gate(self.port))
+        self.gates[f"agent-{ON_TCP} to line"] = gates.enter_context(gate(self.line_port))
         self.stage.run(["metergate-hub", "migrate", "--database", self.database.url()])
         token = self.stage.run(["metergate-hub", "token", "create", "chaos", "--database", self.database.url()])
-        self.hub = HubClient(f"http://127.0.0.1:{self.port}", token.strip().splitlines()[-1])
+        self.hub = HubClient(f"http://127.0.0.1:{self.gates['people to rest'].port}", token.strip().splitlines()[-1])
         serve = ["metergate-hub", "serve", "--port", str(self.port), "--data", str(self.folder)]
         self._add("rest", [*serve, "--database", self.database.url(self.gates["rest to database"].port)])
         for relay in ("relay-1", "relay-2"):
@@ -156,7 +165,7 @@ class ChaosSite:
             time.sleep(0.2)
         self._tell_the_hub()
         for gateway in GATEWAYS:
-            folder = self.disks.get(gateway, self.folder / f"agent-{gateway}")
+            folder = self.agent_folder(gateway)
             folder.mkdir(exist_ok=True)
             settings = self.folder / f"agent-{gateway}.toml"
             url = self.gates[f"agent-{gateway} to broker"].url
@@ -173,11 +182,18 @@ class ChaosSite:
 
     def _simulator(self, gateway: str, serials: tuple[str, ...]) -> list[str]:
         meters = [part for i, serial in enumerate(serials, start=1) for part in ("--meter", f"{i}:{serial}:EK280")]
+        listen = (
+            (f"tcp:127.0.0.1:{self.line_port}",) if gateway == ON_TCP else ("pty", "--link", str(self.link(gateway)))
+        )
         return [
-            *("metergate-agent", "simulate", "--listen", "pty", "--link", str(self.link(gateway)), *meters),
+            *("metergate-agent", "simulate", "--listen", *listen, *meters),
             *("--seed", "5", "--interval", "15", "--history", "2", "--timezone", ZONE),
             *("--truth", str(self.truth(gateway))),
         ]
+
+    def agent_folder(self, gateway: str) -> pathlib.Path:
+        """Return where an agent keeps its store."""
+        return self.disks.get(gateway, self.folder / f"agent-{gateway}")
 
     def link(self, gateway: str) -> pathlib.Path:
         """Return the path of a gateway's serial port, which stays when the port goes and comes back."""
@@ -227,7 +243,7 @@ class ChaosSite:
                 organization=owner,
                 gateway=row["id"],
                 name=f"line {gateway}",
-                serial_port=str(self.link(gateway)),
+                **self._place(gateway),
             )
             for address, serial in enumerate(serials, start=1):
                 device = post(
@@ -243,6 +259,12 @@ class ChaosSite:
                     meter_tasks=[self.tasks["archive"]],
                 )
                 self.devices[serial] = str(device["id"])
+
+    def _place(self, gateway: str) -> dict[str, object]:
+        """Say where the agent finds a line."""
+        if gateway == ON_TCP:
+            return {"static_ip_address": "127.0.0.1", "port": self.gates[f"agent-{ON_TCP} to line"].port}
+        return {"serial_port": str(self.link(gateway))}
 
     def _create_task(self, name: str, call: str, **kwargs: object) -> None:
         task = self.hub.post(
@@ -306,13 +328,28 @@ class ChaosSite:
         except UNREACHABLE:
             return False
 
+    def waiting(self) -> int:
+        """Return how many readings wait in the agents' stores for a receipt."""
+        count = 0
+        for gateway in GATEWAYS:
+            # A store that cannot be opened right now has readings all the same: none are counted.
+            with contextlib.suppress(sqlite3.Error):
+                base = sqlite3.connect(f"file:{self.agent_folder(gateway) / 'agent.db'}?mode=ro", uri=True, timeout=1)
+                with contextlib.closing(base):
+                    row = base.execute("SELECT count(*) FROM readings WHERE receipted_at IS NULL").fetchone()
+                    count += int(row[0])
+        return count
+
     def newest_archive_tick(self) -> dt.datetime | None:
         """Return the newest tick whose archive read was done on every meter, by the hub's runs; None if unknown."""
-        since = (self.clock.now() - dt.timedelta(hours=3)).isoformat()
+        now = self.clock.now()
+        since = (now - dt.timedelta(hours=3)).isoformat()
         done: dict[str, set[dt.datetime]] = {device: set() for device in self.devices.values()}
         try:
             for run in self.hub.all("/v1/runs/", task=self.tasks["archive"], outcome="done", start_time=since):
-                done[run["meter_device"]].add(instant(run["tick"]))
+                # A clock that was ahead has read at ticks that are still to come.
+                if instant(run["tick"]) <= now:
+                    done[run["meter_device"]].add(instant(run["tick"]))
         except UNREACHABLE:
             return None
         common = set.intersection(*done.values())
