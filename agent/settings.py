@@ -46,9 +46,12 @@ class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Waiting times of the uplink, in real seconds."""
+    """Waiting times of the uplink, in real seconds.
 
-    resend: Seconds = 3.0
+    ``resend`` counts until a receipt's time was measured: a hub that a thousand gateways return to needs some seconds.
+    """
+
+    resend: Seconds = 20.0
     resend_max: Seconds = 60.0
     reconnect: Seconds = 1.0
     reconnect_max: Seconds = 60.0

@@ -7,6 +7,8 @@ request would starve beside a relay that stores group after group. So within a p
 """
 
 import asyncio
+import socket
+import ssl
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -56,6 +58,16 @@ def is_out_of_strength(error: DBAPIError) -> bool:
 
 class DatabaseError(RuntimeError):
     """The database cannot be used; the text names it, without a password, and says why."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is only away: the next attempt may do. A wrong name, login or certificate stays wrong."""
+        cause = self.__cause__
+        if isinstance(cause, socket.gaierror):
+            return cause.errno == socket.EAI_AGAIN
+        if isinstance(cause, ssl.SSLError | asyncpg.exceptions.ClientConfigurationError):
+            return False
+        return isinstance(cause, UNREACHABLE)
 
 
 def async_url(url: str) -> URL:

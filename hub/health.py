@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.database import database_problems, reading
+from hub.database import UNREACHABLE, database_problems, reading
 from hub.models import Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
 from hub.rivals import conflict_of
 from hub.state import Hub, HubRequest, hub_of
@@ -39,7 +39,7 @@ async def judge(hub: Hub) -> Health:
         async with reading(hub.engine) as session:
             quarantined = await _count(session, Quarantined, Quarantined.replayed_at.is_(None))
             staged = await _count(session, StagedReading)
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, *UNREACHABLE) as error:
         return Health(status=UNAVAILABLE, reasons=[f"the database does not answer: {type(error).__name__}"])
     if quarantined >= hub.settings.quarantine_rows:
         reasons.append(

@@ -6,15 +6,18 @@ again. Nobody has to announce a restore. A life sign of an older session than th
 relays hear every life sign, and what they do about it may be done twice.
 """
 
+import asyncio
 import dataclasses
 import datetime as dt
 import uuid
+from collections import deque
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import dispatch, plans, rivals
+from hub.connection import Incoming
 from hub.database import writing
 from hub.ingest import WRONG_KEY, pin_key, read_gateways
 from hub.models import Batch, Gateway, OutboxProgress
@@ -29,6 +32,37 @@ ASK_AGAIN = dt.timedelta(minutes=1)
 _FOLD = 1000
 
 _log = structlog.get_logger(__name__)
+
+
+class Signs:
+    """Life signs as they came that wait to be noted, bounded in bytes: the oldest go first, for they say least."""
+
+    def __init__(self, limit: int) -> None:
+        self.bytes = 0
+        """How many bytes wait."""
+        self._limit = limit
+        self._waiting: deque[Incoming] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, message: Incoming) -> int:
+        """Take the life sign; return how many older ones had to go for it."""
+        gone = 0
+        self._waiting.append(message)
+        self.bytes += len(message.payload)
+        while self.bytes > self._limit and len(self._waiting) > 1:
+            self.bytes -= len(self._waiting.popleft().payload)
+            gone += 1
+        self._filled.set()
+        return gone
+
+    async def take(self) -> Incoming:
+        """Wait for a life sign and return it, oldest first."""
+        await self._filled.wait()
+        message = self._waiting.popleft()
+        self.bytes -= len(message.payload)
+        if not self._waiting:
+            self._filled.clear()
+        return message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

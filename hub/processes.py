@@ -1,17 +1,19 @@
 """The hub's processes, wired: ``run`` (all in one, on SQLite), ``serve`` (REST) and ``relay`` (MQTT) on PostgreSQL.
 
 Each is one task group of named tasks that ends on SIGTERM or SIGINT. The first line on standard output is one JSON
-object with the URLs that answer; everything else goes to the log.
+object with the URLs that answer; everything else goes to the log. A PostgreSQL that is away when they start is waited
+for, however long it takes (the log and ``/health`` say so); one that refuses us ends them with the cause.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import json
+import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.app import create_app
 from hub.broker import embedded_broker
 from hub.clocks import Clock
-from hub.database import create_engine, migrate, schema_problem
+from hub.database import DatabaseError, create_engine, migrate, schema_problem
 from hub.keys import open_key
 from hub.relay import run_relay
 from hub.settings import Settings, StartError
@@ -33,6 +35,8 @@ from hub.state import Hub
 
 _SHUTDOWN_SECONDS = 2
 _BACKLOG = 1024
+_DATABASE_PAUSES = (0.5, 15.0)
+"""Shortest and longest pause (s) before a database that was away at start is looked at again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -57,10 +61,11 @@ async def run(settings: Settings, clock: Clock) -> None:
             settings = dataclasses.replace(settings, broker=broker.url)
         engine = await stack.enter_async_context(_engine(settings))
         hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
+        key = open_key(_key_file(settings))
         await _together(
             hub,
             rest=_listen(stack, settings),
-            relay=run_relay(settings, engine, clock, open_key(_key_file(settings)), ready=_ready(hub), wake=hub.wake),
+            relay=lambda: run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake),
         )
 
 
@@ -68,7 +73,6 @@ async def serve(settings: Settings, clock: Clock) -> None:
     """REST alone; as many of these as needed share one PostgreSQL."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
-        await _refuse_old_schema(engine)
         await _together(Hub(settings, engine, clock), rest=_listen(stack, settings))
 
 
@@ -76,12 +80,13 @@ async def relay(settings: Settings, clock: Clock) -> None:
     """MQTT alone; as many of these as needed share one PostgreSQL and one broker or cluster."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
-        await _refuse_old_schema(engine)
         hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
         key = open_key(_key_file(settings))
         figures = _serve_figures(stack, settings)
         await _together(
-            hub, figures=figures, relay=run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake)
+            hub,
+            figures=figures,
+            relay=lambda: run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake),
         )
 
 
@@ -89,35 +94,72 @@ async def _together(
     hub: Hub,
     *,
     rest: socket.socket | None = None,
-    relay: Coroutine[None, None, None] | None = None,
+    relay: Callable[[], Coroutine[None, None, None]] | None = None,
     figures: str = "",
 ) -> None:
-    """Run the parts until a signal comes or one of them fails."""
+    """Run the parts until a signal comes or one of them fails.
+
+    REST answers at once, so that its health says what is waited for; the relay begins when the database can be used.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = _server(hub) if rest is not None else None
     async with asyncio.TaskGroup() as group:
-        relaying = group.create_task(relay, name="relay") if relay is not None else None
         serving = None
         if server is not None and rest is not None:
             serving = group.create_task(server.serve(sockets=[rest]), name="rest")
+        working = group.create_task(_work(hub, relay, stop), name="work")
         announcing = group.create_task(_announce(hub, server, rest, figures), name="announcement")
         await stop.wait()
         _log.info("stopping")
         hub.stopping.set()
-        if server is not None:
+        if server is not None and serving is not None:
+            while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn ends in order only what has begun
+                await asyncio.sleep(0.01)
             server.should_exit = True
-        if serving is not None:
             await serving
         announcing.cancel()
-        if relaying is not None:
-            relaying.cancel()
+        working.cancel()
+    refusal = None if working.cancelled() else working.result()
+    if refusal is not None:
+        raise refusal
+
+
+async def _work(
+    hub: Hub, relay: Callable[[], Coroutine[None, None, None]] | None, stop: asyncio.Event
+) -> StartError | DatabaseError | None:
+    """Wait until the database can be used, say so, and relay, where this process does.
+
+    A database that refuses us, or has another schema, stops the process: its cause is returned when REST has ended.
+    """
+    pause = _DATABASE_PAUSES[0]
+    while True:
+        try:
+            problem = await schema_problem(hub.engine)
+        except DatabaseError as error:
+            if not error.passes:
+                stop.set()
+                return error
+            _log.warning("database_awaited", cause=str(error), pause_seconds=pause)
+            # Jitter, so that processes which wait for one database do not come together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause = min(2 * pause, _DATABASE_PAUSES[1])
+            continue
+        if problem:
+            stop.set()
+            return StartError(problem)
+        break
+    hub.usable.set()
+    if relay is not None:
+        await relay()
+    return None
 
 
 async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None, figures: str) -> None:
     """Print the first line once everything that this process offers answers."""
+    await hub.usable.wait()
     urls = {"metrics": figures} if figures else {}
     if server is not None and rest is not None:
         while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -188,12 +230,6 @@ async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
-
-
-async def _refuse_old_schema(engine: AsyncEngine) -> None:
-    problem = await schema_problem(engine)
-    if problem:
-        raise StartError(problem)
 
 
 def _data(settings: Settings) -> Path:

@@ -36,7 +36,7 @@ from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming,
 from hub.database import is_out_of_strength, reading, writing
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
 from hub.lanes import Lanes
-from hub.lifesigns import Heard, note_life_sign
+from hub.lifesigns import Heard, Signs, note_life_sign
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.settings import Settings
@@ -117,7 +117,7 @@ class Relay:
         self._name = uuid.uuid4().hex[:12]
         self._connection: Connection | None = None
         self._lanes = Lanes(settings.queue_bytes)
-        self._signs: asyncio.Queue[Incoming] = asyncio.Queue()
+        self._signs = Signs(settings.queue_bytes // 4)
         self._adopt = asyncio.Event()
         self._to_publish: set[uuid.UUID] = set()
 
@@ -187,7 +187,7 @@ class Relay:
                 _log.warning("delivery_dropped", topic=message.topic, cause=str(error))
                 continue
             if channel is Channel.ONLINE:
-                self._signs.put_nowait(message)
+                self._hear(message)
                 continue
             delivery = Delivery(message.topic, message.payload, message.properties, self._clock.now())
             if not self._lanes.put(delivery, channel):
@@ -245,8 +245,14 @@ class Relay:
 
     # Life signs
 
+    def _hear(self, message: Incoming) -> None:
+        gone = self._signs.put(message)
+        if gone:
+            _dropped.inc(gone)
+            _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
+
     async def _listen(self) -> None:
-        message = await self._signs.get()
+        message = await self._signs.take()
         if not message.payload:
             return
         try:
@@ -264,7 +270,7 @@ class Relay:
             heard = await note_life_sign(self._engine, sign, envelope.key, now, retained=message.retained)
         except DATABASE_ERRORS:
             # Nobody sends it again while the connection lasts.
-            self._signs.put_nowait(message)
+            self._hear(message)
             raise
         if heard is not None:
             await self._answer(heard, now)

@@ -17,8 +17,9 @@ HubRequest = Request[Any, Any, Any]
 class Hub:
     """The parts of one process. ``wake`` is set after a commit that the relay should look at at once.
 
-    ``relay_ready`` is set while the relay of this process is connected; None when it has none. ``stopping`` is set when
-    the process is to end: whoever waits for something answers now.
+    ``usable`` is set once the database was found to be there and of this version. ``relay_ready`` is set while the
+    relay of this process is connected; None when it has none. ``stopping`` is set when the process is to end: whoever
+    waits for something answers now.
     """
 
     settings: Settings
@@ -26,6 +27,7 @@ class Hub:
     clock: Clock
     wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     relay_ready: asyncio.Event | None = None
+    usable: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     stopping: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 

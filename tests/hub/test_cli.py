@@ -1,20 +1,25 @@
 """The commands of the hub as processes: first line, tokens, exit status, and an end within seconds."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import make_url
 
+from benchmarks.postgres import Postgres, postgres
 from hub.cli import commands
 from tests.parts.databases import new_postgresql
-from tests.parts.mosquitto import mosquitto
+from tests.parts.mosquitto import free_port, mosquitto
 
 HUB = str(Path(sys.executable).parent / "metergate-hub")
 
@@ -95,6 +100,61 @@ def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
     assert not any(key in listed.stdout for key in keys)
 
 
+async def health_of(port: int) -> dict[str, object]:
+    """Ask REST for its health until it answers."""
+    async with httpx.AsyncClient() as client:
+        for _ in range(200):
+            try:
+                return dict((await client.get(f"http://127.0.0.1:{port}/health")).json())
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+    raise AssertionError("REST does not answer")
+
+
+@pytest.fixture
+def database() -> Iterator[Postgres]:
+    """A PostgreSQL of its own; its user must reach its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        place = Path(folder) / "postgres"
+        place.mkdir()
+        with postgres(place) as server:
+            yield server
+
+
+async def test_a_database_that_is_away_at_start_is_waited_for(tmp_path: Path, database: Postgres) -> None:
+    with mosquitto() as broker:
+        assert done("migrate", "--database", database.url()).returncode == 0
+        database.end(signal.SIGINT)
+        port = free_port()
+        serve = started("serve", "--database", database.url(), "--port", str(port))
+        relay = started("relay", "--database", database.url(), "--broker", broker.url, "--data", str(tmp_path))
+        idle = started("serve", "--database", database.url(), "--port", "0")
+        with serve, relay, idle:
+            health = await health_of(port)
+            assert health["status"] == "unavailable"
+            idle.send_signal(signal.SIGTERM)
+            log = idle.communicate(timeout=15)[1]
+            assert idle.returncode == 0, log
+            assert "database_awaited" in log
+            database.start()
+            assert told(serve)["rest"].endswith(f":{port}")
+            assert told(relay) == {"mqtt": broker.url}
+            assert (await health_of(port))["status"] == "ready"
+            assert ended(serve) == 0
+            assert ended(relay) == 0
+
+
+async def test_a_database_that_refuses_ends_the_process(tmp_path: Path) -> None:
+    _, url = await new_postgresql()
+    nothing = make_url(url).set(database="nothing").render_as_string(hide_password=False)
+    for command in (["serve", "--port", "0"], ["relay", "--broker", "mqtt://127.0.0.1:1", "--data", str(tmp_path)]):
+        answer = done(*command, "--database", nothing)
+        assert answer.returncode == 1
+        assert "does not exist" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
 async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
     _, url = await new_postgresql()
     with mosquitto() as broker:
@@ -169,7 +229,7 @@ def test_the_brokers_password_comes_from_the_environment_or_a_file(
     ("arguments", "text"),
     [
         (["run", "--data", "/proc/nowhere"], "/proc/nowhere"),
-        (["serve", "--database", "postgresql://nobody@127.0.0.1:1/x"], "nobody@127.0.0.1:1/x cannot be used: "),
+        (["serve", "--database", "postgresql://x@no.such.host.invalid/x"], "no.such.host.invalid/x cannot be used: "),
         (["migrate", "--database", "postgresql://nobody@127.0.0.1:1/x"], "nobody@127.0.0.1:1/x cannot be used: "),
         (["token", "create", "x", "--data", "/dev/null/data"], "/dev/null/data/hub.db cannot be used: "),
     ],
