@@ -1,6 +1,7 @@
 """The clock seam: shown time can be set, real time cannot."""
 
 import datetime as dt
+import pathlib
 import time
 
 import pytest
@@ -40,3 +41,18 @@ def test_the_clock_cannot_be_set_on_a_real_gateway() -> None:
         system_clock({"METERGATE_CLOCK": "2026-01-01T00:00:00Z,60"})
     clock = system_clock({"METERGATE_CLOCK": "2026-01-01T00:00:00Z,60", "METERGATE_ENVIRONMENT": "test"})
     assert clock.settable
+
+
+def test_a_clock_that_goes_by_a_file_follows_it_and_is_refused_on_a_real_gateway(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "clock"
+    path.write_text(f"2026-01-01T00:00:00Z@{time.time()!r},1", encoding="utf-8")
+    with pytest.raises(ContractError, match="METERGATE_ENVIRONMENT"):
+        system_clock({"METERGATE_CLOCK_FILE": str(path)})
+    with pytest.raises(ContractError, match="METERGATE_CLOCK_FILE"):
+        system_clock({"METERGATE_CLOCK_FILE": str(tmp_path / "none"), "METERGATE_ENVIRONMENT": "test"})
+    clock = system_clock({"METERGATE_CLOCK_FILE": str(path), "METERGATE_ENVIRONMENT": "test"})
+    assert (clock.now().year, clock.judged, clock.settable) == (2026, False, True)
+    fresh = tmp_path / "fresh"
+    fresh.write_text(f"2036-01-01T00:00:00Z@{time.time()!r},60,judged", encoding="utf-8")
+    fresh.replace(path)
+    assert (clock.now().year, clock.rate, clock.judged, clock.synchronised()) == (2036, 60.0, True, False)
