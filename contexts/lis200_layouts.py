@@ -8,7 +8,6 @@ loggers): no reading is better than one under a wrong name. Source: LIS-200 fact
 from collections.abc import Sequence
 
 from contexts.meters import Layout
-from protocol.iec62056.codes import is_logger
 
 _HEAD, _EVENT, _CHECK = "1:1F8|GONo {a}:A20|AONo 1:400|Time", "{a}:A22|Event", "|Check"
 _COUNTERS = "2:300|Vb|m3 2:302|VbT|m3 4:300|V|m3 4:302|VT|m3"
@@ -43,19 +42,20 @@ _DL_MONTHS = (
     f"{_HEAD} {{c}}:202|VT|m3 {{c}}:203|VA|m3 |MPmax|m3 |Time |St |Daymax|m3 |Time |St "
     f"{{c}}:110|St.{{c}} 2:100|StSy {_CHECK}"
 )
-_CORRECTORS: dict[int, tuple[str, ...]] = {1: (_EK_MONTHS, _EK260_V1_MONTHS), 3: (_EK_PERIODS, _TC_PERIODS), 4: (_LOG,)}
-_CORRECTORS |= {5: (_AUDIT,), 7: (_EK_PERIODS, _TC_PERIODS)}
+_LOGS: dict[int, tuple[str, ...]] = {4: (_LOG,), 5: (_AUDIT,)}
+_EK = {1: (_EK_MONTHS, _EK260_V1_MONTHS), 3: (_EK_PERIODS,), 7: (_EK_PERIODS,), **_LOGS}
+_TC = {3: (_TC_PERIODS,), 7: (_TC_PERIODS,), **_LOGS}
 _CHANNELS = 4
 _LOGGERS: dict[int, tuple[str, ...]] = {10: (_LOG,), 11: (_AUDIT,)}
 for _channel in range(1, _CHANNELS + 1):
     _LOGGERS |= {2 * _channel - 1: (_DL_MONTHS,), 2 * _channel: (_DL_PERIODS,)}
 
+_FAMILIES = {"EK": _EK, "TC": _TC, "DL": _LOGGERS}
+
 
 def known_layouts(model: str, archive: int) -> list[Layout]:
     """What the columns of this archive of such a meter can be."""
-    tables = _LOGGERS if is_logger(model) else _CORRECTORS
-    if not model:
-        return []
+    tables = _FAMILIES.get(model[:2].upper(), {})
     return [_layout(text, archive) for text in tables.get(archive, ())]
 
 
