@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 import itertools
 import pathlib
+import re
 import statistics
 import uuid
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from agent.clocks import Clock
 from agent.lines import LineWorker
 from agent.runs import Run, RunResult
 from benchmarks._poll_wire import (
+    ACK,
     BITS,
     BREAK,
     FIRST_SERIAL,
-    QUARTER,
     REQUEST,
     Memory,
     Telegram,
@@ -46,6 +47,7 @@ LONGEST_BLOCK = 3.0
 MOST_GAP = 0.02
 """Seconds from a meter's break to the next one's request: a reader's minimum reaction time, though none is asked."""
 PATIENCE = 180.0
+_GROUP = re.compile(r"\(([^()]*)\)")
 SETTLE = 0.2
 
 
@@ -117,7 +119,7 @@ async def show(folder: pathlib.Path, rates: Sequence[int]) -> list[Shown]:
     for rate, rows in ((2400, 24), (300, 6)):
         log = folder / f"days-{rate}.log"
         with simulated(log, "pty", rate) as endpoint:
-            shown += await _blocks(Gateway(endpoint, rate), log, rate, rows)
+            shown += await _readout(Gateway(endpoint, rate), log, rate, rows)
     return shown
 
 
@@ -138,7 +140,9 @@ async def day(gateway: Gateway, log: pathlib.Path, rate: int, rows: int = SECOND
     held = answer.held
     if held is None:
         raise RuntimeError("the meter's rows have no numbers")
-    before = Held(held.start, held.through - rows * QUARTER, held.through_number - rows)
+    _, number, stamp, *_ = _GROUP.findall(_rows(first)[-rows - 1])
+    through = dt.datetime.fromisoformat(stamp).replace(tzinfo=dt.UTC)
+    before = Held(held.start, through, int(number))
     gateway.memory.hold(3, before)
     begun = size_of(log)
     await gateway.work(read_archive)
@@ -152,7 +156,7 @@ def _overhead(session: Sequence[Telegram], rate: int, wanted: int) -> Shown:
     clock = [i for i, telegram in enumerate(session) if telegram.text.startswith("\x01R1\x021:400")]
     apart = {i + step for i in checks for step in (0, 1)} | set(range(opening))
     rest = [t for i, t in enumerate(session) if i not in apart and t.text != BREAK]
-    rows = [row for t in session if _is_block(t) for row in t.text[1:-2].split("\r\n") if row]
+    rows = _rows(session)
     new = sum(len(row) + 2 for row in rows[1:])
     # A quarter of an hour may have passed meanwhile.
     if not wanted <= len(rows) - 1 <= wanted + 1:
@@ -161,7 +165,7 @@ def _overhead(session: Sequence[Telegram], rate: int, wanted: int) -> Shown:
     return Shown("second day: bytes over those of new rows", rate, _characters(rest) / new, MOST_OVERHEAD, note)
 
 
-async def _blocks(gateway: Gateway, log: pathlib.Path, rate: int, rows: int) -> list[Shown]:
+async def _readout(gateway: Gateway, log: pathlib.Path, rate: int, rows: int) -> list[Shown]:
     (device,) = gateway.devices
     start, end = archive_range(dt.datetime.now(dt.UTC), rows)
     span = {"start_date": start.isoformat(), "end_date": end.isoformat()}
@@ -171,7 +175,7 @@ async def _blocks(gateway: Gateway, log: pathlib.Path, rate: int, rows: int) -> 
 
 def _turnarounds(session: Sequence[Telegram], rate: int) -> list[Shown]:
     """What passes between the blocks of an archive, over the time of all of it; and the longest block."""
-    blocks = [telegram for telegram in session if _is_block(telegram)]
+    blocks = _blocks_of(session)
     between = sum(after.start - before.end for before, after in itertools.pairwise(blocks))
     longest = max(blocks, key=lambda block: block.end - block.start)
     one_row = "\r\n" not in longest.text
@@ -203,14 +207,23 @@ async def _bus(gateway: Gateway, log: pathlib.Path, rate: int) -> Shown:
     gaps = []
     at = text.find(BREAK)
     while at >= 0 and (call := text.find(REQUEST, at)) >= 0:
-        gaps.append(starts[call] - starts[at + len(BREAK) - 1] - BITS / rate)
+        gaps.append(max(0.0, starts[call] - starts[at + len(BREAK) - 1] - BITS / rate))
         at = text.find(BREAK, call)
     what = "bus: seconds from a break to the next request"
     return Shown(what, rate, statistics.median(gaps), MOST_GAP, f"{METERS} meters, longest {max(gaps):.4f}")
 
 
-def _is_block(telegram: Telegram) -> bool:
-    return telegram.direction == "tx" and telegram.text.startswith("\x02(") and telegram.text.count("(") > 5  # noqa: PLR2004 - a row
+def _blocks_of(session: Sequence[Telegram]) -> list[Telegram]:
+    """What follows an R3 or an acknowledgement: the blocks of an archive."""
+    return [
+        after
+        for before, after in itertools.pairwise(session)
+        if after.direction == "tx" and (before.text == ACK or before.text.startswith("\x01R3"))
+    ]
+
+
+def _rows(session: Sequence[Telegram]) -> list[str]:
+    return [row for block in _blocks_of(session) for row in block.text[1:-2].split("\r\n") if row]
 
 
 def _characters(session: Sequence[Telegram]) -> int:
