@@ -1,0 +1,195 @@
+"""Many gateways of the bench ``stampede`` in one process: the real store, sender and uplink of each, without meters.
+
+``python -m benchmarks._stampede_uplinks FOLDER BROKER GATEWAY=METER...`` makes their stores in FOLDER and then obeys
+lines of JSON on its input, one at a time:
+
+- ``{"do": "fill", "rows": N}``: every store gets N more readings, as in an outage; answered by ``{"did": "fill"}``.
+- ``{"do": "return", "rate": R, "seconds": S}``: all uplinks begin at once. With a rate above 0 so many readings a
+  second are stored besides, all gateways together, for so long. Each second a line tells how things stand; the last one
+  has ``"did": "return"`` and how many readings each store was ever given. It comes when every row has its receipt, or
+  after a line ``{"do": "give up"}``; all connections are gone then.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from agent import metrics
+from agent.clocks import Clock
+from agent.keys import load_or_make_key
+from agent.settings import AgentSettings, Timing, parse_broker
+from agent.store import Store
+from agent.trust import ClockTrust
+from agent.uplink import Uplink
+from benchmarks.backlog import rows_of
+from protocol.reports import Online
+
+NICE = 5
+"""These processes stand for as many other machines: they must not take the processor from the hub."""
+
+PATIENT = Timing(answer=60.0, keepalive=60)
+"""Hundreds of uplinks share one processor here and look at the broker's answers late; all else is the default."""
+
+LOOK = 1.0
+ROWS_AT_ONCE = 48
+"""Six quarters of an hour of a meter's eight series."""
+
+_ENDLESS = 2**40
+
+
+class Gateway:
+    """One gateway's store and uplink. Implements ``agent.uplink.Listener``: plans and commands are not its affair."""
+
+    def __init__(self, folder: pathlib.Path, broker: str, name: str, meter: uuid.UUID) -> None:
+        self.name = name
+        self.given = 0
+        self._clock = Clock()
+        path = folder / f"{name}.db"
+        settings = AgentSettings(name, parse_broker(broker), folder, path, folder / f"{name}.key", PATIENT)
+        self.store = Store(path, name, self._clock)
+        trust = ClockTrust(self._clock, self.store)
+        key = load_or_make_key(settings.key_file)
+        self.uplink = Uplink(settings, key, self.store, self._clock, trust, self._life_sign)
+        self.store.tell(self.uplink.stored)
+        self._rows = rows_of([meter], _ENDLESS)
+
+    def read(self, rows: int) -> None:
+        """Store so many new readings, as a session on a line would."""
+        with self.store.transaction():
+            self.store.readings.append(list(itertools.islice(self._rows, rows)))
+        self.given += rows
+
+    def _life_sign(self) -> Online:
+        store = self.store
+        return Online(
+            gateway=self.name,
+            online=True,
+            session=store.session,
+            store=store.id,
+            software="bench",
+            at=self._clock.now(),
+            readings_through=store.readings.through(),
+            reports_through=store.reports.through(),
+            depth=store.depth(),
+            oldest=store.oldest_waiting(),
+        )
+
+    async def run(self) -> None:
+        """Live until cancelled."""
+        await self.uplink.run(self)
+
+    def take_plan(self, body: bytes) -> None:
+        """Leave the plan: there are no meters."""
+
+    def take_command(self, body: bytes) -> None:
+        """Leave the command: there are no meters."""
+
+    def take_invocation(
+        self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
+    ) -> None:
+        """Leave the invocation: there are no meters."""
+
+
+def _counted(name: str) -> int:
+    return int(sum(sample.value for sample in metrics.counted() if sample.name == name))
+
+
+def _tell(**figures: object) -> None:
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
+
+
+def _standing(gateways: Sequence[Gateway]) -> dict[str, int]:
+    """How things stand, all gateways together; the counters count from the start of the process."""
+    return {
+        "waiting": sum(gateway.store.depth() for gateway in gateways),
+        "stored": sum(gateway.given for gateway in gateways),
+        "windows": sum(gateway.uplink.window_bytes for gateway in gateways),
+        "online": sum(gateway.uplink.connected for gateway in gateways),
+        "connections": _counted("connections_total"),
+        "sent": _counted("batches_sent_total"),
+        "resent": _counted("batches_resent_total"),
+    }
+
+
+async def _feed(gateways: Sequence[Gateway], rate: float, seconds: float) -> None:
+    """Store new readings, a few on each gateway in turn, all together so many a second."""
+    begun = due = time.monotonic()
+    for gateway in itertools.cycle(gateways):
+        if not rate or due - begun >= seconds:
+            return
+        gateway.read(ROWS_AT_ONCE)
+        due += ROWS_AT_ONCE / rate
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _return(
+    gateways: Sequence[Gateway], orders: "asyncio.Queue[dict[str, Any]]", rate: float, for_: float
+) -> None:
+    _tell(at=time.monotonic(), feeding=rate > 0, **_standing(gateways))
+    tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
+    feeding = asyncio.create_task(_feed(gateways, rate, for_))
+    while orders.empty():
+        await asyncio.sleep(LOOK)
+        standing = _standing(gateways)
+        _tell(at=time.monotonic(), feeding=not feeding.done(), **standing)
+        if feeding.done() and not standing["waiting"]:
+            break
+        for task in (feeding, *tasks):
+            if task.done():
+                # A bug of the product, not an outage: end with its cause.
+                task.result()
+    given = {gateway.name: gateway.given for gateway in gateways}
+    for task in (feeding, *tasks):
+        task.cancel()
+    await asyncio.wait([feeding, *tasks])
+    _tell(did="return", at=time.monotonic(), feeding=False, given=given, **_standing(gateways))
+
+
+async def _listen(orders: "asyncio.Queue[dict[str, Any]]") -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        orders.put_nowait(json.loads(line))
+    orders.put_nowait({"do": "end"})
+
+
+async def run(folder: pathlib.Path, broker: str, named: Sequence[str]) -> None:
+    """Obey until the input ends."""
+    pairs = [text.partition("=") for text in named]
+    gateways = [Gateway(folder, broker, name, uuid.UUID(meter)) for name, _, meter in pairs]
+    _tell(ready=len(gateways))
+    orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    listening = asyncio.create_task(_listen(orders))
+    while (order := await orders.get())["do"] != "end":
+        if order["do"] == "fill":
+            for gateway in gateways:
+                gateway.read(order["rows"])
+            _tell(did="fill")
+        elif order["do"] == "return":
+            await _return(gateways, orders, order["rate"], order["seconds"])
+    await listening
+    for gateway in gateways:
+        gateway.store.close()
+
+
+def log_to_stderr() -> None:
+    """Keep the output for the figures."""
+    level = structlog.make_filtering_bound_logger(logging.WARNING)
+    structlog.configure(wrapper_class=level, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+if __name__ == "__main__":
+    os.nice(NICE)
+    log_to_stderr()
+    asyncio.run(run(pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

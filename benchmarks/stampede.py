@@ -1,0 +1,276 @@
+"""What happens when a fleet comes back at once after an outage, each gateway with a backlog.
+
+Real stores, senders and uplinks, many in one process, each with its own key and its own connection; a real Mosquitto,
+relays and a REST process on PostgreSQL. All connect in the same instant. While they drain, operators' requests are sent
+to REST all the while. Two cases, one after the other with the same gateways:
+
+- *the fleet comes back*: each gateway has a backlog, and nothing else happens. The best ten seconds of it are what the
+  database takes.
+- *twice the load*: the same once more, and while they drain the gateways together store twice as many readings a second
+  as the database takes, for half a minute. The hub cannot keep up: the relays' memory must stay bounded, the gateways'
+  windows must shrink, and everything must be there in the end.
+
+The processes of the uplinks run at a lower priority (nice 5) and wait longer
+for the broker's answers, because they stand for as many other machines, and their
+stores lie in memory, because a thousand gateways have a thousand disks. What must be in the hub is computed from what
+each store was given, and compared with what REST lists, reading by reading.
+
+``ratio`` is the 99th percentile of REST over its limit. Exit status 0: every reading is in the hub exactly once, less
+than 5 % of the batches were sent again, REST answers within 250 ms (99th percentile), and no relay's memory grew by
+more than its bound; in both cases. The time until all have drained is printed.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+import resource
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+
+from benchmarks._stampede_fleet import READY_SECONDS, Course, Uplinks, compare, fleet_of
+from benchmarks.loaded_hub import PATIENCE, POSTGRESQL, SQLITE, LoadedGateway, LoadedHub, Watch, loaded_hub, timed
+from deploy.demo.processes import Process
+
+WANTED_REST = 0.25
+WANTED_RESENT = 0.05
+MOST_GROWTH = 48.0 + 64.0
+"""MiB by which a relay may grow: what it declares to hold of messages (16 in its queue, 32 in its connection), and what
+it works on: the rows of one transaction as objects."""
+
+TIMES = 2.0
+FEED_SECONDS = 30.0
+ASK_EVERY = 0.05
+LOOK = 0.5
+LEAST_RATE = 200.0
+"""A hub that takes fewer readings a second than this is given up."""
+
+_MIB = 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """One case; times in seconds, memory in MiB, windows in KiB for each gateway, rates in readings a second."""
+
+    case: str
+    agents: int
+    relays: int
+    readings: int
+    seconds: float
+    rate: float
+    best_rate: float
+    offered_rate: float
+    taken_rate: float
+    rest_requests: int
+    rest_median: float
+    rest_p99: float
+    rest_latest: float
+    ratio: float
+    batches: int
+    resent: int
+    resent_share: float
+    connections: int
+    relay_memory: float
+    relay_growth: float
+    relay_queue: float
+    relay_dropped: int
+    window_most: float
+    window_fed: float
+    missing: int
+    doubled: int
+    wrong: int
+    failures: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was lost, doubled or changed, and memory stayed bounded."""
+        return (
+            self.relay_growth <= MOST_GROWTH and not (self.missing or self.doubled or self.wrong) and not self.failures
+        )
+
+    @property
+    def good(self) -> bool:
+        """Whether all goals hold."""
+        return self.sound and self.ratio < 1 and self.resent_share < WANTED_RESENT
+
+
+def run(agents: int, backlog: int, relays: int, database: str, feed_seconds: float = FEED_SECONDS) -> list[Figures]:
+    """Measure both cases on one hub."""
+    _raise_file_limit()
+    with loaded_hub(database, relays) as loaded:
+        gateways = [loaded.add_gateway(f"gw-{number}", 1) for number in range(agents)]
+        with fleet_of(loaded, gateways) as fleet:
+            bench = _Bench(loaded, gateways, fleet, backlog)
+            plain = bench.case("the fleet comes back", 0.0, 0.0)
+            return [plain, bench.case("twice the load", TIMES * plain.best_rate, feed_seconds)]
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: each gateway has a socket and a store."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class _Bench:
+    """One hub and one fleet."""
+
+    def __init__(
+        self, loaded: LoadedHub, gateways: Sequence[LoadedGateway], fleet: Sequence[Uplinks], backlog: int
+    ) -> None:
+        self._loaded = loaded
+        self._gateways = gateways
+        self._fleet = fleet
+        self._backlog = backlog
+
+    def case(self, name: str, rate: float, seconds: float) -> Figures:
+        """Fill the stores, let all return at once, wait until they have drained, and compare."""
+        relays = self._loaded.relays
+        for one in self._fleet:
+            one.order(do="fill", rows=self._backlog)
+        for one in self._fleet:
+            one.wait("did", READY_SECONDS)
+        for relay in relays:
+            # Begin a new peak of resident memory (proc(5), clear_refs).
+            pathlib.Path(f"/proc/{relay.popen.pid}/clear_refs").write_text("5", encoding="ascii")
+        resident = [_peak(relay) for relay in relays]
+        dropped = _sum(relays, "metergate_relay_dropped_total")
+        patience = PATIENCE + (len(self._gateways) * self._backlog * 2 + rate * seconds) / LEAST_RATE
+        asked = itertools.cycle(self._requests())
+        begun = time.monotonic()
+        with (
+            Watch(lambda: timed(next(asked)), ASK_EVERY) as rest,
+            Watch(lambda: _sum(relays, "metergate_relay_queued_bytes") / _MIB, LOOK) as queue,
+        ):
+            for one in self._fleet:
+                one.order(do="return", rate=rate / len(self._fleet), seconds=seconds)
+            late = [one for one in self._fleet if not one.wait("did", max(1.0, begun + patience - time.monotonic()))]
+            for one in late:
+                one.say(do="give up")
+                one.wait("did", PATIENCE)
+        course = Course.of([one.told for one in self._fleet])
+        growth = max(_peak(relay) - before for relay, before in zip(relays, resident, strict=True))
+        given = {name: count for one in self._fleet for name, count in one.told[-1]["given"].items()}
+        found = compare(self._loaded, self._gateways, given)
+        return Figures(
+            case=name,
+            agents=len(self._gateways),
+            relays=len(relays),
+            readings=course.taken,
+            seconds=course.seconds,
+            rate=course.taken / course.seconds,
+            best_rate=course.best_rate,
+            offered_rate=course.offered_rate,
+            taken_rate=course.taken_rate,
+            rest_requests=len(rest.figures),
+            rest_median=rest.median,
+            rest_p99=rest.quantile(0.99),
+            rest_latest=max(rest.figures, default=0.0),
+            ratio=rest.quantile(0.99) / WANTED_REST,
+            batches=course.sent,
+            resent=course.resent,
+            resent_share=course.resent / max(1, course.sent),
+            connections=course.connections,
+            relay_memory=max(_peak(relay) for relay in relays),
+            relay_growth=growth,
+            relay_queue=max(queue.figures, default=0.0),
+            relay_dropped=int(_sum(relays, "metergate_relay_dropped_total") - dropped),
+            window_most=course.window_most,
+            window_fed=course.window_fed,
+            missing=found.missing,
+            doubled=found.doubled,
+            wrong=found.wrong,
+            failures=(*("a process of uplinks did not drain in time" for _ in late), *rest.failures[:5]),
+        )
+
+    def _requests(self) -> list[Callable[[], object]]:
+        """Return what operators do: look at lists and single resources, and now and then change something."""
+        hub, gateway = self._loaded.hub, self._gateways[-1]
+        path = f"/v1/gateways/{gateway.id}"
+        numbers = itertools.count()
+        return [
+            lambda: hub.get("/v1/gateways/", limit=50),
+            lambda: hub.get(path),
+            lambda: hub.get("/v1/metering/meter-readings", limit=50, meter_device=gateway.meters[0]),
+            lambda: hub.get("/v1/metering/meter-devices", limit=50),
+            lambda: hub.get("/v1/runs/", limit=50),
+            lambda: hub.patch(path, name=f"renamed {next(numbers)}"),
+        ]
+
+
+def _peak(process: Process) -> float:
+    """Return the most memory of a process that was resident since its peak was reset, in MiB."""
+    status = pathlib.Path(f"/proc/{process.popen.pid}/status").read_text(encoding="ascii")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _sum(relays: Sequence[Process], name: str) -> float:
+    """Return what the relays show under this name, together; 0 on SQLite, where the hub is asked otherwise."""
+    total = 0.0
+    for relay in relays:
+        if "metrics" in relay.hello:
+            with urllib.request.urlopen(relay.hello["metrics"], timeout=10) as page:  # noqa: S310 - our own relay's
+                total += sum(
+                    float(value) for value in re.findall(rf"^{name} (\S+)$", page.read().decode(), re.MULTILINE)
+                )
+    return total
+
+
+def _print(f: Figures) -> None:
+    print(f"\n{f.case}: {f.agents} gateways, {f.relays} relays, {f.readings:,} readings")
+    print(
+        f"  all drained after {f.seconds:.1f} s: {f.rate:,.0f} readings/s, in the best ten seconds {f.best_rate:,.0f}"
+    )
+    if f.offered_rate:
+        times = f.offered_rate / f.taken_rate if f.taken_rate else 0.0
+        print(f"  offered {f.offered_rate:,.0f}/s beside the backlog, taken {f.taken_rate:,.0f}/s: {times:.1f} times")
+    print(
+        f"  REST: {f.rest_requests} requests, median {f.rest_median * 1000:.0f} ms, "
+        f"p99 {f.rest_p99 * 1000:.0f} ms, slowest {f.rest_latest * 1000:.0f} ms"
+    )
+    print(f"  ratio of p99 to its limit of {WANTED_REST * 1000:.0f} ms: {f.ratio:.2f}")
+    print(f"  batches: {f.batches}, of which sent again {f.resent} ({f.resent_share:.1%}); connections {f.connections}")
+    print(
+        f"  relay: {f.relay_memory:.0f} MiB at most, grew by {f.relay_growth:.0f} (bound {MOST_GROWTH:.0f}), "
+        f"queue {f.relay_queue:.1f} MiB, dropped {f.relay_dropped}"
+    )
+    print(f"  window of a gateway: {f.window_most:.1f} KiB at most, {f.window_fed:.1f} at the end of the load")
+    print(
+        f"  missing {f.missing}, doubled {f.doubled}, wrong {f.wrong}" + "".join(f"\n  {text}" for text in f.failures)
+    )
+    print(f"  {'the goals hold' if f.good else 'A GOAL DOES NOT HOLD'}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it and print the figures; exit status 1 when a goal does not hold."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks stampede", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--agents", type=int, default=200, help="gateways (200; the full figure: 1000)")
+    parser.add_argument("--readings", type=int, default=500, help="backlog of each gateway (500)")
+    parser.add_argument("--relays", type=int, default=1, help="relays that share the work (1); only on postgresql")
+    parser.add_argument("--database", choices=(POSTGRESQL, SQLITE), default=POSTGRESQL, help="(postgresql)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    options = parser.parse_args(arguments)
+    if min(options.agents, options.readings, options.relays) < 1:
+        parser.error("--agents, --readings and --relays must be at least 1")
+    if options.database == SQLITE and options.relays > 1:
+        parser.error("on sqlite one process is all: --relays must be 1")
+    found = run(options.agents, options.readings, options.relays, options.database)
+    good = all(figures.good for figures in found)
+    if options.json:
+        wanted = {"rest_p99": WANTED_REST, "resent_share": WANTED_RESENT, "relay_growth": MOST_GROWTH}
+        rows = [{**dataclasses.asdict(figures), "good": figures.good} for figures in found]
+        print(json.dumps({"benchmark": "stampede", "wanted": wanted, "good": good, "figures": rows}))
+    else:
+        for figures in found:
+            _print(figures)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
