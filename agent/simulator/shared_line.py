@@ -44,7 +44,7 @@ class VirtualBus:
         throttle: bytes take their time, 10 bits each at the present rate, in both directions.
         opening_rate: Bd of the request.
         fixed_rate: the line never changes its rate.
-        strict_rate: who speaks at another rate than the line's is not heard, as by a UART (pseudo-terminals only).
+        strict_rate: who calls at another rate than the line's is not heard, as by a UART (pseudo-terminals only).
         log: file for the wire log (JSON lines).
         seed: of the faults.
     """
@@ -115,8 +115,10 @@ class VirtualBus:
         except TimeoutError:
             await self._return_to_start(wire)
             return
-        if self._strict_rate and wire.rate not in {None, self._rate}:
-            return  # its bits are too long or too short for us
+        if self._strict_rate and self._patience() is None and wire.rate not in {None, self._rate}:
+            # Its bits are too long or too short for us. Only a call is judged: inside a conversation a reader changes
+            # the terminal's rate as soon as the terminal has taken the bytes, which a UART would still be sending.
+            return
         start = max(at, self._free) if self._throttle else at
         self._free = self._heard = start + self._seconds(len(data))
         await _until(self._heard)
