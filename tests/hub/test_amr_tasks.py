@@ -4,6 +4,7 @@ import secrets
 import uuid
 from typing import Any
 
+from contexts.catalogue import CONTEXTS
 from hub.database import writing
 from hub.models import MeterDevice
 from protocol.schedules import OFFSET_LIMITS
@@ -54,6 +55,26 @@ async def test_kwargs_may_be_null_where_there_are_none(rest: Rest) -> None:
     organization = (await rest.post("/v1/organizations/", name="o"))["id"]
     body = {**TASK, "organization": organization, "task_call": "set_time", "task_kwargs": None}
     assert (await rest.call("POST", TASKS, body, 201))["task_kwargs"] == {}
+
+
+async def test_every_call_of_the_catalogue_can_be_a_task_and_its_kwargs_are_judged(rest: Rest) -> None:
+    organization = (await rest.post("/v1/organizations/", name="o"))["id"]
+    given: dict[str, dict[str, Any]] = {
+        "read_single_value": {"address": "2:300"},
+        "read_archive_by_date": {"start_date": "2025-03-01", "archive_number": 3, "control_position": 3},
+        "read_archive_by_offset_seconds": {"offset_seconds": 3600, "archive_number": 3, "control_position": 3},
+        "read_archive_since_last": {"archive_number": 7, "offset_seconds": 86400},
+        "read_events": {"archive_number": None},
+        "read_values": {"addresses": ["2:300", "7:310"]},
+        "read_identity": {},
+        "set_time": {"allowed_drift_seconds": 2, "force": True},
+    }
+    assert set(given) == set(CONTEXTS["generic_lis200"].calls)
+    for call, kwargs in given.items():
+        body = {**TASK, "organization": organization, "name": call, "task_call": call, "task_kwargs": kwargs}
+        assert (await rest.call("POST", TASKS, body, 201))["task_kwargs"] == kwargs
+        wrong = {**body, "task_kwargs": {**kwargs, "colour": "red"}}
+        assert "task_kwargs.colour" in await rest.wrong_fields("POST", TASKS, wrong), call
 
 
 async def test_edits_raise_the_revision_only_when_they_change_the_plan(rest: Rest) -> None:

@@ -66,3 +66,16 @@ def test_messages() -> None:
     assert codes.message_title(9, None) == "battery low"
     assert codes.message_title(2, 6) == "pressure sensor error"
     assert codes.message_title(12, None) == "message 12 in the system status"
+
+
+def test_data_loggers_have_messages_of_their_own() -> None:
+    assert codes.event_title(0x2501, "DL220") == "warning limit of channel 1: appeared"
+    assert codes.event_title(0x2501, "EK280") == "power warning limits: appeared"
+    assert codes.event_title(0x2804, "dl210") == "battery 2 low: appeared"
+    assert codes.event_title(0x3C02, "DL220") == codes.event_title(0x3C02)
+
+
+def test_how_severe_a_message_is() -> None:
+    words = [codes.severity(message) for message in (1, 2, 3, 8, 9, 14, 15, 16)]
+
+    assert words == ["alarm"] * 2 + ["warning"] * 2 + ["report"] * 2 + ["information"] * 2
