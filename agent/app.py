@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from agent import metrics
+from agent import footprint, metrics
 from agent.backlog import STATUS, BacklogError, read_backlog
 from agent.clocks import Clock
 from agent.commands import CommandDesk
@@ -49,6 +49,7 @@ MOST_PROBLEM_BYTES = 8 * 1024
 
 _KEEP_HOUSE = 5.0
 _PRUNE_EVERY = 600.0
+_TRIM_EVERY = 30.0
 _RETIRE_LOOK = 0.1
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 """Real seconds before the agent begins again on a disk that failed it."""
@@ -166,7 +167,7 @@ class Agent:
 
     async def _keep_house(self) -> None:
         """Watch the clock's standing, and delete what is past its time while the clock can say what that is."""
-        pruned = self._clock.monotonic()
+        pruned = trimmed = self._clock.monotonic()
         while True:
             doubt = self._trust.doubt()
             if self._trust.moved() and doubt and self._roster.revision and not self.store.depth():
@@ -183,6 +184,9 @@ class Agent:
                     rows = self.store.prune()
                     log.debug("pruned", rows=rows)
             await self._keep_store()
+            if self._clock.monotonic() - trimmed >= _TRIM_EVERY:
+                trimmed = self._clock.monotonic()
+                footprint.give_back()
             await asyncio.sleep(_KEEP_HOUSE)
 
     async def _keep_store(self) -> None:
@@ -457,6 +461,7 @@ def configure_logs(level: str) -> None:
 
 async def run_agent(settings: AgentSettings, clock: Clock) -> None:
     """Run the agent until SIGTERM or SIGINT."""
+    footprint.use_one_arena()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -380,12 +380,17 @@ def _sync_folder(folder: pathlib.Path) -> None:
         os.close(handle)
 
 
+_CACHE_KIB = 512
+"""SQLite's own would keep 2 MiB of pages; the store is written far more than it is read."""
+
+
 def _connected(path: pathlib.Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
     db.text_factory = _text
     try:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         db.execute("PRAGMA synchronous = FULL")
         _check_version(db, path)
         db.executescript(_SCHEMA)

@@ -166,7 +166,8 @@ def _agent(loaded: LoadedHub, name: str, folder: pathlib.Path) -> Iterator[Proce
     settings = folder / "agent.toml"
     settings.write_text(f'gateway = "{name}"\nbroker = "{loaded.broker.url}"\ndata = "{folder}"\n', encoding="utf-8")
     rate = QUARTER.total_seconds() / ROUND_SECONDS
-    tick = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    # Ahead of every row that is asked for, whose meters live in real time.
+    tick = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0) + dt.timedelta(hours=1)
     start = tick - dt.timedelta(seconds=LEAD * rate)
     loaded.stage.environment["METERGATE_CLOCK"] = f"{start.isoformat()}@{time.time()},{rate}"
     agent = loaded.stage.start(f"agent-{name}", ["metergate-agent", "run", "--config", str(settings)], hello=False)
