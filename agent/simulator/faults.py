@@ -245,6 +245,55 @@ class DropBytes(Fault):
         return [piece for piece in kept if piece.data or piece.close]
 
 
+class InsertBytes(Fault):
+    """Bytes come from nowhere in the middle of answers (the probability is that of one byte)."""
+
+    probability = 0.002
+
+    def sent(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Put some in."""
+        return [replace(piece, data=self._mixed(piece.data)) for piece in pieces]
+
+    def _mixed(self, data: bytes) -> bytes:
+        mixed = bytearray()
+        for byte in data:
+            if self.rng.random() < self.chance:
+                mixed.append(self.rng.randrange(256))
+            mixed.append(byte)
+        return bytes(mixed)
+
+
+class DoubleBytes(Fault):
+    """Bytes of answers come twice (the probability is that of one byte)."""
+
+    probability = 0.002
+
+    def sent(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Repeat some."""
+        return [
+            replace(piece, data=b"".join(bytes((byte,)) * (1 + self.strikes()) for byte in piece.data))
+            for piece in pieces
+        ]
+
+
+class FlipPairs(Fault):
+    """The same bit of two bytes of an answer is flipped: its block check does not show it, its parity does."""
+
+    probability = 0.1
+
+    def sent(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Flip it twice in one piece."""
+        return [replace(piece, data=self._flipped(piece.data)) for piece in pieces]
+
+    def _flipped(self, data: bytes) -> bytes:
+        if len(data) < 4 or not self.strikes():  # noqa: PLR2004 - the shortest block
+            return data
+        damaged, bit = bytearray(data), 1 << self.rng.randrange(7)
+        for at in self.rng.sample(range(1, len(data) - 2), min(2, len(data) - 3)):
+            damaged[at] ^= bit
+        return bytes(damaged)
+
+
 class NoCrlf(Fault):
     """The rows of an answer end with LF alone."""
 

@@ -347,3 +347,16 @@ async def test_an_archives_readings_know_how_far_the_meters_clock_was_off(tmp_pa
     assert archive.clock_offset == pytest.approx(42, abs=2)
     assert again.clock_offset == archive.clock_offset
     assert heard(log).count(b"1:400.0(1)") == 1
+
+
+async def test_two_meters_that_were_swapped_on_a_bus_are_wrong_meters_and_nothing_of_them_is_stored() -> None:
+    async with serve_tcp(bus_of("1:4712:EK280", "2:4711:EK280")) as endpoint:
+        line = line_at(endpoint)
+        first, second = device_on(line, "1", "4711"), device_on(line, "2", "4712")
+        async with working(line) as site:
+            runs = [site.read(first), site.read_archive(first), site.read(second)]
+            results = [await site.result_of(run) for run in runs]
+            assert [result.outcome for result in results] == [reports.WRONG_METER] * 3
+            assert all(result.answer is None for result in results)
+            assert "serial number 4712, the plan expects 4711" in results[0].cause
+            assert not site.memory.layouts
