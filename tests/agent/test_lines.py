@@ -350,7 +350,7 @@ async def test_an_archives_readings_know_how_far_the_meters_clock_was_off(tmp_pa
 
 
 async def test_two_meters_that_were_swapped_on_a_bus_are_wrong_meters_and_nothing_of_them_is_stored() -> None:
-    async with serve_tcp(bus_of("1:4712:EK280", "2:4711:EK280")) as endpoint:
+    async with serve_pty(bus_of("1:4712:EK280", "2:4711:EK280")) as endpoint:
         line = line_at(endpoint)
         first, second = device_on(line, "1", "4711"), device_on(line, "2", "4712")
         async with working(line) as site:
