@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.links import Link, LinkError
+from contexts.meters import LineFailure
 from protocol import iec62056
 from protocol.iec62056 import MeterEvent, ReaderEvent
 from protocol.iec62056.states import legal_kinds
@@ -49,7 +50,7 @@ class Times:
     closing: float = 10.0
 
 
-class SessionError(Exception):
+class SessionError(LineFailure):
     """A session with a meter failed; the text names the meter and its line."""
 
 

@@ -293,6 +293,8 @@ class LineWorker:
                     answer = await self._make_call(run, session)
                 finally:
                     self._executing.pop()
+            if answer.ended_by is not None:
+                raise answer.ended_by
             if answer.problems:
                 outcome, cause = reports.FAILED, f"{session.who}: {answer.problems[0]}"
         except TimeoutError:
@@ -305,6 +307,8 @@ class LineWorker:
             raise
         except FAILURES as error:
             outcome, cause = _outcome(error, session.who)
+            if outcome == reports.WRONG_METER:
+                answer = None
             usable = not isinstance(error, CONVERSATION_FAILURES) or isinstance(error, ANSWERS)
             if isinstance(error, LinkError):
                 await self._close_link()

@@ -18,6 +18,8 @@ from typing import Protocol
 
 import serial
 
+from contexts.meters import LineFailure
+
 CONNECT_SECONDS = 10.0
 """How long a TCP endpoint may take to accept."""
 WRITE_SECONDS = 30.0
@@ -49,7 +51,7 @@ ADVICE = {
 """What a person can do about each cause."""
 
 
-class LinkError(Exception):
+class LinkError(LineFailure):
     """A port or connection failed. ``endpoint`` says which, ``what`` says how and what to do."""
 
     def __init__(self, endpoint: str, what: str) -> None:

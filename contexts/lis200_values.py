@@ -12,9 +12,9 @@ from contexts.lis200_columns import is_number_like, is_quantity, is_total, serie
 from contexts.lis200_kwargs import ReadIdentity, ReadSingleValue, ReadValues
 from contexts.lis200_times import nearest
 from contexts.lis200_verify import verified
-from contexts.meters import Answer, Meter, Moment, Value
+from contexts.meters import Answer, LineFailure, Meter, Moment, Value
 from protocol.iec62056 import codes
-from protocol.iec62056.errors import MeterRefusal, UnreadableValue
+from protocol.iec62056.errors import MeterRefusal, RemoteProtocolError, UnreadableValue
 from protocol.iec62056.lis200 import VALUE, Address, decode_text, parse_datetime, parse_status, parse_value
 
 IDENTITY = (
@@ -60,9 +60,13 @@ async def read_single_value(meter: Meter, moment: Moment, kwargs: ReadSingleValu
 
 
 async def read_values(meter: Meter, moment: Moment, kwargs: ReadValues) -> Answer:
-    """Read several objects; a refusal or an unreadable value is a problem of the answer and costs that value only."""
+    """Read several objects; a refusal or an unreadable value is a problem of the answer and costs that value only.
+
+    Where the conversation ends before all were asked for, what was read until then is the answer.
+    """
     meter = verified(meter, kwargs.verify)
     values, results, problems = [], [], []
+    ended_by = None
     for asked in kwargs.addresses:
         address = asked.parsed
         try:
@@ -71,10 +75,15 @@ async def read_values(meter: Meter, moment: Moment, kwargs: ReadValues) -> Answe
             problems.append(f"{address.core}: {error}")
             results.append({"address": address.core, "problem": str(error)})
             continue
+        except (LineFailure, RemoteProtocolError) as error:
+            missing = len(kwargs.addresses) - len(results)
+            problems.append(f"{address.core}: {error}; {missing} of {len(kwargs.addresses)} objects were not read")
+            ended_by = error
+            break
         results.append(result)
         if value is not None:
             values.append(dataclasses.replace(value, answered=await meter.now()))
-    return Answer(values=values, result={"values": results}, problems=problems)
+    return Answer(values=values, result={"values": results}, problems=problems, ended_by=ended_by)
 
 
 async def read_identity(meter: Meter, moment: Moment, kwargs: ReadIdentity) -> Answer:

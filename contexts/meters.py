@@ -13,6 +13,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 
+class LineFailure(Exception):  # noqa: N818 - named by what it is
+    """The conversation with the meter is over, whatever is asked: the line failed, or nobody answers any more."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Value:
     """One value of the answer. ``timestamp`` is aware UTC, or None if the meter gave no time for it.
@@ -56,7 +60,8 @@ class Answer:
 
     ``problems`` says what was not readable while the rest was (a damaged row, with its raw text): such a run has
     failed with the first of them as its cause, but its values, events and held mark count. ``archive`` None means that
-    nothing is to be remembered of any archive.
+    nothing is to be remembered of any archive. ``ended_by`` is the failure that ended the call before it was done:
+    whoever makes the call raises it after it has taken what the answer holds.
     """
 
     values: Sequence[Value] = ()
@@ -65,6 +70,7 @@ class Answer:
     archive: int | None = None
     held: Held | None = None
     problems: Sequence[str] = ()
+    ended_by: Exception | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

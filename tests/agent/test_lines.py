@@ -275,6 +275,41 @@ async def test_a_connection_that_breaks_fails_the_run_and_the_next_one_connects_
                 connection.close()
 
 
+async def test_values_that_were_read_before_the_line_went_down_are_kept() -> None:
+    bus = two_meters(throttle=True, opening_rate=9600, fixed_rate=True)
+    async with serve_tcp(bus) as endpoint:
+        connections: list[asyncio.StreamWriter] = []
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            host, _, port = endpoint.removeprefix("socket://").rpartition(":")
+            there, here = await asyncio.open_connection(host, int(port))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_pump(reader, here))
+                    group.create_task(_pump(there, writer))
+            except* OSError:
+                pass
+
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+            gate: socket.socket = server.sockets[0]
+            line = line_at(f"socket://127.0.0.1:{gate.getsockname()[1]}", rate=9600, fixed_rate=True)
+            async with working(line) as site:
+                addresses = ["2:300", *(f"{instance}:999" for instance in range(1, 41))]
+                values = site.submit(device_on(line), "read_values", {"addresses": addresses})
+                await asyncio.sleep(1.5)
+                connections[0].close()
+                result = await site.result_of(values)
+                assert result.outcome == reports.FAILED
+                assert "the other side has closed the connection" in result.cause
+                assert result.answer is not None
+                assert [value.series for value in result.answer.values] == ["2:300"]
+                assert "objects were not read" in result.answer.problems[-1]
+                assert (await site.result_of(site.read(device_on(line)))).outcome == reports.DONE
+            for connection in connections:
+                connection.close()
+
+
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(1000):
         writer.write(data)

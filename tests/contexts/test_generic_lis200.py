@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contexts.catalogue import CallError, check_call, find_call
 from contexts.lis200_columns import LayoutError
 from contexts.lis200_times import local_time
-from contexts.meters import Answer, Held, Layout, Meter, Moment
+from contexts.meters import Answer, Held, Layout, LineFailure, Meter, Moment
 from protocol.iec62056 import MeterRefusal, UnreadableValue
 from protocol.iec62056.lis200 import parse_groups
 
@@ -52,12 +52,15 @@ class ScriptedMeter:
         self.compares_numbers = True
         self.log_columns = layout
         self.refused: dict[str, int] = {}
+        self.fails_at: dict[str, Exception] = {}
         self.seconds_per_exchange = 0.0
         self.archives: list[int] = []
 
     async def read(self, address: str) -> list[str]:
         if address in self.refused or address not in self.objects:
             raise MeterRefusal(self.refused.get(address, 2))
+        if address in self.fails_at:
+            raise self.fails_at[address]
         self.gateway += dt.timedelta(seconds=self.seconds_per_exchange)
         return self.objects[address]
 
@@ -605,6 +608,17 @@ class TestEvents:
 
 
 class TestSeveralValues:
+    async def test_what_was_read_before_the_line_went_down_is_kept(self) -> None:
+        meter = ScriptedMeter()
+        meter.objects = {"2:300.0": ["12*m3"], "7:310.0": ["1.01* bar"]}
+        meter.fails_at = {"7:310.0": LineFailure("the line is gone")}
+
+        answer = await call(meter, "read_values", addresses=["2:300", "7:310", "6:310_1"])
+
+        assert [(value.series, str(value.value)) for value in answer.values] == [("2:300", "12")]
+        assert answer.problems == ["7:310: the line is gone; 2 of 3 objects were not read"]
+        assert answer.ended_by is meter.fails_at["7:310.0"]
+
     async def test_each_value_is_judged_by_itself(self) -> None:
         meter = ScriptedMeter()
         meter.objects = {
