@@ -155,6 +155,7 @@ def _make_gateway(loaded: LoadedHub, name: str, endpoints: Sequence[str], task: 
             iec62056_21_address="1",
             manufacturer_serial=str(FIRST_SERIAL + number),
             type=kind,
+            timezone="UTC",
             network_interface=line["id"],
             meter_tasks=[task],
         )
@@ -166,7 +167,6 @@ def _agent(loaded: LoadedHub, name: str, folder: pathlib.Path) -> Iterator[Proce
     settings = folder / "agent.toml"
     settings.write_text(f'gateway = "{name}"\nbroker = "{loaded.broker.url}"\ndata = "{folder}"\n', encoding="utf-8")
     rate = QUARTER.total_seconds() / ROUND_SECONDS
-    # Ahead of every row that is asked for, whose meters live in real time.
     tick = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0) + dt.timedelta(hours=1)
     start = tick - dt.timedelta(seconds=LEAD * rate)
     loaded.stage.environment["METERGATE_CLOCK"] = f"{start.isoformat()}@{time.time()},{rate}"
