@@ -120,7 +120,11 @@ class Runs:
         return {dt.datetime.fromtimestamp(tick, dt.UTC) for (tick,) in rows}
 
     def behind(self, task: uuid.UUID, device: uuid.UUID, tick: dt.datetime) -> dt.datetime | None:
-        """Return the oldest tick before this one that a read was to make up for since the last that was done."""
+        """Return the oldest tick before this one that a read was to make up for since the last that was done.
+
+        A span of missed ticks may end later than this one: a clock that was ahead has told of it, and could not read
+        what there was not yet.
+        """
         key = (task.bytes, device.bytes, _seconds(tick))
         done = self._db.execute(
             "SELECT tick FROM runs WHERE task = ? AND device = ? AND tick < ? AND outcome = 'done' "
@@ -128,8 +132,9 @@ class Runs:
             key,
         ).fetchone()
         (oldest,) = self._db.execute(
-            "SELECT min(coalesce(since, tick)) FROM runs WHERE task = ? AND device = ? AND tick < ? AND tick > ? "
-            "AND outcome IN ('failed', 'wrong_meter', 'interrupted', 'missed')",
+            "SELECT min(coalesce(since, tick)) FROM runs WHERE task = ?1 AND device = ?2 AND tick > ?4 "
+            "AND outcome IN ('failed', 'wrong_meter', 'interrupted', 'missed') "
+            "AND (tick < ?3 OR (since > ?4 AND since < ?3))",
             (*key, done[0] if done else 0),
         ).fetchone()
         return _instant(oldest)

@@ -273,6 +273,15 @@ def test_ten_years_ahead_and_back_the_schedule_goes_on(gateway: Gateway) -> None
     assert gateway.spans()[told:] == [(T0 + 8 * QUARTER, T0 + 11 * QUARTER, 4)] * 2
 
 
+def test_an_archive_is_read_back_to_where_a_clock_that_was_ahead_has_left_it(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty(archive=True)])
+    gateway.look(T0 + QUARTER)
+    gateway.look(T0 + dt.timedelta(days=3653))
+    assert gateway.look(T0 + 5 * QUARTER + dt.timedelta(seconds=30)) == []
+    assert [(run.tick, run.since) for run in gateway.look(T0 + 6 * QUARTER)] == [(T0 + 6 * QUARTER, T0 + 2 * QUARTER)]
+    assert [(run.tick, run.since) for run in gateway.look(T0 + 7 * QUARTER)] == [(T0 + 7 * QUARTER, None)]
+
+
 def test_a_week_back_and_there_again_repeats_nothing_and_tells_nothing(tmp_path: pathlib.Path) -> None:
     clock = SetClock()
     gateway = Gateway(tmp_path, clock)
