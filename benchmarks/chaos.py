@@ -148,6 +148,7 @@ class Bench:
             figures = judges.judge(judged, evidence)
             again = not figures.kept and time.monotonic() - mended < HEAL_SECONDS
             if again:
+                self._say(f"not yet: {figures.examples[0]}")
                 site.wait(5.0)
         return self._result(site, course, operator, figures, healed)
 

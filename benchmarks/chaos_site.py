@@ -11,6 +11,7 @@ import datetime as dt
 import http.client
 import os
 import pathlib
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -375,6 +376,9 @@ def chaos_site(keep: pathlib.Path | None = None, rate: float = RATE) -> Iterator
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-chaos-"))
         folder = keep or pathlib.Path(temporary)
+        if keep is not None:
+            # The truth of an earlier run would be taken for this one's.
+            shutil.rmtree(keep, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         # The database's own user must reach its folder.
         pathlib.Path(temporary).chmod(0o755)
