@@ -184,6 +184,11 @@ class Connection:
         """
         return self._receiver.surplus
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that are kept, to be understood or compared with an echo; at most eight of the longest telegrams."""
+        return self._receiver.kept
+
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the line. Never raises, and never keeps more than a bounded number of bytes."""
         self._receiver.append(data, self._sought, even=self._even)

@@ -63,6 +63,11 @@ class Receiver:
         return len(self._raw)
 
     @property
+    def kept(self) -> int:
+        """How many bytes are kept, what an echo is compared with included."""
+        return len(self._raw) + len(self._echo) + len(self._returned)
+
+    @property
     def surplus(self) -> int:
         """How many bytes stand behind the last telegram that was cut out, fillers of the line at both ends left out."""
         return len(self._characters.strip(_LINE_FILLERS))
