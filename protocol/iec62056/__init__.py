@@ -1,4 +1,4 @@
-"""IEC 62056-21 mode C and LIS-200, without any input or output: both roles in one core.
+"""IEC 62056-21 modes A, B and C and LIS-200, without any input or output: both roles in one core.
 
 Role: turns bytes into telegrams and back, knows what may be said when, makes and checks parity and block checks. It
 holds no port, no clock and no loop; whoever drives it does what its effects say. Standard library only.
@@ -49,6 +49,7 @@ from protocol.iec62056.events import (
     Event,
     Identification,
     MeterEvent,
+    Mode,
     Nak,
     Need,
     OptionSelect,
@@ -86,6 +87,7 @@ __all__ = [
     "LocalProtocolError",
     "MeterEvent",
     "MeterRefusal",
+    "Mode",
     "Nak",
     "Need",
     "OptionSelect",

@@ -33,6 +33,7 @@ from protocol.iec62056.errors import (
 from protocol.iec62056.events import (
     NEED_DATA,
     RATES,
+    RATES_B,
     REACTION_TIME,
     Ack,
     Break,
@@ -65,6 +66,7 @@ _SLASH = ord("/")
 _STARTS: dict[Kind, int] = {
     Kind.REQUEST: _SLASH,
     Kind.IDENTIFICATION: _SLASH,
+    Kind.ANNOUNCEMENT: _SLASH,
     Kind.PROGRAMMING: ACK,
     Kind.OTHER_MODE: ACK,
     Kind.PROMPT: SOH,
@@ -106,6 +108,7 @@ class Connection:
         reaction_time: minimum in seconds until an identification passes and tells it; a meter knows its own before.
         max_repeats: how often one block may be asked for again.
         max_telegram: characters of the longest telegram; a longer one is an ``Overflow``.
+        unanswered: how many requests nobody has answered before this connection, see ``parity``.
     """
 
     def __init__(
@@ -120,11 +123,12 @@ class Connection:
         reaction_time: float = REACTION_TIME,
         max_repeats: int = 3,
         max_telegram: int = 65_536,
+        unanswered: int = 0,
     ) -> None:
         self._role = role
         self._parity = parity
         self._even = None if parity is Parity.AUTO else parity is Parity.EVEN
-        self._unanswered = 0
+        self._unanswered = unanswered
         self._opening_rate = opening_rate
         self._fixed_rate = fixed_rate
         self._rate = rate or opening_rate
@@ -241,7 +245,7 @@ class Connection:
             self._receiver.clear()
         self._queue.clear()
         self._remember(event, self._role)
-        self._queue_rate(event, following)
+        self._queue_rate(event)
         if isinstance(event, WakeUp):
             self._queue.append(Pause(event.silence_seconds))
         self._state = following
@@ -283,7 +287,7 @@ class Connection:
             self._queue.append(TooManyRepeats())
         else:
             self._remember(event, self._role.peer)
-            self._queue_rate(event, following)
+            self._queue_rate(event)
             self._state = following
             if key not in SILENT:
                 self._queue_event(event, kind)
@@ -363,12 +367,17 @@ class Connection:
         if not isinstance(event, Ack):
             self._block = None
 
-    def _queue_rate(self, event: Event, following: State) -> None:
-        """The rate changes only if the reader repeats the offered Z, and changes back when the session ends."""
+    def _queue_rate(self, event: Event) -> None:
+        """The rate changes if the reader repeats the offered Z (mode C) or by itself (B), and back at the end.
+
+        A data message that came by itself ends at the opening rate, where commands may follow. Fact sheet 7.
+        """
         if isinstance(event, OptionSelect):
             if event.rate_id == self._offered_rate_id and event.rate_id in RATES:
                 self._switch_to(RATES[event.rate_id])
-        elif isinstance(event, Break) or (isinstance(event, Data) and following is State.IDLE):
+        elif isinstance(event, Identification):
+            self._switch_to(RATES_B.get(event.rate_id, self._rate))
+        elif isinstance(event, Break) or (isinstance(event, Data) and self._state is State.UNASKED):
             self._switch_to(self._opening_rate)
 
     def _switch_to(self, rate: int) -> None:

@@ -16,6 +16,11 @@ from protocol.iec62056.codes import refusal_meaning
 RATES: dict[str, int] = {"0": 300, "1": 600, "2": 1200, "3": 2400, "4": 4800, "5": 9600, "6": 19200}
 """Baud identification character Z of mode C, in Bd. Source: IEC 62056-21 6.3.14, LIS-200 fact sheet 1.1."""
 
+RATES_B: dict[str, int] = {"A": 600, "B": 1200, "C": 2400, "D": 4800, "E": 9600, "F": 19200}
+"""The same of mode B, where the meter switches unasked. Source: IEC 62056-21 6.3.14, LIS-200 fact sheet 1.1, 7."""
+RESERVED_RATES = frozenset("789GHI")
+"""Characters that the standard keeps for rates to come; every other one is mode A. Source: IEC 62056-21 6.3.14."""
+
 REACTION_TIME = 0.2
 """Minimum reaction time in seconds. Source: IEC 62056-21 6.3.14 (tr), LIS-200 fact sheet 1.6."""
 FAST_REACTION_TIME = 0.02
@@ -40,6 +45,14 @@ class Parity(enum.Enum):
     AUTO = "auto"
     EVEN = "even"
     NONE = "none"
+
+
+class Mode(enum.Enum):
+    """What follows an identification. Source: IEC 62056-21 6.4, LIS-200 fact sheet 7."""
+
+    A = "A: the data message at once, all at the opening rate"
+    B = "B: the data message at once, at the rate that was announced"
+    C = "C: whatever the option select asks for"
 
 
 class Need(enum.Enum):
@@ -104,7 +117,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class OptionSelect:
-    """``ACK V Z Y``: what the reader wants; ``mode`` 1 is programming, 0 readout. LIS-200 fact sheet 1.5.
+    """``ACK V Z Y``: what the reader wants; ``mode`` 1 is programming, 0 data readout. LIS-200 fact sheet 1.5.
 
     The line changes to the rate of ``rate_id`` only if the meter had announced the same.
     """
@@ -133,10 +146,14 @@ class Password:
 
 @dataclass(frozen=True, slots=True)
 class ReadCommand:
-    """``R1``: read one object, or an archive in one single block. LIS-200 fact sheet 2.1, 3.1."""
+    """``R1``: read one object, or an archive in one single block. LIS-200 fact sheet 2.1, 3.1.
+
+    ``command`` is ``R5`` for meters that read a register so; the standard leaves it to national use. Fact sheet 7.
+    """
 
     address: str
     argument: str = "1"
+    command: str = "R1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,13 @@ class Identification:
     def rate(self) -> int | None:
         """The offered rate in Bd; None if ``rate_id`` is none of mode C."""
         return RATES.get(self.rate_id)
+
+    @property
+    def mode(self) -> Mode:
+        """What follows by ``rate_id``; reserved characters are those of mode C, where nothing comes unasked."""
+        if self.rate_id in RATES_B:
+            return Mode.B
+        return Mode.C if self.rate_id in RATES or self.rate_id in RESERVED_RATES else Mode.A
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""When what may be said: the conversation of mode C as one table.
+"""When what may be said: the conversation of modes A, B and C as one table.
 
 Rule 1: everything that decides whether a telegram is legal is in this file.
 Rule 2: this file does not know which role we play, so that no other rules hold for us than for the other side.
@@ -9,7 +9,7 @@ is not legal. A telegram that is damaged on the way leaves the two with differen
 made so that every ``Nak``, repeated command, ``Request`` or ``Break`` brings them together again.
 
 Nothing here waits: time-outs belong to drivers. Source: IEC 62056-21 6.4 and Annex A, LIS-200 fact sheet 1.3 to 1.8,
-2.1, 3.3.
+2.1, 3.3, 7.
 """
 
 import enum
@@ -21,6 +21,7 @@ from protocol.iec62056.events import (
     Data,
     Event,
     Identification,
+    Mode,
     Nak,
     OptionSelect,
     Password,
@@ -43,6 +44,8 @@ class State(enum.Enum):
     IDENTIFIED = "identified: the reader owes an option select"
     SELECTED = "programming mode selected: the meter owes its prompt"
     READOUT = "readout selected: the meter owes the data message"
+    READ_OUT = "read out: the reader may ask for the data message again, or ends"
+    UNASKED = "identified in mode A or B: the meter owes the data message without being asked"
     PROMPTED = "prompted: the reader commands"
     READY = "ready: the reader commands"
     READING = "reading: the meter owes a block"
@@ -58,6 +61,7 @@ class Kind(enum.Enum):
     WAKE_UP = "wake-up"
     REQUEST = "request"
     IDENTIFICATION = "identification"
+    ANNOUNCEMENT = "identification, data message follows at once"
     PROGRAMMING = "option select, programming"
     OTHER_MODE = "option select, any other mode"
     PROMPT = "P0"
@@ -120,7 +124,12 @@ TRANSITIONS: dict[Key, State] = {
     (State.SELECTED, _M, Kind.PROMPT): State.PROMPTED,
     (State.SELECTED, _R, Kind.NAK): State.SELECTED,
     (State.PROMPTED, _R, Kind.NAK): State.SELECTED,
-    (State.READOUT, _M, Kind.LAST_BLOCK): State.IDLE,
+    # data readout: asked for in mode C, where it may be repeated; by itself in modes A and B, where commands may follow
+    (State.READOUT, _M, Kind.LAST_BLOCK): State.READ_OUT,
+    (State.READOUT, _R, Kind.NAK): State.READOUT,
+    (State.READ_OUT, _R, Kind.NAK): State.READOUT,
+    (State.REQUESTED, _M, Kind.ANNOUNCEMENT): State.UNASKED,
+    (State.UNASKED, _M, Kind.LAST_BLOCK): State.READY,
     # answers to reads
     (State.READING, _M, Kind.LAST_BLOCK): State.ANSWERED,
     (State.READING, _M, Kind.PARTIAL_BLOCK): State.HOLDING,
@@ -162,7 +171,6 @@ UNHEARD: frozenset[State] = frozenset({State.IDLE, State.REQUESTED})
 _KINDS: dict[type, Kind] = {
     WakeUp: Kind.WAKE_UP,
     Request: Kind.REQUEST,
-    Identification: Kind.IDENTIFICATION,
     Prompt: Kind.PROMPT,
     Password: Kind.PASSWORD,
     ReadCommand: Kind.READ,
@@ -182,6 +190,8 @@ def kind_of(event: Event) -> Kind:
             return Kind.LAST_BLOCK if event.last else Kind.PARTIAL_BLOCK
         case OptionSelect():
             return Kind.PROGRAMMING if event.programming else Kind.OTHER_MODE
+        case Identification():
+            return Kind.IDENTIFICATION if event.mode is Mode.C else Kind.ANNOUNCEMENT
         case _:
             return _KINDS[type(event)]
 

@@ -29,12 +29,14 @@ from protocol.iec62056.events import (
 
 REQUEST_LINE = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!?\r?\n")
 """Also without ``!``, as one firmware wants it. Source: LIS-200 fact sheet 1.3."""
-IDENTIFICATION_LINE = re.compile(rb"/([A-Za-z]{3})([0-9A-Za-z])((?:\\[0-9])*)([ -~]*)\r?\n")
+IDENTIFICATION_LINE = re.compile(rb"/([A-Za-z]{3})([\x22-.0-~])((?:\\[0-9])*)([ -~]*)\r?\n")
 """Only digits count as escapes: ``/Els6\\EK270`` is seen in the field and its E is part of the type. Fact sheet 1.4."""
 OPTION_SELECT_LINE = re.compile(rb"\x06([ -~])([ -~])([ -~])\r?\n")
 MAX_LINE = 64
 """No line that a conversation opens with is longer: 32 characters of address or 16 of type, and their frame."""
 MAX_IDENT = 16
+READS = frozenset({"R1", "R5"})
+"""Commands that read one object."""
 
 _COMMAND = re.compile(r"([A-Z][0-9])(?:\x02(?P<data>.*))?", re.DOTALL)
 _OPERAND = re.compile(r"(?P<address>[^()]*)\((?P<value>.*)\)", re.DOTALL)
@@ -70,8 +72,8 @@ def _encode_command(event: Event) -> bytes | None:  # noqa: PLR0911 - one line p
     match event:
         case Password(operand):
             return _command("P1", f"({_inner(operand)})")
-        case ReadCommand(address, argument):
-            return _command("R1", f"{_inner(address)}({_inner(argument)})")
+        case ReadCommand(address, argument, command) if command in READS:
+            return _command(command, f"{_inner(address)}({_inner(argument)})")
         case ReadBlocks(address, argument):
             return _command("R3", f"{_inner(address)}({_inner(argument)})")
         case WriteCommand(address, value):
@@ -158,8 +160,8 @@ def _decode_command(text: str, end: int) -> Event:
             return Prompt(value)
         case "P1":
             return Password(value)
-        case "R1":
-            return ReadCommand(address, value)
+        case "R1" | "R5":
+            return ReadCommand(address, value, command)
         case "R3":
             return ReadBlocks(address, value)
         case "W1":
