@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from contexts.meters import Answer, Meter, Moment
+from contexts.meters import LIS200, Answer, Manner, Moment
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 """Years that a date may lie in: what every meter and database of ours can hold."""
@@ -30,17 +30,19 @@ class CallError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a context: its kwargs struct, the coroutine that makes it, and how it behaves.
+    """One call of a context: its kwargs struct, the coroutine that makes it with a meter, and how it behaves.
 
     ``archive`` marks reads that a later read makes up for (missed runs coalesce); ``writes`` marks calls that change
-    the meter (never repeated blindly).
+    the meter (never repeated blindly). ``manner`` is how the session that it needs is opened and held: two calls with
+    equal manners share one.
     """
 
     name: str
     kwargs: type[msgspec.Struct]
-    run: Callable[[Meter, Moment, Any], Awaitable[Answer]]
+    run: Callable[[Any, Moment, Any], Awaitable[Answer]]
     archive: bool = False
     writes: bool = False
+    manner: Manner = LIS200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,16 +1,20 @@
 """The seam between a context's calls and the session that speaks with the meter.
 
-A context asks through ``Meter`` and answers with ``Answer``; it never sees bytes, lines or clocks. Addresses and
-group texts are those of LIS-200 (fact sheet sections 2 and 3). Refusals of the meter arrive as
-``protocol.iec62056.MeterRefusal`` and may be handled (``#0103``: empty range) or left to end the run.
+A context says with a ``Manner`` how its meters are spoken to, asks through ``Meter`` and answers with ``Answer``; it
+never sees bytes, lines or clocks. Addresses and group texts are those of the meter (of LIS-200 for all that is said of
+archives: fact sheet sections 2 and 3). Refusals of the meter arrive as ``protocol.iec62056.MeterRefusal`` and may be
+handled (``#0103``: empty range) or left to end the run.
 """
 
 import dataclasses
 import datetime as dt
 import decimal
+import enum
 import zoneinfo
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from protocol.iec62056 import lis200
 
 
 class LineFailure(Exception):  # noqa: N818 - named by what it is
@@ -85,6 +89,45 @@ class Layout:
     units: tuple[str, ...]
 
 
+class Opened(enum.Enum):
+    """What a session is opened for. IEC 62056-21 6.4."""
+
+    PROGRAMMING = "programming mode: single reads and writes"
+    READOUT = "data readout: the meter says everything at once"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manner:
+    """How one kind of meter is spoken to, as far as the session must know; what is said here is that of LIS-200.
+
+    Attributes:
+        opened: What its sessions are opened for. Calls of different manners do not share one.
+        serial_at: Where the meter shows its number: addresses to read, or ids of a readout; the first counts.
+        argument: What stands in the brackets of a read (R1).
+        matches: Whether an answer with the second address may answer the first.
+        numbered_locks: A code opens a lock by its number (objects 170, 171); else it is the operand of P1.
+        unasked: A meter that says its data unasked (modes A and B) is good too, not only one that waits (mode C).
+    """
+
+    opened: Opened = Opened.PROGRAMMING
+    serial_at: tuple[str, ...] = ("1:180.0",)
+    argument: str = "1"
+    matches: Callable[[str, str], bool] = lis200.matches
+    numbered_locks: bool = True
+    unasked: bool = False
+
+
+LIS200 = Manner()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataMessage:
+    """The data lines of a readout as the meter sent them, and the gateway's UTC when the last of them came."""
+
+    text: str
+    came: dt.datetime
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moment:
     """When a call runs: ``now`` is the gateway's UTC; ``reference`` the instant that relative ranges count from.
@@ -135,3 +178,16 @@ class Meter(Protocol):
 
     async def now(self) -> dt.datetime:
         """Return the gateway's UTC at this instant (a session may take long)."""
+
+
+class RegisterMeter(Meter, Protocol):
+    """One open session with a meter that has registers by OBIS ids; what a call gets whose manner is not LIS-200's."""
+
+    async def register(self, address: str, *, command: str = "R1") -> str:
+        """Read one register (R1, or R5 where a meter wants that) and return the answer's data sets as they came."""
+
+    async def readout(self, *, again: bool = False) -> DataMessage:
+        """Return what the meter said when the session was opened for data readout, whole and sound.
+
+        ``again`` makes it say it once more. Only in sessions that are opened for it, see ``Manner``.
+        """
