@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.simulator.electricity import ElectricityMeter, ElectricPersona
 from agent.simulator.faults import read_faults
 from agent.simulator.meters import VirtualMeter, read_meter
 from agent.simulator.recorded import RecordedMeter, RecordedPersona
@@ -50,7 +51,7 @@ def virtual_bus(
     log: Path | None = None,
     recorded: Sequence[RecordedPersona] = (),
 ) -> VirtualBus:
-    """Build meters from ``ADDRESS:SERIAL:MODEL`` texts (models EK280, TC220, DL220) and the bus that they share.
+    """Build meters from ``ADDRESS:SERIAL:MODEL`` texts (models EK280, TC220, ELECTRIC-C) and the bus that they share.
 
     A text may say more of its meter: ``1:4711:EK280,drift=90,locked``.
 
@@ -100,10 +101,27 @@ def virtual_bus(
             truth=truth,
         )
         for address, serial, persona, own_drift, own_lock in described
+        if not isinstance(persona, ElectricPersona)
+    ]
+    electric = [
+        ElectricityMeter(
+            address,
+            serial,
+            persona,
+            seed=seed,
+            now=now,
+            zone=_zone(timezone),
+            drift=own_drift,
+            locked=own_lock,
+            codes=codes,
+            truth=truth,
+        )
+        for address, serial, persona, own_drift, own_lock in described
+        if isinstance(persona, ElectricPersona)
     ]
     return VirtualBus(
         meters,
-        recorded=[RecordedMeter(persona, now=now) for persona in recorded],
+        others=[*electric, *(RecordedMeter(persona, now=now) for persona in recorded)],
         faults=faults,
         throttle=throttle,
         opening_rate=opening_rate,

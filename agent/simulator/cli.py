@@ -17,6 +17,7 @@ import click
 
 from agent.clocks import Clock, system_clock
 from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
+from agent.simulator.electricity import ELECTRICITY
 from agent.simulator.faults import FAULTS
 from agent.simulator.locks import codes_for
 from agent.simulator.personas import LOCKS, PERSONAS
@@ -57,7 +58,7 @@ def read_codes(path: Path) -> dict[int, str]:
     "meters",
     multiple=True,
     metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked]",
-    help=f"A meter on the line; may be repeated. Models: {', '.join(PERSONAS)}. Default: {DEFAULT_METER}.",
+    help=f"A meter; may be repeated. Models: {', '.join([*PERSONAS, *ELECTRICITY])}. Default: {DEFAULT_METER}.",
 )
 @click.option(
     "--persona",
@@ -117,7 +118,7 @@ def command(
     link: Path | None,
     **rest: Any,  # noqa: ANN401 - the options of virtual_bus
 ) -> None:
-    """Simulate LIS-200 meters on a line.
+    """Simulate LIS-200 and electricity meters on a line.
 
     The first line of output is a JSON object: endpoint, meters. Ends on SIGTERM or SIGINT.
     """

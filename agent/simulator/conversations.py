@@ -5,8 +5,9 @@ nothing and writes nothing, that is ``bus``. What it yields has to be performed 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from agent.simulator.electricity import ElectricityMeter
 from agent.simulator.faults import Fault, Piece
 from agent.simulator.meters import VirtualMeter
 from agent.simulator.recorded import RecordedMeter
@@ -16,8 +17,10 @@ from protocol.iec62056 import (
     Connection,
     Data,
     Event,
+    Identification,
     Kind,
     MeterRefusal,
+    Mode,
     Nak,
     Need,
     OptionSelect,
@@ -45,6 +48,7 @@ class Say:
 
 
 Action = Pause | SwitchRate | Say
+AnyMeter = VirtualMeter | ElectricityMeter | RecordedMeter
 
 
 class Conversation:
@@ -52,7 +56,7 @@ class Conversation:
 
     def __init__(
         self,
-        meter: VirtualMeter | RecordedMeter,
+        meter: AnyMeter,
         faults: Sequence[Fault],
         *,
         opening_rate: int,
@@ -100,6 +104,15 @@ class Conversation:
                 answer = self._answer(event, at)
             if answer is not None:
                 yield self._say(answer)
+            if isinstance(answer, Identification) and answer.mode is not Mode.C:
+                yield from self._unasked(answer)
+
+    def _unasked(self, identification: Identification) -> Iterator[Action]:
+        """Modes A and B: switch the rate if it was announced, and say everything after a gap. Fact sheet 7."""
+        while (effect := self._connection.next_effect()) is not None:
+            yield effect
+        first, *others = self._say(Data(self.meter.readout())).pieces or (Piece(b""),)
+        yield Say((replace(first, delay=first.delay + identification.reaction_time), *others))
 
     def _say(self, answer: Event) -> Say:
         self._last = answer

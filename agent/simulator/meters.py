@@ -12,6 +12,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from agent.simulator.archives import Archives, Row
+from agent.simulator.electricity import ELECTRICITY, ElectricPersona
 from agent.simulator.layouts import AONO, EVENT, GONO, TIME, Column
 from agent.simulator.locks import Locks, codes_for
 from agent.simulator.objects import CONSTANT, WRONG_INPUT, Object, objects_of
@@ -312,7 +313,7 @@ def _limit(text: str, content: str) -> int:
         raise MeterRefusal(WRONG_INPUT) from error
 
 
-def read_meter(text: str) -> tuple[str, str, Persona]:
+def read_meter(text: str) -> tuple[str, str, Persona | ElectricPersona]:
     """Read ``ADDRESS:SERIAL:MODEL``; raises ValueError with what is wrong."""
     parts = text.split(":")
     if len(parts) != 3 or not parts[1]:  # noqa: PLR2004 - address, serial, model
@@ -322,7 +323,8 @@ def read_meter(text: str) -> tuple[str, str, Persona]:
         raise ValueError(f"{address!r} is not a bus address: up to 32 letters, digits and blanks (IEC 62056-21)")
     if not (serial.isascii() and serial.isprintable()) or set(serial) & set("()*\\"):
         raise ValueError(f"{serial!r} is not a serial number that a meter could send")
-    persona = PERSONAS.get(model.upper())
+    persona = PERSONAS.get(model.upper()) or ELECTRICITY.get(model.upper())
     if persona is None:
-        raise ValueError(f"the model {model!r} cannot be simulated; known are {', '.join(PERSONAS)}")
+        known = ", ".join([*PERSONAS, *ELECTRICITY])
+        raise ValueError(f"the model {model!r} cannot be simulated; known are {known}")
     return address, serial, persona

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from agent.simulator.conversations import Action, Conversation, Say
+from agent.simulator.conversations import Action, AnyMeter, Conversation, Say
 from agent.simulator.faults import Piece, read_faults
 from agent.simulator.meters import VirtualMeter
-from agent.simulator.recorded import RecordedMeter
 from agent.simulator.wire_log import WireLog
 from agent.simulator.wires import Wire
 from protocol.iec62056 import Pause, State, SwitchRate
@@ -28,7 +27,7 @@ BITS_PER_BYTE = 10
 PIECE = 8
 """Bytes that are written at most at once when the line is throttled."""
 OPTION_SECONDS = 2.2
-"""How long a meter waits for the option select. LIS-200 fact sheet 1.6."""
+"""How long a meter waits for the option select, and to be asked for its data again. LIS-200 fact sheet 1.6."""
 SILENCE_SECONDS = 60.0
 """After how much silence a meter is back at its start. LIS-200 fact sheet 1.6."""
 _TICK = 0.1  # real seconds between looks at the meters' clocks
@@ -39,7 +38,7 @@ class VirtualBus:
 
     Args:
         meters: who is on the line; addressed by ``/?<address>!``, all of them by the general call.
-        recorded: meters made of recorded conversations, on the same line.
+        others: meters on the same line that are not LIS-200: electricity meters, recorded conversations.
         faults: named faults, e.g. ``["corrupt_bcc=0.1", "echo"]`` (``agent.simulator.faults``).
         throttle: bytes take their time, 10 bits each at the present rate, in both directions.
         opening_rate: Bd of the request.
@@ -53,7 +52,7 @@ class VirtualBus:
         self,
         meters: Sequence[VirtualMeter],
         *,
-        recorded: Sequence[RecordedMeter] = (),
+        others: Sequence[AnyMeter] = (),
         faults: Sequence[str] = (),
         throttle: bool = False,
         opening_rate: int = 300,
@@ -63,7 +62,7 @@ class VirtualBus:
         seed: int = 1,
     ) -> None:
         self.meters = tuple(meters)
-        self.everybody: tuple[VirtualMeter | RecordedMeter, ...] = (*meters, *recorded)
+        self.everybody: tuple[AnyMeter, ...] = (*meters, *others)
         self._throttle, self._rate, self._opening_rate = throttle, opening_rate, opening_rate
         self._strict_rate = strict_rate
         self._conversations = []
@@ -140,7 +139,7 @@ class VirtualBus:
     def _patience(self) -> float | None:
         """Seconds of silence after which meters return to their start; None while all are there."""
         states = {conversation.state for conversation in self._conversations}
-        if State.IDENTIFIED in states:
+        if states & {State.IDENTIFIED, State.READ_OUT}:
             return OPTION_SECONDS
         return None if states <= {State.IDLE} else SILENCE_SECONDS
 
@@ -167,7 +166,7 @@ class VirtualBus:
         sent = b""
         for piece in pieces:
             due += piece.delay
-            for index in range(0, len(piece.data), PIECE if self._throttle else len(piece.data)):
+            for index in range(0, len(piece.data), PIECE if self._throttle else len(piece.data) or 1):
                 part = piece.data[index : index + PIECE] if self._throttle else piece.data
                 due += self._seconds(len(part))
                 await _until(due)

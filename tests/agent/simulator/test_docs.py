@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from agent.simulator.cli import command
+from agent.simulator.electricity import ELECTRICITY
 from agent.simulator.faults import FAULTS
 from agent.simulator.personas import PERSONAS
 
@@ -13,7 +14,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text(encoding=
 
 def test_every_option_fault_and_model_is_documented() -> None:
     options = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
-    missing = [word for word in (*options, *FAULTS, *PERSONAS) if f"`{word}" not in PAGE]
+    missing = [word for word in (*options, *FAULTS, *PERSONAS, *ELECTRICITY) if f"`{word}" not in PAGE]
     assert missing == []
 
 
