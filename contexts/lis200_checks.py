@@ -128,7 +128,7 @@ class ArchiveChecks:
 
     def __init__(self, archive: int, layout: Layout | None, zone: ZoneInfo) -> None:
         self._archive, self._zone = archive, zone
-        self._count = len(layout.sources or layout.names) if layout else 0
+        self._count = max(len(layout.sources), len(layout.names), len(layout.units)) if layout else 0
         self._columns = _columns(layout)
         self._consecutive = False
         self._statuses: tuple[int, ...] = ()

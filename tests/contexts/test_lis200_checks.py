@@ -300,6 +300,20 @@ def test_a_maximum_is_not_later_than_its_row() -> None:
     assert found.kind is Kind.FORM
 
 
+def test_a_layout_whose_attributes_are_of_different_lengths_judges_rows_by_the_longest() -> None:
+    sources = ("1:1F8", "3:A20", "1:400", "2:300")
+    layout = Layout(sources, ("GONr", "AONr", "Zeit", "Vn", "Er", "Check"), ())
+    checks = ArchiveChecks(3, layout, ZoneInfo("Europe/Berlin"))
+    asked = lis200.ArchiveRange(3)
+    short, whole = ("1", "1", "2024-01-15,06:00:00", "2"), ("2", "2", "2024-01-15,07:00:00", "2", "0x8104", "CRC Ok")
+    doubt = checks.doubt([short], asked)
+    assert doubt is not None
+    assert doubt.kind is Kind.COLUMNS
+    checks.settle(doubt)
+    checks.accept([short])
+    assert checks.doubt([whole], asked) is None
+
+
 def test_a_habit_is_not_doubted_again() -> None:
     rows = changed(quarters(10), 5, 5, "17")
     judge = checks(DL, 2)
