@@ -312,7 +312,9 @@ class CommandDesk:
             nearest = min(self._deadlines.values(), default=None)
             try:
                 timeout = None if nearest is None else max(0.01, nearest - self._clock.monotonic())
-                await asyncio.wait_for(self._changed.wait(), timeout)
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

@@ -219,8 +219,10 @@ class Scheduler:
             if due is not None:
                 wait = min(wait, max(0.0, (due - self._clock.now()).total_seconds() / self._clock.rate))
             try:
-                # A millisecond more, because a timer may be a little early.
-                await asyncio.wait_for(self._changed.wait(), wait + 0.001)
+                # A millisecond more, because a timer may be a little early. Not wait_for: in Python 3.11 it swallows a
+                # cancellation that comes together with what it waits for.
+                async with asyncio.timeout(wait + 0.001):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

@@ -121,9 +121,9 @@ class Sender:
                 pass
             due = self._window.next_due()
             try:
-                await asyncio.wait_for(
-                    self._wake.wait(), None if due is None else max(0.0, due - self._clock.monotonic())
-                )
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -183,7 +183,9 @@ class Uplink:
     async def _announcing(self, connection: Connection) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._announce.wait(), ANNOUNCE_EVERY)
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+                async with asyncio.timeout(ANNOUNCE_EVERY):
+                    await self._announce.wait()
             except TimeoutError:
                 log.debug("life_sign")
             # Before the sign is made: what changes from here on needs another.

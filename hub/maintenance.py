@@ -49,7 +49,9 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
             if adopted:
                 _log.info("readings_adopted", count=adopted)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(adopt.wait(), SWEEP_SECONDS)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+            async with asyncio.timeout(SWEEP_SECONDS):
+                await adopt.wait()
         # Sweeps that are asked for in quick succession become one.
         await asyncio.sleep(SWEEP_SECONDS / 10)
         adopt.clear()

@@ -289,7 +289,9 @@ class Relay:
 
     async def _look_and_publish(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._wake.wait()
         self._wake.clear()
         if self._connection is None:
             await self._end_overdue()

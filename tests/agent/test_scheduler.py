@@ -1,5 +1,6 @@
 """The scheduler: every due tick ends exactly once, whatever the clock and the process do."""
 
+import asyncio
 import datetime as dt
 import pathlib
 import uuid
@@ -321,6 +322,18 @@ def test_what_the_last_process_left_waits_until_the_clock_is_believed(tmp_path: 
     again.scheduler.look()
     assert [run.tick for run in again.queued] == [T0 + QUARTER]
     again.store.close()
+
+
+async def test_it_ends_when_it_is_told_to_while_something_has_just_changed(gateway: Gateway) -> None:
+    gateway.scheduler.set_duties([a_duty()])
+    running = asyncio.create_task(gateway.scheduler.run())
+    await asyncio.sleep(0.01)
+    gateway.scheduler.wake()
+    # The wait is over and its task has not gone on yet.
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running], timeout=2)
+    assert running.cancelled()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
