@@ -263,13 +263,16 @@ class Site:
         time.sleep(0.5)
         self.wait_settled()
 
-    def judge(self, start: dt.datetime, end: dt.datetime, *singles: tuple[str, str]) -> Comparison:
-        """Compare the readings with the truth: archive rows of polls between the instants, and served single values."""
+    def judge(self, start: dt.datetime, end: dt.datetime, *singles: tuple[str, str], **filters: object) -> Comparison:
+        """Compare the readings with the truth: archive rows of polls between the instants, and served single values.
+
+        Filters leave out readings that the test judges by itself.
+        """
         names = {id_: name for name, id_ in self.series.items()}
         meters = {id_: name for name, id_ in self.devices.items()}
         readings = [
             {**row, "meter": meters[row["meter_device"]], "series": names[row["series"]]}
-            for row in self.hub.all("/v1/metering/meter-readings")
+            for row in self.hub.all("/v1/metering/meter-readings", **filters)
         ]
         truth = Truth(read_truth(self.folder.glob("truth-*.jsonl")), self.serials)
         tasks: list[ArchiveTask | SingleTask] = [
