@@ -32,6 +32,9 @@ LEAD_SECONDS = 12.0
 LEAD_PER_LINE = 3.0
 """How long before the first tick the clock begins: what setting up takes."""
 
+PATIENCE = 180.0
+"""Seconds for a step of setting up; a machine with much else to do starts a Python process in half a minute."""
+
 SECOND_GO = 5.0
 """On a machine that was too busy for that it is tried once more with so much more time."""
 
@@ -137,7 +140,7 @@ class SoakSite:
         self.wait_for("the simulated lines are there", announced)
         return endpoints
 
-    def wait_for(self, what: str, true: Any, seconds: float = 60.0) -> None:  # noqa: ANN401 - a bound method or closure
+    def wait_for(self, what: str, true: Any, seconds: float = PATIENCE) -> None:  # noqa: ANN401 - a bound method or closure
         """Wait until something holds.
 
         Raises:
