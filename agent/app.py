@@ -18,9 +18,10 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import structlog
 
-from agent import footprint, metrics
+from agent import footprint, line_figures, metrics
 from agent.backlog import STATUS, BacklogError, read_backlog
 from agent.clocks import Clock
 from agent.commands import CommandDesk
@@ -105,6 +106,7 @@ class Agent:
         self._withdrawn: set[uuid.UUID] = set()
         self._doubt = ""
         self._trouble = ""
+        self._figures_kept: list[reports.LineFigures] = []
         if self.store.origin in _ORIGINS:
             log.warning("store_replaced", origin=self.store.origin, cause=_ORIGINS[self.store.origin])
 
@@ -184,10 +186,21 @@ class Agent:
                     rows = self.store.prune()
                     log.debug("pruned", rows=rows)
             await self._keep_store()
+            self._keep_figures()
             if self._clock.monotonic() - trimmed >= _TRIM_EVERY:
                 trimmed = self._clock.monotonic()
                 footprint.give_back()
             await asyncio.sleep(_KEEP_HOUSE)
+
+    def _keep_figures(self) -> None:
+        """Put the lines' figures where ``metergate-agent lines`` finds them, when something has passed on a line."""
+        figures = self._line_figures()
+        if figures != self._figures_kept:
+            self._figures_kept = figures
+            with contextlib.suppress(StoreFullError), self.store.transaction(durable=False):
+                self.store.put(
+                    line_figures.KEY, msgspec.json.encode([line_figures.as_told(one) for one in figures]).decode()
+                )
 
     async def _keep_store(self) -> None:
         """Keep the store within its budget, and take up again what waited for space on the disk."""
@@ -374,7 +387,11 @@ class Agent:
             clock_believed=self._trust.believed(),
             status=self._status(),
             sequence=store.last_state(),
+            lines=line_figures.reported(self._line_figures()),
         )
+
+    def _line_figures(self) -> list[reports.LineFigures]:
+        return [line.worker.figures() for line in list(self._lines.values())]
 
     def _status(self) -> str:
         """Say what people should know of this gateway, in a sentence each; ``metergate-agent outbox`` shows it too."""
@@ -411,6 +428,7 @@ class Agent:
             metrics.Sample("info", "Who this is", 1, {"gateway": self._settings.gateway, "software": software()}),
             *(metrics.Sample(name, text, int(value)) for name, text, value in state),
             *backlog,
+            *line_figures.samples(self._line_figures()),
             *metrics.counted(),
         ]
         return metrics.render(samples, metrics.of_process())

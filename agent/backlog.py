@@ -91,6 +91,24 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
         return sum(channel.waiting for channel in self.channels.values())
 
 
+def read_kept(path: pathlib.Path, key: str) -> str:
+    """Read one of the texts that the agent keeps in its store for who asks beside it; empty when there is none.
+
+    Raises:
+        BacklogError: when there is no store, or it cannot be read.
+    """
+    if not path.exists():
+        raise BacklogError(f"there is no store at {path}: no agent has run with these settings yet")
+    try:
+        with _opened(path) as db:
+            found = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            return str(found[0]) if found else ""
+    except sqlite3.Error as error:
+        raise BacklogError(
+            f"the store {path} cannot be read: {error}; look at its rights and at the agent's log"
+        ) from error
+
+
 def read_backlog(path: pathlib.Path, now: dt.datetime) -> Backlog:
     """Read a store file; ``now`` is what ages and rates count to.
 

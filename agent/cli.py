@@ -7,6 +7,7 @@ import click
 _COMMANDS = {
     "run": ("", "Run this gateway: poll by the hub's plan, bring every reading home."),
     "outbox": ("agent.cli_outbox", "Show what waits here to reach the hub, beside a running agent or without it."),
+    "lines": ("agent.cli_lines", "Show what the lines do: busy time, bytes, repeats, errors, meters that are silent."),
     "ports": ("agent.cli_ports", "List the serial ports of this machine, what they are, and who holds them."),
     "identify": ("agent.cli_identify", "Find the meter on a line: rate, parity, address, and what stands there."),
     "archive": ("agent.cli_archive", "Read an archive of a meter: a table, JSON lines or a CSV file."),

@@ -14,8 +14,8 @@ from typing import Protocol
 from agent.links import Link, LinkError
 from contexts.meters import LineFailure
 from protocol import iec62056
-from protocol.iec62056 import MeterEvent, ReaderEvent
-from protocol.iec62056.states import legal_kinds
+from protocol.iec62056 import MeterEvent, ReaderEvent, codes
+from protocol.iec62056.states import Kind, legal_kinds
 
 NOISE = b"\x00\x7f\xff"
 """Bytes that lines make by themselves; they begin no telegram. LIS-200 fact sheet 8.3."""
@@ -27,6 +27,8 @@ DOZE = 0.05
 """Seconds for which bytes may gather in the middle of a telegram, see ``Conversation._doze``."""
 AWAKE_BYTES = 24
 """So near to the end of a telegram every byte is taken as it comes: pauses are counted from the last one."""
+LONGEST_MESSAGE = 900.0
+"""The same of a data message, which comes at 300 baud in mode A: some 27 000 characters."""
 LONGEST_BLOCK = 60.0
 """Seconds that one telegram may take after its first byte before it counts as endless."""
 
@@ -128,15 +130,17 @@ class Conversation:
         while (effect := self.core.next_effect()) is not None:
             await self._perform(effect, self._sent)
 
-    async def hear(self, wait: float, expected: int = 0) -> MeterEvent:
+    async def hear(self, wait: float, expected: int = 0, longest: float = LONGEST_BLOCK) -> MeterEvent:
         """Return the next telegram of the meter; ``expected`` is about how many bytes it will have, 0 if unknown.
+
+        ``longest``: seconds that it may take after its first byte.
 
         Raises:
             NoAnswer: when nothing came for ``wait`` seconds, or the telegram broke off.
             RemoteProtocolError: whatever the core finds wrong with what came.
         """
         try:
-            event = await self._hear(wait, expected)
+            event = await self._hear(wait, expected, longest)
         except (LinkError, SessionError, iec62056.Iec62056Error) as error:
             if self._observer is not None:
                 self._observer.failed(error, self.core.rate, self._loop.time())
@@ -145,9 +149,9 @@ class Conversation:
             self._observer.understood(event, self.core.rate, self._last_byte)
         return event
 
-    async def _hear(self, wait: float, expected: int) -> MeterEvent:
+    async def _hear(self, wait: float, expected: int, longest: float) -> MeterEvent:
         deadline = self._loop.time() + wait
-        latest = deadline + LONGEST_BLOCK
+        latest = deadline + longest
         begun = False
         heard = 0
         while True:
@@ -195,6 +199,14 @@ class Conversation:
                 silent = True
                 await self.say(command)
                 continue
+            except iec62056.MeterRefusal as refusal:
+                # Some firmware says so of a damaged command, and did not carry it out; said again it may arrive whole.
+                refused += 1
+                if refusal.code != codes.WRONG_INPUT or refused > self._times.repeats:
+                    raise
+                await self.quiet()
+                await self.say(command)
+                continue
             if not isinstance(event, iec62056.Nak):
                 if refused or (again and silent):
                     await self.quiet()  # the command went out more than once, so its answer may come twice
@@ -226,6 +238,22 @@ class Conversation:
                 return event
             raise iec62056.RemoteProtocolError("the meter stopped sending blocks in the middle of an archive")
 
+    async def data_message(self, *, again: bool = False) -> iec62056.Data:
+        """Return the data message of a readout that was selected, or comes unasked; ``again`` asks for it once more.
+
+        A damaged one is asked for again where the meter listens (mode C).
+
+        Raises:
+            NoAnswer, RemoteProtocolError: when that did not help, or cannot be.
+        """
+        if again:
+            await self.quiet(LONGEST_MESSAGE)
+            await self.say(iec62056.Nak())
+        event = await self._hear_undamaged(0, LONGEST_MESSAGE)
+        if not isinstance(event, iec62056.Data):
+            raise iec62056.RemoteProtocolError("the meter sent something else than its data message")
+        return event
+
     async def surplus(self) -> bool:
         """Wait until we may speak; whether more than noise has come behind the telegram that was heard last.
 
@@ -248,9 +276,9 @@ class Conversation:
         if legal_kinds(self.core.state, iec62056.Role.METER):
             await self.quiet()
 
-    async def quiet(self) -> None:
-        """Read and drop until the line is silent; at most twice as long as a block may last."""
-        latest = self._loop.time() + 2 * self._times.block + self._times.quiet
+    async def quiet(self, longest: float | None = None) -> None:
+        """Read and drop until the line is silent; at most ``longest``, else twice as long as a block may last."""
+        latest = self._loop.time() + (longest or 2 * self._times.block) + self._times.quiet
         while self._loop.time() < latest and (data := await self._link.read(self._times.quiet)):
             self._came(data)
 
@@ -270,18 +298,18 @@ class Conversation:
         await self.say(iec62056.Break())
         await self.effects()
 
-    async def _hear_undamaged(self, expected: int) -> MeterEvent:
+    async def _hear_undamaged(self, expected: int, longest: float = LONGEST_BLOCK) -> MeterEvent:
         while True:
             try:
-                event = await self.hear(self._times.telegram, expected)
+                event = await self.hear(self._times.telegram, expected, longest)
             except iec62056.TooManyRepeats:
                 raise
             except iec62056.RemoteProtocolError:
-                await self.quiet()
-                if not self.core.repeats_left:
+                await self.quiet(None if longest == LONGEST_BLOCK else longest)
+                if not self._may_ask_again:
                     raise
             except NoAnswer as error:
-                if not error.broken_off or not self.core.repeats_left:
+                if not error.broken_off or not self._may_ask_again:
                     raise
             else:
                 if isinstance(event, iec62056.Refusal):
@@ -289,6 +317,11 @@ class Conversation:
                 return event
             await self.effects()
             await self.say(iec62056.Nak())
+
+    @property
+    def _may_ask_again(self) -> bool:
+        """Whether Nak brings what came damaged once more; who speaks unasked (modes A and B) hears none."""
+        return self.core.repeats_left > 0 and Kind.NAK in legal_kinds(self.core.state, iec62056.Role.READER)
 
     def _no_answer(self, wait: float, begun: bool) -> NoAnswer:  # noqa: FBT001 - private, and named at its use
         if begun:

@@ -4,8 +4,7 @@ Rules, in this order: commands before scheduled runs; scheduled runs by due time
 A scheduled archive readout lends the line to a waiting command between two blocks and goes on after its last row. A
 run ends in exactly one ``RunResult``, whatever happens: what a call, a port or a meter can do wrong is named in
 ``agent.session.FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one
-time-out and is then left alone for a while, doubling, and probed with few calls; its runs wait for the probe, and a
-command is a probe.
+time-out (``agent.silence``); its runs wait for the probe, and a command is a probe.
 
 Nothing here writes to the store: results are handed on through ``on_result``.
 """
@@ -19,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from agent.clocks import Clock
 from agent.conversation import Times
+from agent.line_figures import LineTally
 from agent.links import Link, LinkError, open_link
 from agent.runs import LineMemory, Run, RunResult
 from agent.session import (
@@ -35,35 +35,20 @@ from agent.session import (
     who,
 )
 from agent.settings import MeterPassword
+from agent.silence import DEFAULT_LIMITS, Limits, Silences
 from contexts.catalogue import CallError, check_call, find_call
-from contexts.meters import Answer, Moment
+from contexts.meters import LIS200, Answer, Manner, Moment
 from protocol import reports
 from protocol.iec62056 import Parity
 from protocol.plans import Line
+
+__all__ = ["Limits", "LineWorker"]
 
 CLOCK_AGE = 3600.0
 """Real seconds for which a meter's clock offset, once read with an archive, stands for all of its readings."""
 LONGEST_WAIT = 60.0
 """Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
 _FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds in real seconds: of one run without the time that it lent the line, and of a silent meter's back-off."""
-
-    run: float = 4 * 3600.0
-    back_off: float = 30.0
-    longest_back_off: float = 900.0
-
-
-@dataclasses.dataclass(slots=True)
-class _Silence:
-    """A meter that does not answer: since when, how often it was called, and until when it is left alone."""
-
-    since: dt.datetime
-    until: float = 0.0
-    sessions: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,7 +89,7 @@ class LineWorker:
         connect: Callable[[str, int], Awaitable[Link]] = open_link,
         clock_believed: Callable[[], bool] = lambda: True,
         times: Times = DEFAULT_TIMES,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._line = self._next_line = line
         self._memory, self._clock, self._passwords = memory, clock, passwords
@@ -113,11 +98,13 @@ class LineWorker:
         self._queue: list[Run] = []
         self._started: dict[uuid.UUID, dt.datetime] = {}
         self._executing: list[_Current] = []
-        self._silent: dict[uuid.UUID, _Silence] = {}
+        self._silences = Silences(limits, clock.monotonic)
         self._learned = Learned()
+        self._tally = LineTally(line, clock.now())
         # By meter: its clock's offset in seconds (None: it shows no clock), and when it was asked (monotonic).
         self._offsets: dict[uuid.UUID, tuple[float | None, float]] = {}
         self._link: Link | None = None
+        self._lent = 0.0  # seconds of sessions, as far as they lie within others that lend the line
         self._wake = asyncio.Event()
 
     # --- from outside ----------------------------------------------------------------------------------------------
@@ -147,6 +134,10 @@ class LineWorker:
                 return True
         return False
 
+    def figures(self) -> reports.LineFigures:
+        """Return what this line did and what went wrong on it."""
+        return self._tally.figures(self._silences.names())
+
     def replace(self, line: Line) -> None:
         """Work the line as this plan says, from the next session on."""
         self._next_line = line
@@ -170,19 +161,25 @@ class LineWorker:
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
-    def _next_due(self, *, device: uuid.UUID | None = None, commands: bool = False) -> Run | None:
-        """Return what is to be done next: of one meter, or (``commands``) only what overtakes a readout."""
+    def _next_due(
+        self, *, device: uuid.UUID | None = None, commands: bool = False, manner: Manner | None = None
+    ) -> Run | None:
+        """Return what is next: of one meter (and manner), or (``commands``) only what overtakes a readout."""
         now, instant = self._clock.now(), self._clock.monotonic()
 
         def due(run: Run) -> bool:
             if run.not_before is not None and run.not_before > now:
                 return False
-            if device is not None and run.device.id != device:
+            if (device is not None and run.device.id != device) or manner not in {None, _manner(run)}:
                 return False
-            silence = self._silent.get(run.device.id)
-            return run.command is not None or (not commands and (silence is None or silence.until <= instant))
+            return run.command is not None or (not commands and self._silences.until(run.device.id) <= instant)
 
-        return min(filter(due, self._queue), key=_precedence, default=None)
+        return min(filter(due, self._queue), key=self._precedence, default=None)
+
+    def _precedence(self, run: Run) -> tuple[bool, bool, dt.datetime]:
+        """Commands first, neighbours of a meter that says nothing, due time; equal ones as they were submitted."""
+        behind = run.command is None and self._silences.behind(run.device.id)
+        return run.command is None, behind, run.not_before or run.tick or _FOREVER_AGO
 
     async def _sleep(self) -> None:
         """Wait until something was submitted or something queued may become due."""
@@ -190,8 +187,7 @@ class LineWorker:
         wait = LONGEST_WAIT
         for run in self._queue:
             until_due = (run.not_before - now).total_seconds() / self._clock.rate if run.not_before else 0.0
-            silence = self._silent.get(run.device.id)
-            until_probe = silence.until - instant if silence and run.command is None else 0.0
+            until_probe = self._silences.until(run.device.id) - instant if run.command is None else 0.0
             wait = min(wait, max(until_due, until_probe, 0.001))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -212,41 +208,63 @@ class LineWorker:
             return
         try:
             async with self._session(link, first) as session:
-                self._silent.pop(device.id, None)
+                self._silences.answered(device.id)
                 usable, before = True, 0
-                while usable and (run := self._next_due(device=device.id, commands=commands)) is not None:
+                while usable and (run := self._next_due(device=device.id, commands=commands, manner=session.manner)):
                     overtaking = self._next_due(commands=True)
-                    if run.command is None and overtaking is not None and overtaking.device.id != device.id:
+                    if run.command is None and overtaking is not None and not _fits(overtaking, session):
                         break
                     if not self._refused(run):
                         usable = await self._execute(run, session, before)
                     before = session.line_bytes
         except CONVERSATION_FAILURES as error:
-            if isinstance(error, LinkError):
-                await self._close_link()
-            self._fail_due(error, device=device.id, commands=commands)
-            if isinstance(error, SilentMeter):
-                self._back_off(device.id)
+            await self._not_served(first, error, commands=commands)
+
+    async def _not_served(self, first: Run, error: Exception, *, commands: bool) -> None:
+        """End what was due on a meter whose session failed, unless it may be called again after its neighbours."""
+        if isinstance(error, LinkError):
+            await self._close_link()
+        silent = isinstance(error, SilentMeter)
+        called = self._learned.unanswered.get(first.device.id, 0)
+        given_up = first.command is not None or called >= self._times.tries
+        if not silent or given_up:
+            self._fail_due(error, device=first.device.id, commands=commands)
+        if silent:
+            self._silences.unanswered(first.device.id, first.device.name, silent=given_up)
+            await self._renew_link()
 
     @contextlib.asynccontextmanager
     async def _session(self, link: Link, first: Run) -> AsyncIterator[Session]:
-        times = self._times
-        if first.device.id in self._silent:
-            # A probe: one call, or one with each parity while that is not known.
-            unknown_parity = self._line.parity == Parity.AUTO.value and self._learned.parity is None
-            times = dataclasses.replace(times, tries=2 if unknown_parity else 1)
-        async with open_session(
-            link,
-            self._line,
-            first.device,
-            memory=self._memory,
-            now=self._clock.now,
-            access=self._passwords.get(first.device.name),
-            between_blocks=self._between_blocks,
-            times=times,
-            learned=self._learned,
-        ) as session:
-            yield session
+        device = first.device
+        calls = self._silences.calls(
+            device.id,
+            unanswered=self._learned.unanswered.get(device.id, 0),
+            tries=self._times.tries,
+            command=first.command is not None,
+            parity=self._learned.parity if self._line.parity == Parity.AUTO.value else Parity(self._line.parity),
+        )
+        begun, lent = asyncio.get_running_loop().time(), self._lent
+        try:
+            async with open_session(
+                link,
+                self._line,
+                device,
+                memory=self._memory,
+                now=self._clock.now,
+                access=self._passwords.get(device.name),
+                between_blocks=self._between_blocks,
+                times=self._times,
+                learned=self._learned,
+                observer=self._tally.ear(device.name or str(device.id)),
+                calls=calls,
+                manner=_manner(first),
+            ) as session:
+                yield session
+        finally:
+            # Seconds that it lent to sessions with others are counted there.
+            seconds = asyncio.get_running_loop().time() - begun
+            self._tally.session(seconds - (self._lent - lent))
+            self._lent = lent + seconds
 
     async def _between_blocks(self, session: Session) -> bool:
         """Lend the line of a scheduled readout to the commands that wait; whether any was served."""
@@ -258,7 +276,7 @@ class LineWorker:
         begun = loop.time()
         outer.scope.reschedule(None)
         while (command := self._next_due(commands=True)) is not None:
-            if command.device.id == session.device.id:
+            if _fits(command, session):
                 before = session.line_bytes
                 usable = self._refused(command) or await self._execute(command, session, before)
                 outer.bytes_of_others += session.line_bytes - before
@@ -359,12 +377,6 @@ class LineWorker:
             self._begin(run)
             self._end(run, *_outcome(error, who(run.device, self._line)))
 
-    def _back_off(self, device: uuid.UUID) -> None:
-        silence = self._silent.setdefault(device, _Silence(self._clock.now()))
-        pause = min(self._limits.back_off * 2**silence.sessions, self._limits.longest_back_off)
-        silence.sessions += 1
-        silence.until = self._clock.monotonic() + pause
-
     # --- the link --------------------------------------------------------------------------------------------------
 
     async def _adopt_line(self) -> None:
@@ -372,7 +384,8 @@ class LineWorker:
             return
         self._line = self._next_line
         self._learned = Learned()
-        self._silent.clear()
+        self._tally.rename(self._line)
+        self._silences.clear()
         await self._close_link()
 
     async def _opened_link(self) -> Link:
@@ -380,15 +393,31 @@ class LineWorker:
             self._link = await self._connect(self._line.endpoint, self._line.rate)
         return self._link
 
+    async def _renew_link(self) -> None:
+        """Connect anew: the silence may be that of a device server, whose connection leads nowhere."""
+        if self._link is not None:
+            try:
+                await self._link.renew()
+            except LinkError:
+                await self._close_link()  # whoever is next tries, and is told
+
     async def _close_link(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()
 
 
-def _precedence(run: Run) -> tuple[bool, dt.datetime]:
-    """Commands first, then by due time; equal ones in the order in which they were submitted."""
-    return run.command is None, run.not_before or run.tick or _FOREVER_AGO
+def _manner(run: Run) -> Manner:
+    """What a run's session is opened for; a call that does not exist is refused before anybody is asked."""
+    try:
+        return find_call(run.context, run.call).manner
+    except CallError:
+        return LIS200
+
+
+def _fits(run: Run, session: Session) -> bool:
+    """Whether a run can be executed in a session."""
+    return run.device.id == session.device.id and _manner(run) == session.manner
 
 
 def _outcome(error: Exception, meter: str) -> tuple[str, str]:

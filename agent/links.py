@@ -72,6 +72,9 @@ class Link(Protocol):
     async def set_rate(self, baud: int) -> None:
         """Set the port's rate; a socket has none."""
 
+    async def renew(self) -> None:
+        """Connect anew: a device server may hold a connection that leads nowhere. A port stays as it is."""
+
     async def aclose(self) -> None:
         """Close; never fails."""
 
@@ -157,6 +160,14 @@ class _PortLink:
             with _mapped(self._endpoint):
                 self._source.baudrate = baud
 
+    async def renew(self) -> None:
+        address = read_endpoint(self._endpoint)
+        if address is not None:
+            self._source.close()
+            self._fd = -1  # the number may be somebody else's by the time of a failure
+            self._source = await _connect(self._endpoint, *address)
+            self._fd = self._source.fileno()
+
     async def aclose(self) -> None:
         # What fails while closing has no consequence: the port is given up anyway.
         with contextlib.suppress(OSError, termios.error):
@@ -165,6 +176,7 @@ class _PortLink:
                 self._source.reset_output_buffer()
         with contextlib.suppress(OSError):
             self._source.close()
+        self._fd = -1
 
 
 def _settle(future: "asyncio.Future[bool]", result: bool) -> None:  # noqa: FBT001 - a callback's argument

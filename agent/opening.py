@@ -6,7 +6,8 @@ the line is a break at that rate. The goodbye (lock closed if we opened it, brea
 waits for long.
 
 How the core is driven (``agent.conversation`` does the waiting): request -> identification -> option select, after
-whose last bit the port changes its rate -> P0 -> commands, each after the meter's reaction time -> break.
+whose last bit the port changes its rate -> P0 -> commands, each after the meter's reaction time -> break. In a data
+readout the data message takes the place of P0 and commands; in modes A and B it comes without an option select.
 """
 
 import asyncio
@@ -15,20 +16,23 @@ import dataclasses
 import uuid
 
 from agent.blocks import Blocks
-from agent.conversation import Conversation, NoAnswer, Observer, SessionError, Times
+from agent.conversation import LONGEST_MESSAGE, Conversation, NoAnswer, Observer, SessionError, Times
 from agent.links import Link, LinkError
 from agent.runs import LineMemory
 from agent.settings import MeterPassword
+from contexts.meters import LIS200, Manner, Opened
 from protocol import iec62056
 from protocol.iec62056 import codes, lis200
+from protocol.iec62056.data_lines import is_error, parse_data_message, same_register
 from protocol.plans import Device, Line
 
-SERIAL_NUMBER = "1:180.0"
 LOCK_STATE, LOCK_CODE = "170.0", "171.0"
 """Objects of a lock; its number is the instance. Writing 171 to an *open* lock changes its code. Fact sheet 2.4."""
 CLOSED, CLOSE = "0", "0"
 LAST_CALL = 2.5
 """The last call waits so much longer than those before. LIS-200 fact sheet 1.6 (7.5 s in the field) and 8.2."""
+BEFORE_WAKE_UP = 1.5
+"""Seconds between a call that failed and the next wake-up. IEC 62056-21 Annex B.1, LIS-200 fact sheet 1.2."""
 
 SHOWN = 400
 """Characters of a meter's telegram that a cause repeats at most."""
@@ -46,11 +50,15 @@ class WrongMeter(SessionError):  # noqa: N818 - named by what it is
 class Learned:
     """What one process has learned about a line and uses from then on.
 
-    ``parity`` is whether its path carries even parity, ``blocks`` how long blocks are, by meter and archive.
+    ``parity`` is whether its path carries even parity, ``blocks`` how long blocks are, by meter and archive;
+    ``unanswered`` is how many calls in a row a meter has left unanswered, ``failed_at`` when a call failed last (on the
+    event loop's clock).
     """
 
     parity: iec62056.Parity | None = None
     blocks: dict[tuple[uuid.UUID, int], Blocks] = dataclasses.field(default_factory=dict)
+    unanswered: dict[uuid.UUID, int] = dataclasses.field(default_factory=dict)
+    failed_at: float | None = None
 
 
 class Opening:
@@ -62,7 +70,10 @@ class Opening:
         who: The meter and its line, named for people.
         times: Time-outs and repeats.
         learned: What is known of the line.
+        calls: How often a meter that says nothing is called here; None: as often as ``times`` says.
+        manner: What it is opened for, and how this kind of meter is spoken to.
         identification: What the meter said of itself.
+        message: The data message, where it is opened for data readout.
     """
 
     def __init__(
@@ -76,8 +87,13 @@ class Opening:
         times: Times,
         learned: Learned,
         observer: Observer | None = None,
+        calls: int | None = None,
+        manner: Manner = LIS200,
     ) -> None:
+        self.manner = manner
+        self.message: str | None = None
         self.device, self.line, self.times = device, line, times
+        self.calls = calls or times.tries
         self.who = who(device, line)
         self.identification: iec62056.Identification | None = None
         self._link, self._access, self._memory, self.learned = link, access, memory, learned
@@ -92,19 +108,22 @@ class Opening:
         return self._bytes_before + (self._talk.line_bytes if self._talk else 0)
 
     async def begin(self) -> None:
-        """Open the conversation: identification, rate, P0, the right meter, the lock.
+        """Open the conversation: identification, rate, P0 or the data message, the right meter, the lock.
 
         Raises:
             NoAnswer: when nobody answers; names line and meter.
             WrongMeter: when the meter shows another serial number than the plan has.
             SessionError: when the lock cannot be opened, with the meter's reason.
         """
-        self.identification = None
+        self.identification = self.message = None
         await self._break_at_remembered_rate()
         await self._handshake()
+        if self.manner.opened is Opened.READOUT:
+            await self._check_serial(readable=True)
+            return
         checked = await self._check_serial(readable=self._access is None)
         if self._access is not None:
-            await self._open_lock(self._access)
+            await (self._open_lock if self.manner.numbered_locks else self._log_in)(self._access)
         if not checked:
             await self._check_serial(readable=True)
 
@@ -126,10 +145,15 @@ class Opening:
         self._talk = None
 
     async def read(self, address: str, *, twice: bool = False) -> list[str]:
-        """Read one object (R1); an answer to another question, or with more behind it, is not taken for this one.
+        """Read one object (R1) and return the texts of its groups, see ``answer``."""
+        return list((await self.answer(address, twice=twice)).groups)
+
+    async def answer(self, address: str, *, command: str = "R1", twice: bool = False) -> iec62056.Data:
+        """Read one object; an answer to another question, or with more behind it, is not taken for this one.
 
         Args:
             address: What to read.
+            command: R1, or R5 where a meter wants that.
             twice: Take only what came the same twice, each time to a question of its own.
 
         Raises:
@@ -141,7 +165,8 @@ class Opening:
         refused: int | None = None
         for _ in range(self.times.repeats * (2 if twice else 1)):
             try:
-                data = data_only(await self.conversation.ask(iec62056.ReadCommand(address), again=True))
+                asked = iec62056.ReadCommand(address, self.manner.argument, command)
+                data = data_only(await self.conversation.ask(asked, again=True))
             except iec62056.MeterRefusal as refusal:
                 if refusal.code in {codes.NO_RIGHT_TO_READ, refused}:
                     raise
@@ -153,14 +178,14 @@ class Opening:
                 failure = iec62056.RemoteProtocolError(f"more came behind the answer to {address}: {shown(data.text)}")
                 continue
             try:
-                groups = data.groups
+                _ = data.groups
             except iec62056.UnreadableValue as error:
                 failure = error
                 continue
-            if not lis200.matches(address, data.address):
+            if not self.manner.matches(address, data.address):
                 failure = iec62056.RemoteProtocolError(f"asked for {address}, the meter answers {data.address!r}")
             elif same or not twice:
-                return list(groups)
+                return data
             else:
                 failure = iec62056.RemoteProtocolError(f"two reads of {address} differ, the last is {shown(data.text)}")
         raise failure or iec62056.TooManyRepeats
@@ -173,9 +198,24 @@ class Opening:
             raise NoAnswer(f"{error}; whether it took the write to {address} is not known") from error
 
     async def serial_number(self) -> str:
-        """Read the number that the meter gives itself."""
-        groups = await self.read(SERIAL_NUMBER)
-        return lis200.decode_text(groups[0]).strip() if groups else ""
+        """The number that the meter gives itself; of several places the first that shows one, empty if none does."""
+        if self.message is not None:
+            return _shown_in(self.message, self.manner.serial_at)
+        if len(self.manner.serial_at) == 1:
+            return await self._number_at(self.manner.serial_at[0])
+        for address in self.manner.serial_at:
+            try:
+                number = await self._number_at(address)
+            except (iec62056.MeterRefusal, iec62056.RemoteProtocolError):
+                continue  # this meter does not have that register
+            if number:
+                return number
+        return ""
+
+    async def _number_at(self, address: str) -> str:
+        groups = await self.read(address)
+        text = lis200.decode_text(groups[0]).strip() if groups else ""
+        return "" if is_error(text) else text
 
     @property
     def conversation(self) -> Conversation:
@@ -184,8 +224,8 @@ class Opening:
             raise SessionError(f"{self.who}: the session is not open")
         return self._talk
 
-    def _converse(self, parity: iec62056.Parity, rate: int | None = None) -> Conversation:
-        """Begin anew with nothing heard, the port standing at ``rate``."""
+    def _converse(self, parity: iec62056.Parity, rate: int | None = None, unanswered: int = 0) -> Conversation:
+        """Begin anew with nothing heard, the port standing at ``rate``, so many calls left unanswered before."""
         if self._talk is not None:
             self._bytes_before += self._talk.line_bytes
         core = iec62056.Connection(
@@ -196,6 +236,7 @@ class Opening:
             rate=rate,
             echo=self.line.echo,
             max_repeats=self.times.repeats,
+            unanswered=unanswered,
         )
         self._talk = Conversation(
             self._link, core, self.who, self.times, self._remember_rate, echo=self.line.echo, observer=self._observer
@@ -222,37 +263,61 @@ class Opening:
         await talk.quiet()
 
     async def _handshake(self) -> None:
-        """Call the meter until it has opened programming mode, a bounded number of times, with a break between."""
-        failure: Exception | None = None
-        wait = 0.0
-        talk = self._converse(self.learned.parity or self._parity)
+        """Call the meter until it is open, a bounded number of times, with a break between.
+
+        Calls that it left unanswered in sessions before count: which parity is tried, and how long is waited, goes on.
+        """
+        before = self.learned.unanswered.get(self.device.id, 0)
+        talk = self._first_conversation(before)
         self._memory.keep_line_rate(self.line.id, self.line.rate)
         await self._link.set_rate(self.line.rate)
-        for attempt in range(self.times.tries):
+        failed = 0
+        while True:
             # Some meters need longer, behind a modem over 6 s: the last call of several waits for them.
-            last = attempt == self.times.tries - 1
-            wait = self.times.identification * (LAST_CALL if last and attempt else 1.0)
+            last = (before + failed) % self.times.tries == self.times.tries - 1
+            wait = self.times.identification * (LAST_CALL if last and before + failed else 1.0)
             try:
-                if attempt:
-                    await talk.end()
-                    await talk.quiet()
-                if attempt == 1 and self.learned.parity is not None:
-                    # What was learned may no longer hold: the path may have been changed.
-                    talk = self._converse(self._parity)
-                await self._enter_programming(talk, wait)
+                await self._enter(talk, wait)
             except (NoAnswer, iec62056.RemoteProtocolError) as error:
-                failure = error
+                failure, failed = error, failed + 1
+                self.learned.failed_at = asyncio.get_running_loop().time()
             else:
                 return
-        if isinstance(failure, NoAnswer) and self.identification is None:
-            raise SilentMeter(
-                f"{self.who} does not answer: called {self.times.tries}x, last for {wait:g} s; "
-                "check cable, address and rate"
-            ) from failure
-        raise SessionError(f"{self.who} could not be opened in {self.times.tries} tries: {failure}") from failure
+            if isinstance(failure, NoAnswer) and self.identification is None and not failure.broken_off:
+                called = self._left_unanswered()
+                if failed >= self.calls:
+                    raise SilentMeter(
+                        f"{self.who} does not answer: called {called}x, last for {wait:g} s; check cable, address "
+                        "and rate, and that its port does not speak another protocol (Modbus)"
+                    ) from failure
+            if failed >= max(self.calls, self.times.tries):
+                raise SessionError(f"{self.who} could not be opened in {failed} tries: {failure}") from failure
+            await talk.end()
+            await talk.quiet()
+            if self.identification is None:
+                await self._link.renew()
+            if before + failed == 1 and self.learned.parity is not None:
+                # What was learned may no longer hold: the path may have been changed.
+                talk = self._converse(self._parity)
 
-    async def _enter_programming(self, talk: Conversation, wait: float) -> None:
+    def _first_conversation(self, unanswered: int) -> Conversation:
+        if self.learned.parity is None:
+            return self._converse(self._parity, unanswered=unanswered)
+        if unanswered == 0:
+            return self._converse(self.learned.parity)
+        return self._converse(self._parity, unanswered=unanswered - 1)
+
+    def _left_unanswered(self) -> int:
+        """Count a call that nobody answered; how many in a row it is."""
+        called = self.learned.unanswered.get(self.device.id, 0) + 1
+        self.learned.unanswered[self.device.id] = called
+        return called
+
+    async def _enter(self, talk: Conversation, wait: float) -> None:
         if self.line.wake_up:
+            if self.learned.failed_at is not None:
+                rest = self.learned.failed_at + BEFORE_WAKE_UP - asyncio.get_running_loop().time()
+                await asyncio.sleep(max(0.0, rest))
             await talk.say(iec62056.WAKE_UP)
             await talk.effects()
         await talk.say(iec62056.Request(self.device.address))
@@ -260,15 +325,45 @@ class Opening:
         if not isinstance(identification, iec62056.Identification):
             raise iec62056.RemoteProtocolError("the meter did not identify itself")
         self.identification = identification
-        if identification.rate is None:
+        self.learned.unanswered.pop(self.device.id, None)
+        unasked = identification.mode is not iec62056.Mode.C
+        if identification.rate is None and not (unasked and self.manner.unasked):
             raise iec62056.RemoteProtocolError(
                 f"the meter offers baud character {identification.rate_id!r}, which is none of mode C (0 to 6)"
             )
         if self._parity is iec62056.Parity.AUTO:
             self.learned.parity = iec62056.Parity.EVEN if talk.core.even_parity else iec62056.Parity.NONE
-        await talk.say(iec62056.OptionSelect(identification.rate_id))
-        if not isinstance(await talk.hear(wait), iec62056.Prompt):
-            raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
+        programming = self.manner.opened is Opened.PROGRAMMING
+        if not unasked:
+            await talk.say(iec62056.OptionSelect(identification.rate_id, mode="1" if programming else "0"))
+            if programming:
+                if not isinstance(await talk.hear(wait), iec62056.Prompt):
+                    raise iec62056.RemoteProtocolError("the meter did not open programming mode (P0)")
+                return
+        message = await self._sound_message(talk, repeatable=not unasked)
+        self.message = None if programming else message
+
+    async def _sound_message(self, talk: Conversation, *, repeatable: bool) -> str:
+        """The data message once it holds together; what comes the same twice with more behind it counts too.
+
+        Raises:
+            RemoteProtocolError: when it never did, or (not ``repeatable``) the meter has to be called again for it.
+        """
+        text: str | None = None
+        while True:
+            before, text = text, (await talk.data_message(again=text is not None)).text
+            problem: iec62056.RemoteProtocolError
+            try:
+                parse_data_message(text)
+            except iec62056.UnreadableValue as error:
+                problem = error
+            else:
+                if not await talk.surplus() or text == before:
+                    return text
+                problem = iec62056.RemoteProtocolError("more came behind the data message")
+            if not repeatable or text == before or not talk.core.repeats_left:
+                await talk.quiet(LONGEST_MESSAGE)
+                raise problem
 
     async def _check_serial(self, *, readable: bool) -> bool:
         """Refuse another meter than the planned one; False if it shows nothing yet because a lock is closed.
@@ -284,9 +379,26 @@ class Opening:
             if readable or refusal.code != codes.NO_RIGHT_TO_READ:
                 raise
             return False
+        if not shown and self.manner is not LIS200:
+            places = ", ".join(self.manner.serial_at)
+            raise SessionError(
+                f"{self.who} shows no serial number (looked at {places}), the plan expects {expected}; nothing was "
+                "read. Clear the meter's serial number if it is known to show none"
+            )
         if shown.lstrip("0") != expected.strip().lstrip("0"):
             raise WrongMeter(f"{self.who} has serial number {shown}, the plan expects {expected}; nothing was read")
         return True
+
+    async def _log_in(self, access: MeterPassword) -> None:
+        """Say the password (P1) once: a meter may count the wrong ones."""
+        try:
+            await self.conversation.settle()
+            await self.conversation.say(iec62056.Password(access.password))
+            answer = await self.conversation.hear(self.times.telegram)
+        except iec62056.RemoteProtocolError as error:
+            raise SessionError(f"{self.who}: its answer to the password (P1) was not readable: {error}") from error
+        if not isinstance(answer, iec62056.Ack):
+            raise SessionError(f"{self.who} did not take the password (P1); check the password of this meter")
 
     async def _open_lock(self, access: MeterPassword) -> None:
         """Write the code only to a closed lock: written to an open one it would become the new code."""
@@ -304,6 +416,13 @@ class Opening:
             raise SessionError(
                 f"{self.who}: lock {access.lock} could not be opened: {refusal}; check password and lock of this meter"
             ) from refusal
+
+
+def _shown_in(message: str, places: tuple[str, ...]) -> str:
+    """What the first of ``places`` that a data message has shows; empty if there is none."""
+    registers = parse_data_message(message)
+    found = (register for place in places for register in registers if same_register(place, register.id))
+    return next((text for register in found if (text := register.groups[0].text.strip())), "")
 
 
 def shown(text: str) -> str:

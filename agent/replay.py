@@ -68,6 +68,9 @@ class ReplayLink:
     async def set_rate(self, baud: int) -> None:
         """A recording has no rate."""
 
+    async def renew(self) -> None:
+        """A recording has one connection."""
+
     async def aclose(self) -> None:
         """Nothing to close."""
 

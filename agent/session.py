@@ -21,7 +21,7 @@ from agent.settings import MeterPassword
 from contexts.calls import CallError
 from contexts.lis200_checks import ArchiveChecks, Doubt, Kind
 from contexts.lis200_times import nearest
-from contexts.meters import Held, Layout
+from contexts.meters import LIS200, DataMessage, Held, Layout, Manner
 from protocol import iec62056
 from protocol.iec62056 import lis200
 from protocol.plans import Device, Line
@@ -70,7 +70,7 @@ class _Misunderstood(iec62056.RemoteProtocolError):
 
 
 class Session:
-    """An open session; implements ``contexts.meters.Meter``. Made by ``open_session``.
+    """An open session; implements ``contexts.meters.RegisterMeter``. Made by ``open_session``.
 
     Attributes:
         device: The meter, as the plan has it.
@@ -89,6 +89,7 @@ class Session:
         self.device, self.who = opening.device, opening.who
         self._opening, self._memory, self._now, self._between_blocks = opening, memory, now, between_blocks
         self.rows_read = 0
+        self._message: DataMessage | None = None
         self._zone = _zone(self.device, self.who)
         self._mappings = {(mapping.archive, mapping.source): mapping.series for mapping in self.device.mappings}
         self._layouts: dict[int, Layout] = {}
@@ -119,6 +120,19 @@ class Session:
     async def write(self, address: str, value: str) -> None:
         """Write one object (W1), once: a write whose acknowledgement is missing is reported, not repeated."""
         await self._opening.write(address, value)
+
+    async def register(self, address: str, *, command: str = "R1") -> str:
+        """Read one register by its id and return the data sets of the answer as they came."""
+        return (await self._opening.answer(address, command=command)).text
+
+    async def readout(self, *, again: bool = False) -> DataMessage:
+        """Return the data message that came when the session was opened; ``again`` opens it anew for another one."""
+        if again:
+            await self.end()
+            await self.begin()
+        if self._message is None:
+            raise SessionError(f"{self.who}: the session was not opened for data readout")
+        return self._message
 
     async def layout(self, archive: int) -> Layout:
         """Read the archive's columns (attributes 4, 2, 3), once per meter.
@@ -231,6 +245,13 @@ class Session:
     async def begin(self) -> None:
         """Open the conversation, see ``Opening.begin``."""
         await self._opening.begin()
+        if self._opening.message is not None:
+            self._message = DataMessage(self._opening.message, self._now())
+
+    @property
+    def manner(self) -> Manner:
+        """What it was opened for, and how this kind of meter is spoken to."""
+        return self._opening.manner
 
     async def end(self) -> None:
         """Say goodbye, see ``Opening.end``."""
@@ -330,6 +351,8 @@ async def open_session(
     times: Times = DEFAULT_TIMES,
     learned: Learned | None = None,
     observer: Observer | None = None,
+    calls: int | None = None,
+    manner: Manner = LIS200,
 ) -> AsyncIterator[Session]:
     """Open a session with ``device`` over ``link``; always ends it.
 
@@ -344,6 +367,8 @@ async def open_session(
         times: Time-outs and repeats.
         learned: What is known of the line from earlier sessions of this process; updated.
         observer: Told of everything that is said and heard, see ``agent.conversation.Observer``.
+        calls: How often the meter is called while it says nothing; None: as often as ``times`` says.
+        manner: What to open it for, and how this kind of meter is spoken to.
 
     Raises:
         LinkError, SessionError, Iec62056Error: when the session cannot be opened.
@@ -357,6 +382,8 @@ async def open_session(
         times=times,
         learned=learned or Learned(),
         observer=observer,
+        calls=calls,
+        manner=manner,
     )
     session = Session(opening, memory=memory, now=now, between_blocks=between_blocks)
     try:

@@ -176,5 +176,8 @@ class NoisyLine:
     async def set_rate(self, baud: int) -> None:
         """It has none."""
 
+    async def renew(self) -> None:
+        """It stays."""
+
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -149,6 +149,24 @@ def decode_receipt(body: bytes) -> Receipt | Resend:
     return message
 
 
+class LineFigures(Checked, frozen=True, array_like=True):
+    """What one line did since the process started: ``since``, counted up to the life sign that it stands in.
+
+    ``errors`` are by kind, ``timeouts`` by the meter's name; ``silent`` are the meters that are left alone just now.
+    """
+
+    line: uuid.UUID
+    name: Word
+    since: Instant
+    sessions: Count = 0
+    busy_seconds: float = 0.0
+    bytes: Sequence = 0
+    repeats: Count = 0
+    errors: dict[Word, Count] = msgspec.field(default_factory=dict)
+    timeouts: dict[Word, Count] = msgspec.field(default_factory=dict)
+    silent: list[Word] = msgspec.field(default_factory=list)
+
+
 class Online(Checked, frozen=True, array_like=True):
     """The gateway's life sign, retained; with ``online`` false it is the will.
 
@@ -172,6 +190,7 @@ class Online(Checked, frozen=True, array_like=True):
     clock_believed: bool = True
     status: Text = ""
     sequence: Sequence = 0
+    lines: list[LineFigures] = msgspec.field(default_factory=list)
 
 
 class Hello(Checked, frozen=True, array_like=True):

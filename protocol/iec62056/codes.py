@@ -36,6 +36,8 @@ REFUSALS: dict[int, str] = {
 }
 """Meaning of ``(#nnnn)``. Source: LIS-200 fact sheet 5.1."""
 
+WRONG_INPUT = 13
+"""Some firmware says this, instead of NAK, of a command with a wrong block check. LIS-200 fact sheet 1.8."""
 WRONG_ACCESS_CODE = 17
 NO_RIGHT_TO_READ = 18
 NO_RIGHT_TO_WRITE = 19

@@ -20,6 +20,7 @@ from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, batch_o
 from protocol.reports import (
     WRONG_METER,
     Hello,
+    LineFigures,
     LossRecord,
     MeterSystemEvent,
     Online,
@@ -127,7 +128,11 @@ def _topic() -> str:
     return topic_for(GATEWAY, Channel.READINGS)
 
 
-ONLINE = Online(GATEWAY, True, 3, STORE, "metergate-agent 0.1.0", AT, 7, plan_digest(b""), 43, 12, 3, AT, False, "ok")  # noqa: FBT003 - in wire order
+LINES = [LineFigures(LINE, "north", AT, 12, 81.25, 70_144, 3, {"damaged": 2, "no_answer": 1}, {"m-2": 1}, ["m-2"])]
+ONLINE = Online(
+    *(GATEWAY, True, 3, STORE, "metergate-agent 0.1.0", AT, 7, plan_digest(b""), 43, 12, 3, AT, False, "ok"),
+    lines=LINES,
+)
 
 KINDS: dict[str, Kind] = {
     "readings": Kind(lambda: encode(BATCH), _read_batch),

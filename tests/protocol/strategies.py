@@ -106,7 +106,8 @@ def _by_type(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C90
         case msgspec.inspect.ListType():
             return st.lists(_by_type(info.item_type), max_size=3)
         case msgspec.inspect.DictType():
-            return st.dictionaries(texts(), plain_values(), max_size=3)
+            free = isinstance(info.value_type, msgspec.inspect.AnyType)
+            return st.dictionaries(texts(), plain_values() if free else _by_type(info.value_type), max_size=3)
         case msgspec.inspect.UnionType():
             return st.one_of([_by_type(member) for member in info.types])
         case msgspec.inspect.StructType():
