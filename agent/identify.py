@@ -119,11 +119,8 @@ class Ear:
         self._said, self._heard = b"", b""
         self.identification: Identification | None = None
         self.not_understood: list[bytes] = []
-
-    @property
-    def echoes(self) -> bool:
-        """Whether the line has returned what was said last."""
-        return bool(self._said) and self._heard.startswith(self._said)
+        self.echoes = False
+        """Whether the line has returned what was said, a whole telegram of it."""
 
     def said(self, data: bytes, event: ReaderEvent, rate: int, begun: float, ended: float) -> None:
         """See Observer."""
@@ -134,6 +131,8 @@ class Ear:
     def heard(self, data: bytes, rate: int, at: float) -> None:
         """See Observer."""
         self._heard += data
+        if len(self._said) > 1 and self._heard.lstrip(NOISE).startswith(self._said):
+            self.echoes = True
         if self._next is not None:
             self._next.heard(data, rate, at)
 
@@ -299,9 +298,7 @@ class Searcher:
             if state := await self._text(session, found, f"{number}:170.0", lock=True):
                 found.locks[f"{number} {name}"] = {"0": "closed", "1": "open"}.get(state, state)
         if self._archives:
-            found.archives = [
-                archive for number in ARCHIVES if (archive := await self._archive(session, number)) is not None
-            ]
+            await self._look_into_archives(session, found)
 
     async def _text(self, session: Session, found: MeterFound, address: str, *, lock: bool = False) -> str:
         """The text of an object with its unit; empty where the meter does not have it or does not show it."""
@@ -322,14 +319,18 @@ class Searcher:
             found.clock = shown.astimezone(session.zone).isoformat()
             found.drift_seconds = round((shown - now).total_seconds(), 1)
 
-    async def _archive(self, session: Session, number: int) -> ArchiveFound | None:
-        self._tell(f"looking into archive {number}")
-        try:
-            return await span_of(session, number)
-        except MeterRefusal as refusal:
-            return None if refusal.code in _MISSING else ArchiveFound(number=number, says=refusal.meaning)
-        except Iec62056Error as error:
-            return ArchiveFound(number=number, says=str(error))
+    async def _look_into_archives(self, session: Session, found: MeterFound) -> None:
+        for number in ARCHIVES:
+            self._tell(f"looking into archive {number}")
+            try:
+                found.archives.append(await span_of(session, number))
+            except MeterRefusal as refusal:
+                if refusal.code == NO_RIGHT_TO_READ and found.locked:
+                    return  # it says so of every number, also of those that it does not have
+                if refusal.code not in _MISSING:
+                    found.archives.append(ArchiveFound(number=number, says=refusal.meaning))
+            except Iec62056Error as error:
+                found.archives.append(ArchiveFound(number=number, says=str(error)))
 
 
 async def span_of(session: Session, number: int) -> ArchiveFound:

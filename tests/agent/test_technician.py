@@ -83,6 +83,7 @@ async def test_three_meters_in_different_states_on_one_bus(tmp_path: pathlib.Pat
     apart = [float(re.findall(r"\(([+-][\d.]+) s against", text)[0]) for text in (fine, drifting)]
     assert apart[1] - apart[0] == pytest.approx(90, abs=30)
     assert "shows more when a lock is open" in locked
+    assert "archive  rows" not in locked
     assert "nobody answers at address 4" in locked
     (meter,) = json.loads(opened.out)["meters"]
     assert meter["serial"] == "4713"
@@ -90,6 +91,21 @@ async def test_three_meters_in_different_states_on_one_bus(tmp_path: pathlib.Pat
     assert {archive["number"] for archive in meter["archives"]} == {1, 2, 3, 4, 5, 7}
     again = await tool("replay", str(capture))
     assert (again.status, again.out) == (each.status, each.out)
+
+
+async def test_a_line_that_returns_what_is_said_is_told_from_the_meter_on_it() -> None:
+    """Optical heads and two-wire RS-485: the request, programming mode and all commands come back."""
+    quick = ("--patience", "0.6", "--no-archives", "--json")
+    async with serve_pty(bus(strict_rate=True, faults=["echo"])) as endpoint:
+        optical = await tool("identify", endpoint, *quick)
+        again = await tool("read", endpoint, "generic_lis200", "read_single_value", "address=1:180", "--echo", "--json")
+    async with serve_tcp(bus(faults=["echo", "parity_none"])) as endpoint:
+        server = await tool("identify", endpoint, *quick)
+    for said, parity in ((optical, "even"), (server, "none")):
+        assert said.status == 0, said.out + said.err
+        (found,) = json.loads(said.out)["meters"]
+        assert (found["serial"], found["echo"], found["parity"]) == ("4711", True, parity)
+    assert again.status == 0, again.err
 
 
 async def test_nobody_is_status_3_with_hints() -> None:
