@@ -5,13 +5,16 @@ import random
 
 import pytest
 
+from benchmarks import _noise_errors as errors
 from benchmarks import _noise_line as lines
 from benchmarks import noise
+from benchmarks._noise_site import EVEN, NONE, Figure
+from protocol import iec62056
 from protocol.iec62056.characters import block_check, with_even_parity
 
 
 def test_no_wrong_value_is_stored_in_a_short_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "double_flips", lambda raw: [("two bits flipped", lines.flipped(raw, 7, 9))])
+    monkeypatch.setattr(errors, "possible_pairs", lambda raw, _parity, _probe: [(7, 8 * len(raw) - 9)])
     monkeypatch.setattr(noise, "RATE", 0.0005)
     figures = noise.run(4000, 3, short=True)
     assert [figure for figure in figures if not figure.good] == []
@@ -23,18 +26,42 @@ def test_no_wrong_value_is_stored_in_a_short_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_value_is_a_bad_figure_only_where_it_is_judged() -> None:
-    figure = noise.Figure("rows", noise.EVEN, "one bit flipped", "once", judged=True, wrong=1)
+    figure = Figure("rows", EVEN, "one bit flipped", "once", judged=True, wrong=1)
     assert not figure.good
     assert dataclasses.replace(figure, judged=False).good
 
 
-def test_a_core_that_is_asked_for_all_pairs_sees_them() -> None:
-    characters = b"\x021(2)\x03"
-    sent = with_even_parity(characters + bytes((block_check(characters[1:]),)))
-    core = noise.Core(noise.EVEN)
-    assert core.hears(sent) == ("1(2)", True)
-    assert all(core.hears(damaged) in {None, ("1(2)", True)} for _, damaged in noise.double_flips(sent))
-    assert core.hears(sent + b"1") is None, "bytes behind a telegram are doubted"
+@pytest.mark.parametrize("parity", [EVEN, NONE])
+def test_no_pair_that_the_core_lets_through_is_left_out(parity: str) -> None:
+    characters = b"\x021(C1s)\x03"  # C, 1 and s are one or two bits from a character that frames
+    sent = characters + bytes((block_check(characters[1:]),))
+    raw = with_even_parity(sent) if parity == EVEN else sent
+    core = errors.Core(parity)
+    assert core.hears(raw) == ("1(C1s)", True)
+    probed: list[tuple[int, int]] = []
+    possible = set(errors.possible_pairs(raw, parity, lambda first, second: probed.append((first, second))))
+    through = {
+        pair
+        for pair in errors.double_flips(raw)
+        if core.hears(lines.flipped(raw, *pair)) not in {None, ("1(C1s)", True)}
+    }
+    assert through <= possible
+    assert len(possible) < len(list(errors.double_flips(raw)))
+    assert bool(through) == (parity == NONE), "parity sees all of them"
+    assert not possible.intersection(probed)
+    assert core.hears(raw + b"1") is None, "bytes behind a telegram are doubted"
+
+
+def test_every_error_of_a_question_is_heard_as_a_meter_hears_it() -> None:
+    reader = iec62056.Connection(iec62056.Role.READER, parity=iec62056.Parity.EVEN, opening_rate=9600, fixed_rate=True)
+    request = reader.send(iec62056.Request("1"))
+    ((raw, core),) = errors.Listener(EVEN, [request]).before
+    assert raw == request
+    meant = errors.Listener.hears(core, request)
+    assert errors.Listener.hears(core, b"\x00" + request) == meant, "noise in front is no error"
+    unheard = errors.Listener.hears(core, request[:-1])
+    assert unheard[0] == ()
+    assert unheard[1][-1] == request[:-1], "what is left meets the next telegram"
 
 
 @pytest.mark.parametrize(
