@@ -223,7 +223,7 @@ _METER_OPTIONS = (
         type=click.IntRange(1, 6),
         default=CUSTOMER_LOCK,
         show_default=True,
-        help="The lock that the password opens: 3 supplier, 4 customer.",
+        help="The lock that the password opens: 3 supplier, 4 customer, 5 data collector, 6 further user.",
     ),
     click.option("--timezone", default="", help="IANA zone of the meter's clock; else this machine's."),
     click.option("--echo", is_flag=True, help="The line returns what we send (optical heads, two-wire RS-485)."),

@@ -19,6 +19,8 @@ from protocol.wire import ContractError
 DEFAULT_PATH = pathlib.Path("/etc/metergate/agent.toml")
 CUSTOMER_LOCK = 4
 SUPPLIER_LOCK = 3
+LOCKS = (SUPPLIER_LOCK, CUSTOMER_LOCK, 5, 6)
+"""Locks that a code opens over the line; 5 (data collector) and 6 (further user) on EK280 and DL230. Fact sheet 2.4."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -32,7 +34,7 @@ class SettingsError(ValueError):
 
 
 class MeterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Secrets of one meter, by its name in the plan. ``lock`` is 4 (customer) or 3 (supplier)."""
+    """Secrets of one meter, by its name in the plan. ``lock`` is 4 (customer), 3 (supplier), 5 or 6."""
 
     password: str | None = None
     password_file: str | None = None
@@ -208,9 +210,10 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
 
 def _meter_password(folder: pathlib.Path, name: str, meter: MeterSettings) -> MeterPassword | None:
     key = f'meters."{name}"'
-    if meter.lock not in {SUPPLIER_LOCK, CUSTOMER_LOCK}:
+    if meter.lock not in LOCKS:
         raise SettingsError(
-            f"`{key}.lock` is {meter.lock}; expected {CUSTOMER_LOCK} (customer) or {SUPPLIER_LOCK} (supplier)"
+            f"`{key}.lock` is {meter.lock}; expected {CUSTOMER_LOCK} (customer), {SUPPLIER_LOCK} (supplier), "
+            "5 (data collector) or 6 (further user)"
         )
     if meter.password is not None and meter.password_file is not None:
         raise SettingsError(f"`{key}` has both password and password_file; keep one of them")

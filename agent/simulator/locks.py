@@ -23,7 +23,7 @@ class _Lock:
 
 
 class Locks:
-    """Four locks; those without a code (calibration, manufacturer) cannot be opened over the line."""
+    """All locks; one without a code (calibration, manufacturer, 5 and 6 as a rule) is not opened over the line."""
 
     def __init__(self, codes: Mapping[int, str]) -> None:
         self._locks = {number: _Lock(codes.get(number)) for number in LOCKS}

@@ -12,8 +12,8 @@ from agent.simulator import layouts
 from agent.simulator.layouts import Layout
 
 CUSTOMER, SUPPLIER = 4, 3
-LOCKS = (1, 2, 3, 4)
-"""Calibration, manufacturer, supplier, customer. LIS-200 fact sheet 2.4."""
+LOCKS = (1, 2, 3, 4, 5, 6)
+"""Calibration, manufacturer, supplier, customer, data collector, further user. LIS-200 fact sheet 2.4."""
 
 
 class Content(enum.Enum):

@@ -46,6 +46,14 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
     assert "00000042" not in repr(settings.passwords)
 
 
+@pytest.mark.parametrize("lock", [3, 4, 5, 6])
+def test_every_lock_that_a_code_opens_can_be_named(tmp_path: pathlib.Path, lock: int) -> None:
+    (tmp_path / "broker.secret").write_text("swordfish")
+    (tmp_path / "meter.secret").write_text("42")
+    settings = read_settings(written(tmp_path, GOOD.replace("lock = 3", f"lock = {lock}")))
+    assert settings.passwords["station 7"].lock == lock
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

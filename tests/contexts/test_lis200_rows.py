@@ -162,6 +162,27 @@ def test_real_rows(shape: Layout, archive: int, text: str, expected: dict[str, s
     assert row.number == int(groups[0 if shape is TC_HOUR else 1])
 
 
+def test_two_more_measurements_before_the_states_are_found_by_their_sources() -> None:
+    shape = layout(
+        GONO, "3:A20|AONr|", TIME, *EK_COUNTERS, *EK_MEANS, "9:310|dp.MP| mbar", "16:310_1|T2.MP|{C", *EK_STATES,
+        "3:A22|Er|", CHECK,
+    )  # fmt: skip
+    text = (
+        "(7959)(2)(2011-03-21,15:00:00)(1)(2)(3)(4)(1.01805)(23.06)(1.0006)(0.92596)(12.5)(7.25)(0)(14)(0)(0)(15)"
+        "(0x8104)(CRC Ok)"
+    )
+    groups = list(parse_groups(text))
+    assert len(groups) == 20
+    found = columns(shape, [groups])
+    row = read(found, groups)
+    values = readings(found, [(row, row.local.replace(tzinfo=dt.UTC))], archive=3, mappings={}, zone=UTC)
+    by_series = {value.series: (str(value.value), value.unit) for value in values}
+    assert by_series["9:310/3"] == ("12.5", "mbar")
+    assert by_series["16:310_1/3"] == ("7.25", "°C")
+    assert by_series["5:310/3"] == ("0.92596", "")
+    assert row.event == 0x8104
+
+
 def test_units_are_in_plain_words() -> None:
     groups = list(parse_groups(REAL_ROWS[0].values[2]))  # type: ignore[arg-type]
     found = columns(EK_MP, [groups])

@@ -219,3 +219,35 @@ async def test_the_data_readout(clock: SetClock) -> None:
 def test_a_wrong_meter_is_named(text: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         read_meter(text)
+
+
+async def test_all_locks_have_their_objects_and_open_with_their_own_codes(clock: SetClock) -> None:
+    async with session(clock, codes={3: "3", 4: "4", 5: "5", 6: "6"}) as reader:
+        for lock in (1, 2):
+            assert await reader.value(f"{lock}:170") == "0"
+            assert await refusal(reader.write(f"{lock}:171.0", "1")) == 17
+        for lock in (3, 4, 5, 6):
+            assert await refusal(reader.write(f"{lock}:171.0", "1")) == 17
+            await reader.write(f"{lock}:171.0", str(lock))
+            assert await reader.value(f"{lock}:170") == "1"
+            await reader.write(f"{lock}:170.0", "0")
+            assert await reader.value(f"{lock}:170") == "0"
+
+
+async def test_a_lock_that_ranks_higher_gives_the_rights_of_the_lower_one(clock: SetClock) -> None:
+    async with session(clock, locked=True, codes={3: "3", 4: "4"}) as reader:
+        await reader.write("3:171.0", "3")
+        assert await reader.value("4:170") == "0"
+        assert (await reader.value("2:300")).endswith("*m3")
+        await reader.write("1:0400.0", "2025-03-12,11:00:00")
+
+
+async def test_a_meter_answers_the_objects_that_every_source_knows(clock: SetClock) -> None:
+    async with session(clock) as reader:
+        units = {"2:300": "m3", "2:301": "m3", "2:302": "m3", "4:300": "m3", "4:301": "m3", "4:302": "m3"}
+        units |= {"2:310": "m3|h", "4:310": "m3|h", "1:210": "m3|h", "6:310_1": "{C", "7:310": " bar", "2:404": "M"}
+        units |= {"5:310": "", "8:310": "", "1:180": "", "1:181": "", "2:190": "", "2:141": "", "3:A32": ""}
+        units |= {"7:311": " bar", "8:311": "", "6:311_1": "{C"}
+        for address, unit in units.items():
+            text, _, given = (await reader.value(address)).partition("*")
+            assert (bool(text), given) == (True, unit), address

@@ -68,6 +68,32 @@ def test_messages() -> None:
     assert codes.message_title(12, None) == "message 12 in the system status"
 
 
+SYSTEM = {
+    1: "restart", 3: "data restored", 4: "supply", 5: "data error", 7: "software", 8: "settings", 9: "battery low",
+    10: "repair", 11: "clock not set", 13: "transmission running", 14: "remote clock setting", 15: "battery operation",
+    16: "summer time",
+}  # fmt: skip
+IN_STATUS = {
+    (1, 4): "Q alarm", (1, 5): "C not", (1, 6): "T alarm", (1, 7): "p alarm", (1, 8): "K not", (1, 9): "Z not",
+    (2, 1): "input 1", (2, 5): "temperature sensor", (2, 6): "pressure sensor",
+    (4, 1): "output 1", (4, 2): "output 2", (4, 3): "output 3", (4, 4): "output 4", (5, 2): "pulse comparison",
+    (6, 1): "power warning", (6, 2): "Qb warning", (6, 4): "Q warning", (6, 6): "T warning", (6, 7): "p warning",
+    (8, 2): "input 2", (8, 3): "input 3", (10, 5): "not calibrated", (10, 6): "not calibrated", (11, 1): "encoder",
+    (13, 2): "input 2", (13, 3): "input 3", (14, 1): "calibration lock", (14, 2): "manufacturer lock",
+    (14, 3): "supplier lock", (14, 4): "customer lock", (15, 1): "extended call window",
+    (16, 1): "call acceptance", (16, 2): "call acceptance", (16, 3): "call acceptance", (16, 4): "call acceptance",
+}  # fmt: skip
+
+
+def test_every_message_of_the_fact_sheet_has_its_meaning() -> None:
+    assert codes.SYSTEM_MESSAGES.keys() == SYSTEM.keys()
+    assert codes.STATUS_MESSAGES.keys() == IN_STATUS.keys()
+    for message, words in SYSTEM.items():
+        assert words in codes.message_title(message, None)
+    for (message, status), words in IN_STATUS.items():
+        assert words in codes.message_title(message, status)
+
+
 def test_data_loggers_have_messages_of_their_own() -> None:
     assert codes.event_title(0x2501, "DL220") == "warning limit of channel 1: appeared"
     assert codes.event_title(0x2501, "EK280") == "power warning limits: appeared"

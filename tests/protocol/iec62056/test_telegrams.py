@@ -21,10 +21,12 @@ from protocol.iec62056 import (
     Refusal,
     RemoteProtocolError,
     Request,
+    State,
     WriteCommand,
 )
 from protocol.iec62056.characters import block_check, has_even_parity, strip_parity, with_even_parity
 from protocol.iec62056.telegrams import decode_block, decode_line, encode
+from tests.protocol.iec62056.conversations import EK280, Wire, telegrams
 
 MEASURING = "3;2024-01-15,06:00:00;2024-01-15,09:00:00;10"
 VECTORS: list[tuple[Event, int]] = [
@@ -92,6 +94,38 @@ def test_sign_off_of_the_fast_wake_up_has_the_known_check() -> None:
 def test_lines(event: Event, characters: bytes) -> None:
     assert encode(event) == characters
     assert decode_line(characters) == event
+
+
+@pytest.mark.parametrize("ident", ["EK 280", "FOURTEEN CHARS"])
+def test_a_type_may_have_blanks_and_with_its_escape_sixteen_characters(ident: str) -> None:
+    event = Identification("Els", "6", ident, "\\2")
+    assert decode_line(encode(event)) == event
+    with pytest.raises(LocalProtocolError):
+        encode(Identification("Els", "6", "FIFTEEN CHARS..", "\\2"))
+
+
+def test_an_address_has_up_to_32_digits_letters_and_blanks() -> None:
+    event = Request("Ab 9" * 8)
+    assert decode_line(encode(event)) == event
+
+
+@pytest.mark.parametrize("operand", ["1234567", "", "7654321"])
+def test_nobody_uses_the_operand_of_the_prompt(operand: str) -> None:
+    wire = Wire()
+    wire.ask(Request())
+    wire.answer(EK280)
+    wire.ask(OptionSelect("5"))
+    assert telegrams(wire.answer(Prompt(operand))) == [Prompt(operand)]
+    assert wire.reader.state is State.PROMPTED
+    assert Prompt().operand == "1234567"
+
+
+def test_option_select_says_protocol_rate_and_mode_in_this_order() -> None:
+    assert encode(OptionSelect("5", mode="1", protocol="0")) == b"\x06051\r\n"
+    assert encode(OptionSelect("6", mode="0")) == b"\x06060\r\n"
+    assert not OptionSelect("5", mode="0").programming
+    assert not OptionSelect("2", mode="2", protocol="2").programming
+    assert not OptionSelect("5", mode="6").programming
 
 
 def test_an_escape_of_something_else_than_a_digit_is_part_of_the_type() -> None:

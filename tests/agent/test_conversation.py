@@ -1,0 +1,73 @@
+"""How long a reader waits for what: the gap inside a telegram, and the times of the standard."""
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agent.conversation import SessionError, Times
+from agent.links import open_link
+from agent.session import open_session
+from tests.parts.wires import NOW, QUICK, DictMemory, device_on, line_at
+
+PROMPT = b"\x01P0\x02(1234567)\x03P"
+
+
+@asynccontextmanager
+async def meter_with_a_gap(seconds: float) -> AsyncIterator[str]:
+    """A meter that stops for so long in the middle of its identification."""
+    ended = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                heard = bytes(byte & 0x7F for byte in await reader.readuntil(b"\n"))
+                if heard.endswith(b"!\r\n"):
+                    writer.write(b"/Els5EK")
+                    await asyncio.sleep(seconds)
+                    writer.write(b"280\r\n")
+                elif heard.startswith(b"\x06"):
+                    writer.write(PROMPT)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            ended.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port: socket.socket = server.sockets[0]
+        yield f"socket://127.0.0.1:{port.getsockname()[1]}"
+        await ended.wait()
+        await asyncio.sleep(0)
+
+
+async def opened(endpoint: str, times: Times) -> str:
+    line = line_at(endpoint, parity="none")
+    link = await open_link(endpoint, 300)
+    try:
+        async with open_session(
+            link, line, device_on(line), memory=DictMemory(), now=lambda: NOW, times=times
+        ) as session:
+            return session.model
+    finally:
+        await link.aclose()
+
+
+async def test_a_gap_inside_a_telegram_is_borne_up_to_its_limit() -> None:
+    times = dataclasses.replace(QUICK, identification=0.5, character=0.5, tries=1)
+    async with meter_with_a_gap(0.25) as endpoint:
+        assert await opened(endpoint, times) == "EK280"
+    async with meter_with_a_gap(1.5) as endpoint:
+        with pytest.raises(SessionError):
+            await opened(endpoint, times)
+
+
+def test_waits_are_not_shorter_than_the_standard_allows_a_meter() -> None:
+    """Gaps of 1.5 s inside a telegram, and answers that come as late; the sheet knows meters that are much later."""
+    times = Times()
+    assert times.character == 1.5
+    assert times.identification * times.tries >= 7.5
+    assert times.telegram >= 20
