@@ -11,7 +11,9 @@ import dataclasses
 import datetime as dt
 import uuid
 from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -19,12 +21,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub import dispatch, plans, rivals
 from hub.connection import Incoming
 from hub.database import writing
-from hub.ingest import WRONG_KEY, pin_key, read_gateways
+from hub.ingest import WRONG_KEY
 from hub.models import Batch, Gateway, OutboxProgress
 from hub.once import insert_once
 from protocol.envelopes import fingerprint
-from protocol.reports import Online, Resend
+from protocol.reports import LineFigures, Online, Resend
 from protocol.topics import Channel
+
+SIGNS_AT_ONCE = 50
+"""Life signs that are noted in one transaction; it locks the rows of their gateways."""
 
 ASK_AGAIN = dt.timedelta(minutes=1)
 """How long a Resend may take to show before it is sent again."""
@@ -55,14 +60,26 @@ class Signs:
         self._filled.set()
         return gone
 
-    async def take(self) -> Incoming:
-        """Wait for a life sign and return it, oldest first."""
+    async def take(self) -> list[Incoming]:
+        """Wait for a life sign; return as many as one transaction should have, oldest first."""
         await self._filled.wait()
-        message = self._waiting.popleft()
-        self.bytes -= len(message.payload)
+        taken = [self._waiting.popleft() for _ in range(min(SIGNS_AT_ONCE, len(self._waiting)))]
+        self.bytes -= sum(len(message.payload) for message in taken)
         if not self._waiting:
             self._filled.clear()
-        return message
+        return taken
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LifeSign:
+    """A life sign that can be read. ``key`` is the one that its envelope is signed with.
+
+    ``retained`` means that the broker kept it, so that it says nothing about when the gateway was last heard.
+    """
+
+    sign: Online
+    key: bytes
+    retained: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,58 +92,96 @@ class Heard:
     resends: tuple[Resend, ...] = ()
 
 
-async def note_life_sign(
-    engine: AsyncEngine, sign: Online, key: bytes, now: dt.datetime, *, retained: bool
-) -> Heard | None:
-    """Note what the gateway says; return what it should be answered, None when nothing.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Owed:
+    """What the hub owes gateways for their life signs; it is committed and may be sent."""
 
-    ``key`` is the one that the envelope is signed with; ``retained`` means that the broker kept the message, so that it
-    says nothing about when the gateway was last heard.
+    heard: list[Heard]
+    commands: list[dispatch.Outgoing]
+
+
+async def note_life_signs(engine: AsyncEngine, signs: Sequence[LifeSign], now: dt.datetime) -> Owed:
+    """Note what gateways say, in one transaction for all; return what they should be answered.
+
+    A fleet that returns gives a thousand life signs in a moment: what costs a round trip is done once for all of them.
     """
     async with writing(engine) as session:
-        known = (await read_gateways(session, [sign.gateway])).get(sign.gateway)
-        if known is None:
-            _log.warning("unknown_gateway", gateway=sign.gateway, advice="create it; its agent keeps all")
-            return None
-        if known.public_key is None:
-            known = await pin_key(session, known, key)
-        if known.public_key != key:
-            _log.warning("gateway_wrong_key", gateway=sign.gateway, fingerprint=fingerprint(key), cause=WRONG_KEY)
-            if sign.online and not retained:
-                await rivals.note_key(session, known.id, key, now)
-            return None
-        gateway = (
-            await session.execute(sa.select(Gateway).where(Gateway.id == known.id).with_for_update(key_share=True))
-        ).scalar_one()
-        if not _is_newer(gateway, sign, retained=retained):
-            return None
-        if gateway.online != sign.online or gateway.session != sign.session:
-            _log.info(
-                "gateway_online" if sign.online else "gateway_offline",
-                gateway=sign.gateway,
-                session=sign.session,
-                revision=sign.plan_revision,
-                depth=sign.depth,
-            )
-        if sign.online and not retained:
-            rivals.note_store(gateway, sign, now)
-        _note(gateway, sign, now, retained=retained)
-        if not sign.online:
-            return None
+        rows = await _lock_gateways(session, signs, now)
+        news: dict[uuid.UUID, Online] = {}
+        for one in signs:
+            gateway = rows.get(one.sign.gateway)
+            if gateway is not None and await _is_its_own(session, gateway, one, now) and _take(gateway, one, now):
+                news[gateway.id] = one.sign
         await session.flush()
-        await dispatch.interrupt_of_other_stores(session, gateway.id, sign.store, now)
-        if gateway.content_digest is None:
-            await plans.raise_changed(session, [gateway.id], now)
-        plan = await _needs_plan(session, gateway, sign, now)
-        resends = [
-            Resend(sign.store, channel.value, first, now)
-            for channel, through in ((Channel.READINGS, sign.readings_through), (Channel.REPORT, sign.reports_through))
-            if (first := await missing_from(session, gateway.id, sign.store, channel.value, through, now)) is not None
-        ]
-        return Heard(gateway.id, sign.gateway, plan, tuple(resends))
+        online = {key: sign for key, sign in news.items() if sign.online}
+        if not online:
+            return Owed([], [])
+        by_id = {gateway.id: gateway for gateway in rows.values()}
+        for served in await dispatch.with_commands_sent(session, online):
+            await dispatch.interrupt_of_other_stores(session, served, online[served].store, now)
+        fresh = [key for key in online if by_id[key].content_digest is None]
+        await plans.raise_changed(session, fresh, now)
+        resends = await _missing(session, online, now)
+        heard = []
+        for key, sign in online.items():
+            plan = await _needs_plan(session, by_id[key], sign, now, again=key in fresh)
+            heard.append(Heard(key, sign.gateway, plan, resends.get(key, ())))
+        return Owed(heard, await dispatch.claim_outgoing(session, now, gateways=online))
+
+
+async def _lock_gateways(session: AsyncSession, signs: Sequence[LifeSign], now: dt.datetime) -> dict[str, Gateway]:
+    """Return the gateways that spoke, by their ids in topics, locked in one order; a first key is pinned."""
+    found = await session.scalars(
+        sa.select(Gateway)
+        .where(Gateway.gateway_id.in_({one.sign.gateway for one in signs}))
+        .order_by(Gateway.gateway_id)
+        .with_for_update(key_share=True)
+    )
+    rows = {gateway.gateway_id: gateway for gateway in found}
+    for one in signs:
+        gateway = rows.get(one.sign.gateway)
+        if gateway is None:
+            _log.warning("unknown_gateway", gateway=one.sign.gateway, advice="create it; its agent keeps all")
+        elif gateway.public_key is None:
+            gateway.public_key = one.key
+            gateway.updated_at = now
+            _log.info("gateway_key_pinned", gateway=gateway.gateway_id, fingerprint=fingerprint(one.key))
+    return rows
+
+
+async def _is_its_own(session: AsyncSession, gateway: Gateway, one: LifeSign, now: dt.datetime) -> bool:
+    """Whether the sign is signed with the gateway's pinned key; another key is reported."""
+    if gateway.public_key == one.key:
+        return True
+    _log.warning("gateway_wrong_key", gateway=gateway.gateway_id, fingerprint=fingerprint(one.key), cause=WRONG_KEY)
+    if one.sign.online and not one.retained:
+        await rivals.note_key(session, gateway.id, one.key, now)
+    return False
+
+
+def _take(gateway: Gateway, one: LifeSign, now: dt.datetime) -> bool:
+    """Note the sign in the gateway's row; False when it is older than what is known."""
+    sign = one.sign
+    if not _is_newer(gateway, sign, retained=one.retained):
+        return False
+    if gateway.online != sign.online or gateway.session != sign.session:
+        _log.info(
+            "gateway_online" if sign.online else "gateway_offline",
+            gateway=sign.gateway,
+            session=sign.session,
+            revision=sign.plan_revision,
+            depth=sign.depth,
+        )
+    if sign.online and not one.retained:
+        rivals.note_store(gateway, sign, now)
+    _note(gateway, sign, now, retained=one.retained)
+    return True
 
 
 def _is_newer(gateway: Gateway, sign: Online, *, retained: bool) -> bool:
+    if sign.session == gateway.session and sign.store == gateway.store_id and sign.online and not gateway.online:
+        # Each connection has a session of its own: after its will or goodbye only late messages of it can come.
+        return False
     if sign.session >= gateway.session:
         return True
     # A new store may count its sessions anew; neither a will of the old one, nor what a broker kept of it, counts.
@@ -153,15 +208,24 @@ def _note(gateway: Gateway, sign: Online, now: dt.datetime, *, retained: bool) -
     gateway.oldest = sign.oldest
     gateway.clock_believed = sign.clock_believed
     gateway.status = sign.status
+    gateway.lines = [msgspec.to_builtins(_named(line)) for line in sign.lines]
     if (sign.session, sign.sequence) >= (gateway.applied_session, gateway.applied_sequence):
         gateway.applied_session, gateway.applied_sequence = sign.session, sign.sequence
         gateway.applied_revision = sign.plan_revision
         gateway.applied_digest = sign.plan_digest or None
 
 
-async def _needs_plan(session: AsyncSession, gateway: Gateway, sign: Online, now: dt.datetime) -> bool:
-    """Whether the gateway should get its plan (again); lifts the revision above one that this database did not give."""
-    await session.refresh(gateway, ["desired_revision", "published_revision", "published_digest"])
+def _named(line: LineFigures) -> dict[str, object]:
+    return {name: getattr(line, name) for name in line.__struct_fields__}
+
+
+async def _needs_plan(session: AsyncSession, gateway: Gateway, sign: Online, now: dt.datetime, *, again: bool) -> bool:
+    """Whether the gateway should get its plan (again); lifts the revision above one that this database did not give.
+
+    ``again``: the row may have changed in this transaction.
+    """
+    if again:
+        await session.refresh(gateway, ["desired_revision", "published_revision", "published_digest"])
     if sign.plan_revision == gateway.desired_revision:
         noted = gateway.published_revision == gateway.desired_revision
         if noted and sign.plan_digest == gateway.published_digest:
@@ -182,25 +246,63 @@ async def _needs_plan(session: AsyncSession, gateway: Gateway, sign: Online, now
     return True
 
 
-async def missing_from(
-    session: AsyncSession, gateway: uuid.UUID, store: bytes, channel: str, through: int, now: dt.datetime
-) -> int | None:
+_Key = tuple[uuid.UUID, bytes, str]
+"""Gateway, store and channel: what an outbox's progress is kept by."""
+
+
+async def _missing(
+    session: AsyncSession, online: Mapping[uuid.UUID, Online], now: dt.datetime
+) -> dict[uuid.UUID, tuple[Resend, ...]]:
+    """Return what to ask these gateways for again: rows that an agent knows as receipted and the hub does not have."""
+    known: dict[_Key, int] = {}
+    for gateway, sign in online.items():
+        known[gateway, sign.store, Channel.READINGS.value] = sign.readings_through
+        known[gateway, sign.store, Channel.REPORT.value] = sign.reports_through
+    rows = await _progress(session, known)
+    resends: dict[uuid.UUID, tuple[Resend, ...]] = {}
+    for key, progress in sorted(rows.items()):
+        first = await _first_missing(session, progress, known[key], now)
+        if first is not None:
+            gateway, store, channel = key
+            resends[gateway] = (*resends.get(gateway, ()), Resend(store, channel, first, now))
+    return resends
+
+
+async def _progress(session: AsyncSession, keys: Collection[_Key]) -> dict[_Key, OutboxProgress]:
+    """Return how far these outboxes are known to have come, locked in one order; new ones are at their begin."""
+    wanted = (
+        sa.select(OutboxProgress)
+        .where(OutboxProgress.gateway.in_({gateway for gateway, _, _ in keys}))
+        .order_by(OutboxProgress.gateway, OutboxProgress.store, OutboxProgress.channel)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+
+    async def there() -> dict[_Key, OutboxProgress]:
+        found = {(row.gateway, row.store, row.channel): row for row in await session.scalars(wanted)}
+        return {key: row for key, row in found.items() if key in keys}
+
+    rows = await there()
+    new = [
+        dict(zip(("gateway", "store", "channel"), key, strict=True))
+        | {"through": 0, "asked_first": 0, "asked_through": 0, "asked_at": None}
+        for key in keys
+        if key not in rows
+    ]
+    if new:
+        await insert_once(session, OutboxProgress, new, "gateway", "store", "channel")
+        rows = await there()
+    return rows
+
+
+async def _first_missing(session: AsyncSession, progress: OutboxProgress, through: int, now: dt.datetime) -> int | None:
     """Return the first sequence to ask for again, None when the hub has all that the agent knows as receipted.
 
     What the gateway did not send although it was asked is taken as gone there too, and not asked for any more.
     """
-    key = {"gateway": gateway, "store": store, "channel": channel}
-    await insert_once(
-        session,
-        OutboxProgress,
-        [key | {"through": 0, "asked_first": 0, "asked_through": 0, "asked_at": None}],
-        *key,
-    )
-    progress = (
-        await session.execute(
-            sa.select(OutboxProgress).filter_by(**key).with_for_update().execution_options(populate_existing=True)
-        )
-    ).scalar_one()
+    if through <= progress.through:
+        return None
+    key = {"gateway": progress.gateway, "store": progress.store, "channel": progress.channel}
     progress.through = await _fold(session, key, progress.through)
     if progress.asked_at is not None and progress.through < progress.asked_through:
         answered = await session.scalar(
@@ -217,7 +319,9 @@ async def missing_from(
     if progress.asked_at is not None and progress.asked_first == first and now - progress.asked_at < ASK_AGAIN:
         return None
     progress.asked_first, progress.asked_through, progress.asked_at = first, through, now
-    _log.warning("rows_asked_for_again", store=store.hex(), channel=channel, first=first, through=through)
+    _log.warning(
+        "rows_asked_for_again", store=progress.store.hex(), channel=progress.channel, first=first, through=through
+    )
     return first
 
 

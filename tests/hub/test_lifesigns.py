@@ -1,9 +1,22 @@
-"""Life signs that wait in the relay: bounded, and the newest are kept."""
+"""Life signs: those that wait in the relay are bounded, and late ones do not bring a gateway back that has gone."""
 
 import asyncio
+import dataclasses
+import datetime as dt
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.connection import Incoming
-from hub.lifesigns import Signs
+from hub.database import writing
+from hub.lifesigns import LifeSign, Signs, note_life_signs
+from hub.models import Gateway
+from protocol import reports
+from protocol.envelopes import SigningKey
+from tests.parts.databases import database_url, engine
+from tests.parts.estates import NOW, make_estate
+
+__all__ = ["database_url", "engine"]
 
 
 def sign(number: int) -> Incoming:
@@ -15,7 +28,7 @@ async def test_the_oldest_go_when_too_many_wait() -> None:
     signs = Signs(50)
     assert sum(signs.put(sign(number)) for number in range(8)) == 3
     assert signs.bytes == 50
-    assert [await signs.take() for _ in range(5)] == [sign(number) for number in range(3, 8)]
+    assert await signs.take() == [sign(number) for number in range(3, 8)]
     assert signs.bytes == 0
 
 
@@ -25,4 +38,64 @@ async def test_one_is_waited_for() -> None:
     await asyncio.sleep(0)
     # Larger than the bound, but alone: it is heard.
     assert signs.put(sign(1)) == 0
-    assert await waiting == sign(1)
+    assert await waiting == [sign(1)]
+
+
+@dataclasses.dataclass
+class _Gateway:
+    """What several relays hear of one gateway, each in its own time."""
+
+    engine: AsyncEngine
+    key: SigningKey = dataclasses.field(default_factory=SigningKey.generate)
+
+    async def hear(self, *, online: bool, session: int, store: bytes = b"1" * 16, retained: bool = False) -> bool:
+        """Hear a sign; return whether the hub takes the gateway for online now."""
+        at = NOW + dt.timedelta(seconds=session)
+        sign = reports.Online("gw-1", online=online, session=session, store=store, software="test", at=at)
+        await note_life_signs(self.engine, [LifeSign(sign, self.key.public, retained)], at)
+        async with writing(self.engine) as session_:
+            row = (await session_.scalars(Gateway.__table__.select().with_only_columns(Gateway.online))).one()
+            return bool(row)
+
+
+async def test_a_sign_that_comes_after_its_own_connections_will_brings_nobody_back(engine: AsyncEngine) -> None:
+    """A relay that was stopped for a while has signs in its queue that the others have long heard."""
+    await make_estate(engine)
+    gateway = _Gateway(engine)
+    assert await gateway.hear(online=True, session=5)
+    assert not await gateway.hear(online=False, session=5)
+    assert not await gateway.hear(online=True, session=5)
+    assert not await gateway.hear(online=True, session=5, retained=True)
+    # A new connection has a new session, and another store counts for itself.
+    assert await gateway.hear(online=True, session=6)
+    assert not await gateway.hear(online=False, session=6)
+    assert await gateway.hear(online=True, session=6, store=b"2" * 16)
+
+
+async def test_a_fleet_is_noted_in_one_transaction(engine: AsyncEngine) -> None:
+    """Each of many gateways gets what it is owed; one unknown, one strange key and one repeated sign cost nobody."""
+    keys = {}
+    for number in range(5):
+        estate = await make_estate(engine, gateway_id=f"fleet-{number}")
+        keys[f"fleet-{number}"] = (estate.gateway, SigningKey.generate())
+    store = b"3" * 16
+
+    def said(name: str, session: int, through: int = 0, depth: int = 0) -> reports.Online:
+        more = {"readings_through": through, "depth": depth}
+        return reports.Online(name, online=True, session=session, store=store, software="test", at=NOW, **more)
+
+    signs = [LifeSign(said(name, 2, through=7), key.public) for name, (_, key) in keys.items()]
+    signs += [
+        LifeSign(said("fleet-0", 1, depth=99), keys["fleet-0"][1].public),
+        LifeSign(said("fleet-1", 9), SigningKey.generate().public),
+        LifeSign(said("fleet-unknown", 1), SigningKey.generate().public),
+    ]
+    owed = await note_life_signs(engine, signs, NOW)
+    assert {heard.gateway for heard in owed.heard} == {gateway for gateway, _ in keys.values()}
+    assert all(heard.plan for heard in owed.heard)
+    # The database has none of the rows that these agents know as receipted.
+    assert [[(one.channel, one.first) for one in heard.resends] for heard in owed.heard] == [[("readings", 1)]] * 5
+    async with writing(engine) as session:
+        rows = {row.gateway_id: row for row in await session.scalars(sa.select(Gateway))}
+    assert all(rows[name].online and rows[name].session == 2 and rows[name].depth == 0 for name in keys)
+    assert all(rows[name].public_key == key.public for name, (_, key) in keys.items())
