@@ -53,6 +53,7 @@ class GatewayBody(Body, kw_only=True):
         "drain_seconds",
         "errors",
         "conflict",
+        "lines",
     }
     gateway_id: str
     organization: uuid.UUID
@@ -65,7 +66,8 @@ class Gateway(GatewayBody, kw_only=True):
 
     ``desired_revision`` is the plan that it should run, ``published_revision`` the one last sent, ``applied_revision``
     the one that it runs, but for the items in ``problems``. ``drain_seconds`` is how long ``depth`` rows take at
-    ``rows_per_second``; ``errors`` are the last of each kind; ``conflict`` tells of another agent under this id.
+    ``rows_per_second``; ``errors`` are the last of each kind; ``conflict`` tells of another agent under this
+    id; ``lines`` are what each line did (``protocol.reports.LineFigures``).
     """
 
     id: uuid.UUID
@@ -88,6 +90,7 @@ class Gateway(GatewayBody, kw_only=True):
     drain_seconds: float | None
     errors: list[RunErrors]
     conflict: str
+    lines: list[Any]
     created_at: dt.datetime
     updated_at: dt.datetime
 

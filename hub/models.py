@@ -137,6 +137,7 @@ class Gateway(Identified, Base):
     rival_key: Mapped[bytes | None]
     rival_at: Mapped[dt.datetime | None]
     past_stores: Mapped[list[Any]] = mapped_column(default=list)
+    lines: Mapped[list[Any]] = mapped_column(default=list)
 
 
 class NetworkInterface(Identified, Base):

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import datetime as dt
+import uuid
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -70,6 +71,31 @@ async def test_a_sign_that_comes_after_its_own_connections_will_brings_nobody_ba
     assert await gateway.hear(online=True, session=6)
     assert not await gateway.hear(online=False, session=6)
     assert await gateway.hear(online=True, session=6, store=b"2" * 16)
+
+
+async def test_what_lines_did_is_kept_as_it_was_said_last(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine, gateway_id="gw-lines")
+    key, line = SigningKey.generate(), uuid.uuid4()
+    for session, timeouts in ((1, {"m-1": 1}), (2, {"m-1": 4})):
+        figures = reports.LineFigures(line, "north", NOW, 12, 81.5, 70_144, 3, {"no_answer": 4}, timeouts, ["m-1"])
+        sign = reports.Online(
+            "gw-lines", online=True, session=session, store=b"3" * 16, software="test", at=NOW, lines=[figures]
+        )
+        await note_life_signs(engine, [LifeSign(sign, key.public)], NOW)
+    async with writing(engine) as session_:
+        row = await session_.get_one(Gateway, estate.gateway)
+    assert row.lines[0] | {"since": ""} == {
+        "line": str(line),
+        "name": "north",
+        "since": "",
+        "sessions": 12,
+        "busy_seconds": 81.5,
+        "bytes": 70_144,
+        "repeats": 3,
+        "errors": {"no_answer": 4},
+        "timeouts": {"m-1": 4},
+        "silent": ["m-1"],
+    }
 
 
 async def test_a_fleet_is_noted_in_one_transaction(engine: AsyncEngine) -> None:

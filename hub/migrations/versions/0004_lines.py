@@ -1,0 +1,16 @@
+"""A gateway's row says what its lines did and what went wrong on them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from hub import columns
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.add_column("gateways", sa.Column("lines", columns.Document, nullable=False, server_default="[]"))
