@@ -35,7 +35,7 @@ from agent.session import FAILURES, Between, Session, cause_of, open_session, wh
 from agent.settings import CUSTOMER_LOCK, MeterPassword, SettingsError, meter_password, read_secret
 from agent.trace import TITLE, Trace
 from contexts.calls import CallError
-from contexts.meters import Held, Layout
+from contexts.meters import LIS200, Held, Layout, Manner
 from protocol.plans import PARITIES, Device, Line
 from protocol.wire import ContractError
 
@@ -118,6 +118,7 @@ class Stage:
         name: str = "",
         between_blocks: Between | None = None,
         times: Times | None = None,
+        manner: Manner = LIS200,
     ) -> AsyncIterator[Session]:
         """A session with the meter that ``asked`` names; the line is opened and closed with it."""
         async with (
@@ -132,6 +133,7 @@ class Stage:
                 between_blocks=between_blocks,
                 times=times or Times(tries=asked.tries),
                 observer=self.observer,
+                manner=manner,
             ) as session,
         ):
             yield session

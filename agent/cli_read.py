@@ -79,7 +79,7 @@ class ReadAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", 
             return False
 
         try:
-            async with stage.session(self.on, name=self.meter, between_blocks=between) as session:
+            async with stage.session(self.on, name=self.meter, between_blocks=between, manner=call.manner) as session:
                 name = self.meter or await session.serial_number()
                 now = stage.now()
                 kwargs = check_call(self.context, self.call, typed)

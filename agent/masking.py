@@ -23,6 +23,7 @@ from protocol.iec62056 import (
     lis200,
 )
 from protocol.iec62056.characters import EOT, ETX, SEVEN_BITS, SOH, STX, has_even_parity, with_even_parity
+from protocol.iec62056.data_lines import Obis
 from protocol.iec62056.telegrams import encode
 
 MASK = "*"
@@ -53,6 +54,15 @@ def _names_code(address: str) -> bool:
         return True
 
 
+def _asks_code(address: str) -> bool:
+    """Whether an answer may tell a code: registers by OBIS ids (``1.8.0``) hold none."""
+    try:
+        Obis.parse(address)
+    except UnreadableValue:
+        return _names_code(address)
+    return ":" in address and _names_code(address)
+
+
 class Mask:
     """Masks one line's bytes, both directions, in the order in which they pass."""
 
@@ -66,7 +76,7 @@ class Mask:
         """What to show of ``event``, which left as ``data``."""
         if isinstance(event, Ack | Nak):
             return data  # the block before, with whatever it holds, may come again
-        asks = isinstance(event, ReadCommand | ReadBlocks) and _names_code(event.address)
+        asks = isinstance(event, ReadCommand | ReadBlocks) and _asks_code(event.address)
         shown = masked(event)
         self._secret = asks or shown is not event
         self._frame = None
