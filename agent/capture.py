@@ -76,6 +76,12 @@ class Lost(msgspec.Struct, frozen=True, tag="lost"):
     why: str
 
 
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """Somebody ended the command before it was done (Ctrl-C); what follows is how it said goodbye."""
+
+    at: float
+
+
 class Looked(msgspec.Struct, frozen=True, tag="clock"):
     """The command looked at the gateway's clock and saw this UTC."""
 
@@ -89,9 +95,9 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
     text: str
 
 
-Record = Said | Heard | Silent | Wrong | Lost | Looked | Note
+Record = Said | Heard | Silent | Wrong | Lost | Stopped | Looked | Note
 Sink = Callable[[Record], None]
-_DECODER = msgspec.json.Decoder(Head | Said | Heard | Silent | Wrong | Lost | Looked | Note)
+_DECODER = msgspec.json.Decoder(Head | Record)
 
 
 class Recorder:
@@ -124,6 +130,10 @@ class Recorder:
         """Record what the clock shows, and return it."""
         self._tell(Looked(shows))
         return shows
+
+    def stopped(self) -> None:
+        """Record that the command is told to stop."""
+        self._tell(Stopped(self._at(time.monotonic())))
 
     def note(self, text: str) -> None:
         """Record what begins now."""

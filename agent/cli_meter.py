@@ -138,6 +138,11 @@ class Stage:
         ):
             yield session
 
+    def stopped(self) -> None:
+        """Say in trace and capture that somebody stops the command."""
+        if self._recorder is not None:
+            self._recorder.stopped()
+
     def note(self, text: str) -> None:
         """Say in trace and capture what begins."""
         if self._recorder is not None:
@@ -335,7 +340,7 @@ def on_a_recording(asked: Asked, head: Head, records: list[Record]) -> None:
 
     async def open_recording(endpoint: str, rate: int) -> Link:
         del rate
-        return ReplayLink(endpoint, records)
+        return ReplayLink(endpoint, records, _this_task().cancel)
 
     stage = Stage(open_recording, RecordedClock(head.began, records).now, code=asked.on.masked_code)
     with asyncio.Runner(loop_factory=InstantLoop) as runner:
@@ -361,7 +366,7 @@ def _head(asked: Asked, now: dt.datetime) -> Head:
 def _ended(asked: Asked, runner: asyncio.Runner, stage: Stage) -> None:
     meter = who(asked.on.device(), asked.on.line)
     try:
-        status = runner.run(_stoppable(asked.carry_out(stage)))
+        status = runner.run(_stoppable(asked.carry_out(stage), stage))
     except CallError as error:
         raise click.ClickException(f"{meter}: {in_words_of_here(error)}") from error
     except FAILURES as error:
@@ -372,10 +377,20 @@ def _ended(asked: Asked, runner: asyncio.Runner, stage: Stage) -> None:
         raise click.exceptions.Exit(status)
 
 
-async def _stoppable(work: Awaitable[int]) -> int:
+async def _stoppable(work: Awaitable[int], stage: Stage) -> int:
+    task = _this_task()
+
+    def stop() -> None:
+        stage.stopped()
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await work
+
+
+def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     if task is None:
         raise RuntimeError("a call runs as a task")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await work
+    return task

@@ -1,36 +1,37 @@
 """A recorded conversation once more, offline: the same core, the same calls, no line and no waiting.
 
-Rules: a ``ReplayLink`` says what was heard and insists on what was said, byte for byte (a code that was masked is said
-masked). It answers silence where there was silence. An ``InstantLoop`` skips every wait, so that minutes of a
-conversation take a moment. What the gateway's clock showed comes from the recording, too, so that what a command prints
-is the same to the last digit.
+Rules: a ``ReplayLink`` says what was heard and insists on what was said, byte for byte (a code that was masked is
+said masked). It answers silence where there was silence, and stops the command where somebody stopped it. An
+``InstantLoop`` skips every wait, so that minutes of a conversation take a moment. What the gateway's clock showed
+comes from the recording, too, so that what a command prints is the same to the last digit.
 """
 
 import asyncio
 import datetime as dt
 import selectors
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from agent.capture import Heard, Looked, Lost, Record, Said, Silent
+from agent.capture import Heard, Looked, Lost, Record, Said, Silent, Stopped
 from agent.links import LinkError
 from agent.trace import readable
 
 
 class ReplayLink:
-    """A ``agent.links.Link`` made of records.
+    """A ``agent.links.Link`` made of records; calls ``stop`` where the command was told to stop.
 
     Raises from ``read`` and ``write``:
         LinkError: where the recorded line failed, where the recording ends, or when something else is said than then.
     """
 
-    def __init__(self, endpoint: str, records: Sequence[Record]) -> None:
-        self._endpoint = endpoint
-        self._passed = [record for record in records if isinstance(record, Said | Heard | Silent | Lost)]
+    def __init__(self, endpoint: str, records: Sequence[Record], stop: Callable[[], object]) -> None:
+        self._endpoint, self._stop = endpoint, stop
+        self._passed = [record for record in records if isinstance(record, Said | Heard | Silent | Lost | Stopped)]
         self._at = 0
 
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         """What came then, or nothing where nothing came."""
+        await self._stop_where_it_was_stopped()
         match self._next():
             case Heard(_, _, data):
                 self._at += 1
@@ -49,8 +50,11 @@ class ReplayLink:
 
     async def write(self, data: bytes) -> None:
         """Take what is said, if it is what was said then."""
-        while isinstance(record := self._next(), Heard | Silent):
-            self._at += 1  # what was read and dropped then
+        while isinstance(record := self._next(), Heard | Silent | Stopped):
+            if isinstance(record, Stopped):
+                await self._stop_where_it_was_stopped()
+            else:
+                self._at += 1  # what was read and dropped then
         if isinstance(record, Lost):
             self._at += 1
             raise LinkError(self._endpoint, record.why)
@@ -74,7 +78,14 @@ class ReplayLink:
     async def aclose(self) -> None:
         """Nothing to close."""
 
-    def _next(self) -> Said | Heard | Silent | Lost | None:
+    async def _stop_where_it_was_stopped(self) -> None:
+        """Be the Ctrl-C of then."""
+        if isinstance(self._next(), Stopped):
+            self._at += 1
+            self._stop()
+            await asyncio.sleep(0)
+
+    def _next(self) -> Said | Heard | Silent | Lost | Stopped | None:
         return self._passed[self._at] if self._at < len(self._passed) else None
 
 

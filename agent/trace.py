@@ -8,7 +8,7 @@ or parity bit is said, not acted on.
 import re
 from collections.abc import Iterator
 
-from agent.capture import Heard, Looked, Lost, Note, Record, Said, Silent, Wrong
+from agent.capture import Heard, Looked, Lost, Note, Record, Said, Silent, Stopped, Wrong
 from protocol.iec62056 import (
     RATES,
     Ack,
@@ -53,6 +53,7 @@ class Trace:
 
     def __init__(self) -> None:
         self._began = self._ended = 0.0
+        self._latest = 0.0
         self._rate = 0
         self._line_rate = 0
         self._waiting = b""
@@ -65,10 +66,13 @@ class Trace:
         yield from self.rest()
         match record:
             case Said(at, rate, seconds, data, masked):
+                self._latest = at
                 yield from self._new_rate(rate)
                 yield from _shown(at, "->", rate, seconds, bytes.fromhex(data), " (code masked)" if masked else "")
             case Silent(at, why) | Wrong(at, why) | Lost(at, why):
                 yield f"{at:9.3f}  !!  {why}"
+            case Stopped(at):
+                yield f"{at:9.3f}  --  told to stop"
             case Note(at, text):
                 yield f"{at:9.3f}  --  {text}"
             case Looked():
@@ -83,9 +87,10 @@ class Trace:
     def _heard(self, record: Heard) -> Iterator[str]:
         data = bytes.fromhex(record.data)
         if not self._waiting:
-            self._began = record.at - max(0, len(data) - 1) * 10 / record.rate
+            # A socket brings bytes faster than the nominal rate: none began before what it answers.
+            self._began = max(record.at - max(0, len(data) - 1) * 10 / record.rate, self._latest)
             self._rate = record.rate
-        self._ended = record.at
+        self._ended = self._latest = record.at
         self._waiting += data
         yield from self._new_rate(self._rate)
         while found := _TELEGRAM.search(strip_parity(self._waiting)):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import sys
 
 import pytest
@@ -186,6 +187,30 @@ async def test_a_capture_replays_to_the_same_words_and_holds_no_code(tmp_path: p
     assert "write 4:171.0; BCC ok (code masked)" in first.err
     assert replay.err.splitlines()[1:3] == first.err.splitlines()[1:3]
     assert capture.stat().st_mode & 0o077 == 0
+
+
+async def test_a_readout_that_was_stopped_is_replayed_up_to_there_with_its_goodbye(tmp_path: pathlib.Path) -> None:
+    capture = tmp_path / "stopped.jsonl"
+    async with serve_pty(bus(opening_rate=9600, fixed_rate=True, throttle=True)) as endpoint:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", MAIN, "archive", endpoint, "3", "--last", "40", "--json", *ZONE),
+            *("--rate", "9600", "--fixed-rate", "--capture", str(capture)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        shown = await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        after = await tool("identify", endpoint, "--rate", "9600", "--no-archives")
+    assert process.returncode == 1
+    assert b"stopped before it was done" in err
+    replay = await tool("replay", str(capture), "--trace")
+    assert (replay.status, replay.out.encode()) == (1, shown + out)
+    assert "told to stop" in replay.err
+    assert "<SOH>B0<ETX>q" in replay.err
+    assert replay.err.encode().endswith(err)
+    assert after.status == 0, after.out
 
 
 async def test_a_replay_that_goes_another_way_names_the_place(tmp_path: pathlib.Path) -> None:
