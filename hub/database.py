@@ -9,6 +9,7 @@ request would starve beside a relay that stores group after group. So within a p
 import asyncio
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -22,9 +23,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNREACHABLE = (
@@ -44,6 +46,12 @@ _OUT_OF_STRENGTH = ("53", "57P", "58")
 """Classes of SQLSTATE: insufficient resources (a full disk), ended by its administrator, errors of its system."""
 
 _BUSY_SECONDS = 30
+_IDLE_SECONDS = 5.0
+"""A connection that nobody used for so long is asked whether it still lives before it is used."""
+
+_STATEMENTS = 500
+"""Statements that each connection to PostgreSQL keeps prepared; lists of ids of each length are one of their own."""
+
 _MIGRATION_LOCK = 0x6D657465
 """PostgreSQL advisory lock: of several processes that start at once, one migrates."""
 
@@ -88,7 +96,12 @@ def create_engine(url: str) -> AsyncEngine:
     """Make the engine for a PostgreSQL or SQLite URL; nothing is connected yet."""
     target = async_url(url)
     if target.get_backend_name() != "sqlite":
-        return create_async_engine(target, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        arguments = {"prepared_statement_cache_size": _STATEMENTS}
+        # The one that was used last first: what it has prepared serves again, and the others may grow old.
+        engine = create_async_engine(target, connect_args=arguments, pool_size=10, max_overflow=10, pool_use_lifo=True)
+        event.listen(engine.sync_engine, "checkin", _note_use)
+        event.listen(engine.sync_engine, "checkout", _refuse_dead)
+        return engine
     engine = create_async_engine(target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
@@ -104,6 +117,25 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     cursor.close()
 
 
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _refuse_dead(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 - as above
+    """Have the pool make another connection where this one is known to be closed, or was idle and does not answer.
+
+    Asking each time, as the pool can do itself, costs three round trips for every request.
+    """
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("the connection is closed")
+    if time.monotonic() - record.info.get("used", time.monotonic()) < _IDLE_SECONDS:
+        return
+    try:
+        connection.ping()
+    except (*UNREACHABLE, asyncpg.PostgresError, connection.dbapi.Error) as error:
+        raise DisconnectionError("the connection does not answer") from error
+
+
 def _begin_immediate(connection: Connection) -> None:
     read_only = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -116,9 +148,15 @@ def session_maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """Open a session that only reads: on SQLite it takes no write lock, so readers never wait for ingestion."""
+    """Open a session that only reads: on SQLite it takes no write lock, so readers never wait for ingestion.
+
+    On PostgreSQL each statement stands for itself: as READ COMMITTED, but without the round trips of a transaction.
+    """
     async with engine.connect() as connection:
-        await connection.execution_options(read_only=True)
+        if engine.dialect.name == "sqlite":
+            await connection.execution_options(read_only=True)
+        else:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
         async with AsyncSession(connection, expire_on_commit=False) as session:
             yield session
 

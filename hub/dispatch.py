@@ -11,7 +11,7 @@ An end that the hub set is overwritten only by an end that the gateway reports: 
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -60,19 +60,19 @@ class Outgoing:
 
 
 async def claim_outgoing(
-    session: AsyncSession, now: dt.datetime, *, gateway: uuid.UUID | None = None
+    session: AsyncSession, now: dt.datetime, *, gateways: Collection[uuid.UUID] = ()
 ) -> list[Outgoing]:
     """Take what is to be published to gateways that are online, pinned and marked as sent; commit, then publish.
 
-    Without ``gateway``: commands and cancellations never published, or not answered for a while. With it (it came
-    online just now): all that it has not answered.
+    Without ``gateways``: commands and cancellations never published, or not answered for a while. With them (they came
+    online just now): all that they have not answered.
     """
     unanswered = sa.and_(_Row.state == SENT, _Row.cancel_requested.is_(False))
     unpublished = sa.and_(_Row.state == PENDING, _Row.cancel_requested.is_(False))
     uncancelled = sa.and_(
         _Row.cancel_requested, _Row.state.in_(OPEN_STATES), _Row.published_at.is_not(None), _Row.origin == HUB
     )
-    if gateway is None:
+    if not gateways:
         wanted = sa.or_(
             unpublished,
             sa.and_(unanswered, _Row.updated_at < now - SEND_AGAIN),
@@ -80,7 +80,7 @@ async def claim_outgoing(
             sa.and_(uncancelled, _Row.updated_at < now - SEND_AGAIN),
         )
     else:
-        wanted = sa.and_(_Row.gateway == gateway, sa.or_(unpublished, unanswered, uncancelled))
+        wanted = sa.and_(_Row.gateway.in_(gateways), sa.or_(unpublished, unanswered, uncancelled))
     statement = (
         sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
         .join(Gateway, Gateway.id == _Row.gateway)
@@ -200,6 +200,12 @@ async def end_overdue(session: AsyncSession, now: dt.datetime) -> int:
     ):
         ended += await _end(session, condition, state, cause, now)
     return ended
+
+
+async def with_commands_sent(session: AsyncSession, gateways: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return those of the gateways that have open commands for some store."""
+    condition = sa.and_(_Row.gateway.in_(gateways), _Row.state.in_(OPEN_STATES), _Row.store_id.is_not(None))
+    return set(await session.scalars(sa.select(_Row.gateway).where(condition).distinct()))
 
 
 async def interrupt_of_other_stores(session: AsyncSession, gateway: uuid.UUID, store: bytes, now: dt.datetime) -> int:

@@ -17,11 +17,10 @@ to be published remains in the database.
 
 import asyncio
 import contextlib
-import datetime as dt
 import random
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 import prometheus_client
@@ -36,7 +35,7 @@ from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming,
 from hub.database import is_out_of_strength, reading, writing
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
 from hub.lanes import Lanes
-from hub.lifesigns import Heard, Signs, note_life_sign
+from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.settings import Settings
@@ -49,6 +48,9 @@ from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 POLL_SECONDS = 0.25
 RETRY_SECONDS = (0.2, 15.0)
 """Shortest and longest pause before the broker, or the database, is tried again."""
+
+SAY_EVERY = 5.0
+"""Seconds between two lines in the log about a full queue."""
 
 PLANS_AT_ONCE = 8
 NAMES_PER_RECEIPT = 500
@@ -120,6 +122,8 @@ class Relay:
         self._signs = Signs(settings.queue_bytes // 4)
         self._adopt = asyncio.Event()
         self._to_publish: set[uuid.UUID] = set()
+        self._said_full = -SAY_EVERY
+        self._unsaid = 0
 
     async def run(self) -> None:
         """Relay until cancelled."""
@@ -191,9 +195,18 @@ class Relay:
                 continue
             delivery = Delivery(message.topic, message.payload, message.properties, self._clock.now())
             if not self._lanes.put(delivery, channel):
-                _dropped.inc()
-                _log.warning("relay_queue_full", topic=message.topic, limit=self._settings.queue_bytes)
+                self._drop(message.topic)
             _queued.set(self._lanes.bytes)
+
+    def _drop(self, topic: str) -> None:
+        """Count a message that is dropped; say so at most every few seconds, for there may be thousands."""
+        _dropped.inc()
+        self._unsaid += 1
+        now = self._clock.monotonic()
+        if now - self._said_full >= SAY_EVERY:
+            limit = self._settings.queue_bytes
+            _log.warning("relay_queue_full", topic=topic, limit=limit, dropped=self._unsaid)
+            self._said_full, self._unsaid = now, 0
 
     # Batches and receipts
 
@@ -252,38 +265,46 @@ class Relay:
             _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
 
     async def _listen(self) -> None:
-        message = await self._signs.take()
-        if not message.payload:
-            return
+        messages = await self._signs.take()
+        signs = [sign for message in messages if (sign := _read_sign(message)) is not None]
         try:
-            topic = parse_topic(message.topic)
-            envelope = open_envelope(message.topic, message.payload)
-            sign = reports.decode_online(envelope.body)
-        except ContractError as error:
-            _log.warning("life_sign_dropped", topic=message.topic, cause=str(error))
-            return
-        if sign.gateway != topic.gateway:
-            _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
-            return
-        now = self._clock.now()
-        try:
-            heard = await note_life_sign(self._engine, sign, envelope.key, now, retained=message.retained)
-        except DATABASE_ERRORS:
-            # Nobody sends it again while the connection lasts.
-            self._hear(message)
+            await self._note(signs)
+        except (OperationalError, InterfaceError):
+            self._hear_again(messages)
             raise
-        if heard is not None:
-            await self._answer(heard, now)
+        except DBAPIError as error:
+            if is_out_of_strength(error):
+                self._hear_again(messages)
+                raise
+            # One that the database cannot take must not keep the others from being noted.
+            _log.warning("group_failed", deliveries=len(signs), cause=_first_line(error))
+            for sign in signs:
+                try:
+                    await self._note([sign])
+                except DBAPIError as single:
+                    _log.warning("life_sign_dropped", gateway=sign.sign.gateway, cause=_first_line(single))
+        except DATABASE_ERRORS:
+            self._hear_again(messages)
+            raise
 
-    async def _answer(self, heard: Heard, now: dt.datetime) -> None:
-        for resend in heard.resends:
-            await self._send(heard.gateway_id, Channel.RECEIPT, resend)
-        async with writing(self._engine) as session:
-            outgoing = await dispatch.claim_outgoing(session, now, gateway=heard.gateway)
-        if heard.plan:
-            self._to_publish.add(heard.gateway)
+    def _hear_again(self, messages: Sequence[Incoming]) -> None:
+        """Keep what could not be noted: nobody sends it again while the connection lasts."""
+        for message in messages:
+            self._hear(message)
+
+    async def _note(self, signs: Sequence[LifeSign]) -> None:
+        """Note life signs, and answer them."""
+        if not signs:
+            return
+        owed = await note_life_signs(self._engine, signs, self._clock.now())
+        await asyncio.gather(
+            *(self._send(heard.gateway_id, Channel.RECEIPT, resend) for heard in owed.heard for resend in heard.resends)
+        )
+        wanting = {heard.gateway for heard in owed.heard if heard.plan}
+        if wanting:
+            self._to_publish |= wanting
             self._wake.set()
-        await self._send_commands(outgoing)
+        await self._send_commands(owed.commands)
 
     # Plans and commands
 
@@ -406,6 +427,23 @@ class Relay:
 
     def _sealed(self, topic: str, message: reports.Receipt | reports.Resend | reports.Hello | Command) -> bytes:
         return self._key.seal(topic, encode(message))
+
+
+def _read_sign(message: Incoming) -> LifeSign | None:
+    """Open a life sign; None, and a word in the log, when it is none."""
+    if not message.payload:
+        return None
+    try:
+        topic = parse_topic(message.topic)
+        envelope = open_envelope(message.topic, message.payload)
+        sign = reports.decode_online(envelope.body)
+    except ContractError as error:
+        _log.warning("life_sign_dropped", topic=message.topic, cause=str(error))
+        return None
+    if sign.gateway != topic.gateway:
+        _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
+        return None
+    return LifeSign(sign, envelope.key, message.retained)
 
 
 def _count(counts: Counter[str]) -> None:

@@ -126,7 +126,9 @@ async def find(session: AsyncSession, resource: Resource, row_id: uuid.UUID | in
         NotFound: when there is none with this id.
     """
     possible = not isinstance(row_id, int) or abs(row_id) < _BEYOND_IDS
-    row = await session.get(resource.model, row_id, with_for_update=lock or None) if possible else None
+    # Not FOR UPDATE: ingestion holds key shares of what it refers to until its commit, and nobody should wait for it.
+    locked = {"key_share": True} if lock else None
+    row = await session.get(resource.model, row_id, with_for_update=locked) if possible else None
     if row is None:
         raise NotFound(f"there is no {resource.noun} {row_id}")
     return row

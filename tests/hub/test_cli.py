@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -40,9 +41,18 @@ def ended(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
+class Started(subprocess.Popen[str]):
+    """The hub as a process; leaving its block by an error ends it, so that a failed test does not wait for ever."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:  # noqa: ANN401, PYI036 - handed on to Popen
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
+def started(*arguments: str) -> Started:
     """Start the hub."""
-    return subprocess.Popen([HUB, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Started([HUB, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def done(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -126,13 +136,15 @@ async def test_a_database_that_is_away_at_start_is_waited_for(tmp_path: Path, da
     with mosquitto() as broker:
         assert done("migrate", "--database", database.url()).returncode == 0
         database.end(signal.SIGINT)
-        port = free_port()
+        port, other_port = free_port(), free_port()
         serve = started("serve", "--database", database.url(), "--port", str(port))
         relay = started("relay", "--database", database.url(), "--broker", broker.url, "--data", str(tmp_path))
-        idle = started("serve", "--database", database.url(), "--port", "0")
+        idle = started("serve", "--database", database.url(), "--port", str(other_port))
         with serve, relay, idle:
             health = await health_of(port)
             assert health["status"] == "unavailable"
+            # Before it answers, a signal would end it without a word.
+            await health_of(other_port)
             idle.send_signal(signal.SIGTERM)
             log = idle.communicate(timeout=15)[1]
             assert idle.returncode == 0, log

@@ -59,7 +59,7 @@ async def come_online(engine: AsyncEngine, estate: Estate, store: bytes = STORE)
 
 async def claim(engine: AsyncEngine, at: dt.datetime = NOW, gateway: uuid.UUID | None = None) -> list[Any]:
     async with writing(engine) as session:
-        return await dispatch.claim_outgoing(session, at, gateway=gateway)
+        return await dispatch.claim_outgoing(session, at, gateways=() if gateway is None else [gateway])
 
 
 def update(key: uuid.UUID, state: str, sequence: int, **more: Any) -> commands.CommandUpdate:  # noqa: ANN401 - as above

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from hub.lifesigns import note_life_sign
+from hub.lifesigns import LifeSign, note_life_signs
 from protocol.envelopes import SigningKey
 from protocol.reports import Online
 from tests.parts.databases import database_url, drop_postgresql, engine, new_postgresql
@@ -38,9 +38,9 @@ async def test_gateways_are_counted_by_what_they_say(rest: Rest) -> None:
         oldest=now - dt.timedelta(minutes=2),
         clock_believed=False,
     )
-    await note_life_sign(rest.hub.engine, sign, key.public, now, retained=False)
-    await note_life_sign(rest.hub.engine, waiting, key.public, now, retained=False)
-    await note_life_sign(rest.hub.engine, sign, SigningKey.generate().public, now, retained=False)
+    await note_life_signs(rest.hub.engine, [LifeSign(sign, key.public)], now)
+    await note_life_signs(rest.hub.engine, [LifeSign(waiting, key.public)], now)
+    await note_life_signs(rest.hub.engine, [LifeSign(sign, SigningKey.generate().public)], now)
     found = figures((await rest.client.get("/metrics")).text)
     assert found["metergate_gateway_outbox_rows"] == 7
     assert found["metergate_gateway_outbox_oldest_seconds"] == 120

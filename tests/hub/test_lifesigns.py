@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import uuid
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -107,8 +108,8 @@ async def test_a_fleet_is_noted_in_one_transaction(engine: AsyncEngine) -> None:
     store = b"3" * 16
 
     def said(name: str, session: int, through: int = 0, depth: int = 0) -> reports.Online:
-        more = {"readings_through": through, "depth": depth}
-        return reports.Online(name, online=True, session=session, store=store, software="test", at=NOW, **more)
+        plain = reports.Online(name, online=True, session=session, store=store, software="test", at=NOW)
+        return msgspec.structs.replace(plain, readings_through=through, depth=depth)
 
     signs = [LifeSign(said(name, 2, through=7), key.public) for name, (_, key) in keys.items()]
     signs += [

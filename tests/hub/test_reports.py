@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import models
 from hub.database import reading as looking
 from hub.ingest import store_deliveries
-from hub.lifesigns import note_life_sign
+from hub.lifesigns import LifeSign, note_life_signs
 from protocol import reports
 from protocol.plans import Problem
 from protocol.topics import Channel
@@ -73,7 +73,7 @@ async def test_the_problems_of_a_plan_come_through_after_a_life_sign_that_names_
         "gw-1", online=True, session=4, store=voice.store, software="test", at=NOW,
         plan_revision=5, plan_digest=b"5" * 16, sequence=2,
     )  # fmt: skip
-    await note_life_sign(engine, sign, voice.key.public, NOW, retained=False)
+    await note_life_signs(engine, [LifeSign(sign, voice.key.public)], NOW)
     other = reports.PlanApplied(uuid.uuid4(), 4, b"4" * 16, NOW, 2, 9, [Problem("line", "l", "an old one")])
     for one in (applied, other):
         await store_deliveries(engine, [voice.rows(Channel.REPORT, [encode(one)])], NOW, 10)

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import writing
 from hub.ingest import store_deliveries
-from hub.lifesigns import note_life_sign
+from hub.lifesigns import LifeSign, note_life_signs
 from hub.models import Gateway
 from hub.rivals import conflict_of
 from protocol import reports
@@ -38,7 +38,7 @@ class Hub:
         at = NOW + dt.timedelta(minutes=self.minutes if said is None else said)
         sign = reports.Online("gw-1", online=True, session=session, store=store, software="test", at=at, status="fine")
         now = NOW + dt.timedelta(minutes=self.minutes)
-        await note_life_sign(self.engine, sign, key.public, now, retained=False)
+        await note_life_signs(self.engine, [LifeSign(sign, key.public)], now)
 
     async def conflict(self) -> str:
         """What the gateway's status says of it."""
@@ -103,6 +103,33 @@ async def test_life_signs_that_come_late_or_twice_are_no_rivals(hub: Hub) -> Non
     assert await hub.conflict() == ""
 
 
+async def test_two_agents_with_copies_of_one_store_are_reported(hub: Hub) -> None:
+    """The whole card was copied: key, store and seal are the same, only the connections are not."""
+    store = b"1" * 16
+    for _ in range(3):
+        await hub.hear(store, 100)
+        await hub.hear(store, 101)
+    told = await hub.conflict()
+    assert "two agents" in told
+    assert store.hex()[:8] in told
+    # One of them was stopped.
+    for _ in range(17):
+        await hub.hear(store, 101)
+    assert await hub.conflict() == ""
+
+
+async def test_signs_of_an_earlier_connection_that_come_late_or_twice_are_no_rivals(hub: Hub) -> None:
+    store = b"1" * 16
+    await hub.hear(store, 100, said=1)
+    for _ in range(5):
+        await hub.hear(store, 101, said=2)
+        await hub.hear(store, 100, said=1)
+    # Its clock was set back meanwhile: what it had said by the old one comes late, and twice.
+    for _ in range(5):
+        await hub.hear(store, 100, said=3)
+    assert await hub.conflict() == ""
+
+
 async def test_another_key_is_reported_and_nothing_of_it_taken(hub: Hub) -> None:
     rival = SigningKey.generate()
     for _ in range(2):
@@ -126,7 +153,7 @@ async def test_the_gateway_shows_rate_errors_and_conflict(rest: Rest) -> None:
     sign = reports.Online(
         "gw-1", online=True, session=1, store=voice.store, software="t", at=NOW, depth=600, status="x"
     )
-    await note_life_sign(engine, sign, voice.key.public, NOW, retained=False)
+    await note_life_signs(engine, [LifeSign(sign, voice.key.public)], NOW)
     assert (await rest.get(path))["drain_seconds"] is None  # it has not sent anything yet
     meter = estate.meters["M1"]
     # An hour ago: not the rate of now. Then ten rows a second for three seconds.
@@ -155,7 +182,7 @@ async def test_the_gateway_shows_rate_errors_and_conflict(rest: Rest) -> None:
     assert shown["errors"][0]["meter_device"] == str(meter)
     rival = SigningKey.generate()
     later = NOW + dt.timedelta(minutes=1)
-    await note_life_sign(engine, sign, rival.public, later, retained=False)
+    await note_life_signs(engine, [LifeSign(sign, rival.public)], later)
     shown = (await rest.get("/v1/gateways"))["results"][0]
     assert fingerprint(rival.public) in shown["conflict"]
     assert shown["status"] == f"x; {shown['conflict']}"
