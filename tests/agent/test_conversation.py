@@ -11,6 +11,7 @@ import pytest
 from agent.conversation import SessionError, Times
 from agent.links import open_link
 from agent.session import open_session
+from agent.simulator.shared_line import SILENCE_SECONDS
 from tests.parts.wires import NOW, QUICK, DictMemory, device_on, line_at
 
 PROMPT = b"\x01P0\x02(1234567)\x03P"
@@ -71,3 +72,7 @@ def test_waits_are_not_shorter_than_the_standard_allows_a_meter() -> None:
     assert times.character == 1.5
     assert times.identification * times.tries >= 7.5
     assert times.telegram >= 20
+
+
+def test_a_simulated_meter_gives_up_when_the_standard_says() -> None:
+    assert 60 <= SILENCE_SECONDS <= 120

@@ -25,6 +25,7 @@ from protocol.iec62056 import (
     WriteCommand,
 )
 from protocol.iec62056.characters import block_check, has_even_parity, strip_parity, with_even_parity
+from protocol.iec62056.events import RATES_B
 from protocol.iec62056.telegrams import decode_block, decode_line, encode
 from tests.protocol.iec62056.conversations import EK280, Wire, telegrams
 
@@ -102,6 +103,13 @@ def test_a_type_may_have_blanks_and_with_its_escape_sixteen_characters(ident: st
     assert decode_line(encode(event)) == event
     with pytest.raises(LocalProtocolError):
         encode(Identification("Els", "6", "FIFTEEN CHARS..", "\\2"))
+
+
+def test_rates_of_mode_b_and_reserved_characters() -> None:
+    assert RATES_B == {"A": 600, "B": 1200, "C": 2400, "D": 4800, "E": 9600, "F": 19200}
+    for rate_id in "789GHI":
+        reserved = Identification("Els", rate_id, "X")
+        assert (reserved.rate, reserved.rate_id in RATES_B) == (None, False)
 
 
 def test_an_address_has_up_to_32_digits_letters_and_blanks() -> None:
