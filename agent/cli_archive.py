@@ -348,10 +348,13 @@ def _check(start: str, end: str, last: str, *, both: bool) -> None:
     span = _SPAN.fullmatch(last)
     if last and (span is None or not int(span[1])):
         raise click.UsageError(f"--last: {last!r} is no number of rows and no time such as 90m, 24h, 7d")
+    limits = []
     for option, text in (("--from", start), ("--to", end)):
         try:
             if text:
-                Date(text)
+                limits.append(Date(text).moment)
         except (ValueError, CallError) as error:
             words = in_words_of_here(error) if isinstance(error, CallError) else str(error)
             raise click.UsageError(f"{option}: {words}; use a date such as 2026-01-15T06:00") from error
+    if start and end and len({limit.tzinfo is None for limit in limits}) == 1 and limits[1] < limits[0]:
+        raise click.UsageError(f"--to {end} is before --from {start}")

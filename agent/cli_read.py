@@ -51,8 +51,10 @@ A meter on an RS-485 bus at a fixed 19200 baud, behind a lock:
 What passes on the line, shown and recorded (replay plays it again):
   metergate-agent read /dev/ttyUSB0 generic_lis200 read_single_value address=1:180 --trace --capture north.jsonl
 
-Dates without an offset are in the meter's zone (--timezone). Exit status: 0 done, 1 failed (the cause is on standard
-error), 2 wrong usage.
+What a call brings is judged as a whole (rows that follow tell which pass of autumn's repeated hour a row was, and
+what does not hold together is read again), so it is printed when the call is done; `archive --json` prints each row
+as it comes. Dates without an offset are in the meter's zone (--timezone). Exit status: 0 done, 1 failed (the cause is
+on standard error), 2 wrong usage.
 """
 
 
@@ -180,9 +182,19 @@ def _print_table(meter: str, answer: Answer, ended: dt.datetime, zone: zoneinfo.
     if answer.events:
         click.echo("")
         _columns(("logged", "event", "meaning"), [(local(e.timestamp), e.code, e.title) for e in answer.events])
-    if answer.result:
+    plain = [(key, str(value)) for key, value in answer.result.items() if not _is_listed(value)]
+    if plain:
         click.echo("")
-        _columns(("result", ""), [(key, str(value)) for key, value in answer.result.items()])
+        _columns(("result", ""), plain)
+    for listed in filter(_is_listed, answer.result.values()):
+        click.echo("")
+        head = list(dict.fromkeys(key for item in listed for key in item))
+        _columns(head, [[str(item.get(key, "")) for key in head] for item in listed])
+
+
+def _is_listed(value: object) -> bool:
+    """Whether it is a list of things with the same facts each, which is a table of its own."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int] | None = None) -> None:

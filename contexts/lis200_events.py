@@ -15,11 +15,15 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 
 from contexts.lis200_columns import Columns
+from contexts.lis200_kwargs import LOCK_CODE
 from contexts.lis200_rows import Row
 from contexts.meters import LoggedEvent
 from protocol.iec62056.codes import LAST_WARNING, event_title, message_title, severity
 from protocol.iec62056.errors import UnreadableValue
 from protocol.iec62056.lis200 import Address, parse_status
+
+HIDDEN = "***"
+"""In place of a lock's code, as meters show it that hide it themselves. LIS-200 fact sheet 3.5."""
 
 MAX_TITLE, MAX_CONTENT = 50, 500
 """Characters of a MeterSystemEvent's title and content."""
@@ -97,13 +101,15 @@ def summer_by_events(rows: Sequence[Row]) -> list[bool | None]:
 
 
 def _audited(found: Columns, parameter: int, row: Row, instant: dt.datetime) -> LoggedEvent:
-    """An entry of an audit trail. What was hidden (``***``, a lock's code) stays hidden."""
+    """An entry of an audit trail. A lock's code is hidden, whether the meter hides it (``***``) or not."""
     try:
         core = Address.parse(row.texts[parameter]).core
     except UnreadableValue:
         core = row.texts[parameter]
     end = found.count if found.check is None else found.check
     old, new, *states = (*row.texts[parameter + 1 : end], "", "")
+    if f":{LOCK_CODE}" in core or core.endswith(f":0{LOCK_CODE}"):
+        old = new = HIDDEN
     states = states[:-2]
     names = _LOCKS.get(len(states), ())
     locks = [name for name, state in zip(names, states, strict=False) if state.strip() not in {"", "0"}]

@@ -21,6 +21,9 @@ MAX_ADDRESSES = 50
 
 MAX_DRIFT_SECONDS = 86400
 
+LOCK_CODE = "171"
+"""Object of a lock's code; the lock's number is the instance. LIS-200 fact sheet 2.4."""
+
 ArchiveNumber = Annotated[
     int, msgspec.Meta(ge=1, le=99, description="an archive number from 1 to 99 (3 is the measuring period of an EK)")
 ]
@@ -42,7 +45,11 @@ FirstOffset = Annotated[
 
 
 class ObjectAddress:
-    """The address of one object, as a reader asks for it: ``2:300.0``; an archive (``3:V``) is not one."""
+    """The address of one object, as a reader asks for it: ``2:300.0``; an archive (``3:V``) is not one.
+
+    The code of a lock is not read either: some firmware tells it (LIS-200 fact sheet 2.4), and then it would be in an
+    answer for everybody.
+    """
 
     __slots__ = ("parsed",)
 
@@ -53,6 +60,8 @@ class ObjectAddress:
             raise ValueError(f"{text[:40]!r} is no address") from None
         if self.parsed.object == "V":
             raise ValueError(f"{text[:40]!r} is an archive, which read_archive_by_date reads")
+        if self.parsed.object == LOCK_CODE:
+            raise ValueError(f"{text[:40]!r} is the code of a lock, which is not read; 4:170 tells whether it is open")
 
 
 class ReadSingleValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -66,6 +66,15 @@ async def test_a_value_is_a_table_for_people(endpoint: str) -> None:
     assert said.err == ""
 
 
+async def test_several_values_are_a_table_each_with_its_text_or_problem(endpoint: str) -> None:
+    said = await read(endpoint, "generic_lis200", "read_values", "addresses=2:300,1:180,9:999", "--address", "1")
+    assert said.status == 1
+    assert re.search(r"\naddress +text +unit +problem\n", said.out)
+    assert re.search(r"\n1:180 +4711 *\n", said.out)
+    assert re.search(r"\n9:999 +the meter refused with #0002", said.out)
+    assert "{" not in said.out
+
+
 async def test_a_value_as_json_is_one_reading_stamped_by_the_gateway() -> None:
     before = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)
     async with serve_tcp(meters()) as endpoint:

@@ -154,6 +154,7 @@ async def test_an_archive_is_a_table_lines_or_a_file_and_is_cut_to_its_range(tmp
         (("archive", "/dev/ttyNOBODY", "3", "--last", "soon"), "90m, 24h, 7d"),
         (("archive", "/dev/ttyNOBODY", "3", "--last", "3", "--from", "2025-01-01"), "cannot be combined"),
         (("archive", "/dev/ttyNOBODY", "3", "--from", "yesterday"), "--from"),
+        (("archive", "/dev/ttyNOBODY", "3", "--from", "2025-01-02", "--to", "2025-01-01"), "is before --from"),
         (("archive", "/dev/ttyNOBODY", "3", "--json", "--csv", "x"), "choose one"),
         (("identify", "/dev/ttyNOBODY", "--address", "1-999"), "1 to 256"),
         (("identify", "/dev/ttyNOBODY", "--address", "a/b"), "no bus address"),

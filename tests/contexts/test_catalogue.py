@@ -41,6 +41,8 @@ def test_the_calls_of_generic_lis200() -> None:
         ("read_single_value", {"address": "volume"}, "task_kwargs.address", "'volume' is no address"),
         ("read_single_value", {"address": "2:300.0(1)"}, "task_kwargs.address", "is no address"),
         ("read_single_value", {"address": "3:V.0"}, "task_kwargs.address", "is an archive"),
+        ("read_single_value", {"address": "4:0171"}, "task_kwargs.address", "code of a lock"),
+        ("read_values", {"addresses": ["2:300", "3:171.5"]}, "task_kwargs.addresses", "code of a lock"),
         ("read_single_value", {"address": "2:300", "adress": 1}, "task_kwargs.adress", "takes address"),
         ("read_archive_by_date", {}, "task_kwargs.start_date", "missing; expected an RFC 3339 date"),
         ("read_archive_by_date", BY_DATE | {"start_date": "yesterday"}, "task_kwargs.start_date", "'yesterday' is no"),

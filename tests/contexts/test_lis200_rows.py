@@ -254,9 +254,10 @@ def test_an_audit_trail_has_no_readings() -> None:
     assert entry.content == "7:311 (substitute pressure) changed from '1.01' to '1.02'; open locks: supplier"
 
 
-def test_a_changed_lock_code_stays_hidden() -> None:
+@pytest.mark.parametrize(("old", "new"), [("***", "***"), ("00000000", "SECRET12")])
+def test_a_changed_lock_code_is_hidden_even_if_the_meter_tells_it(old: str, new: str) -> None:
     shape = layout("5:A20|AONo|", "1:1F8|GONo|", TIME, "|parCode|", "|oldVal|", "|newVal|", "|Cal|", "|Sup|", "|Cons|")
-    row = ["9", "1", "2024-01-15,06:00:00", "0003:0171", "***", "***", "0", "0", "1", "CRC Ok"]
+    row = ["9", "1", "2024-01-15,06:00:00", "0003:0171", old, new, "0", "0", "1", "CRC Ok"]
     found = columns(shape, [row])
 
     (entry,) = events(found, [(read(found, row), dt.datetime(2024, 1, 15, 5, tzinfo=dt.UTC))])
