@@ -380,6 +380,8 @@ class Opening:
                 raise
             return False
         if not shown and self.manner is not LIS200:
+            if not readable:
+                return False
             places = ", ".join(self.manner.serial_at)
             raise SessionError(
                 f"{self.who} shows no serial number (looked at {places}), the plan expects {expected}; nothing was "
