@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.blocks import Blocks
 from agent.conversation import NoAnswer, Observer, SessionError, Times
-from agent.links import Link, LinkError
+from agent.links import BITS, Link, LinkError
 from agent.opening import Learned, Opening, SilentMeter, WrongMeter, data_only, shown, who
 from agent.readouts import Readout
 from agent.runs import LineMemory
@@ -229,6 +229,10 @@ class Session:
     async def now(self) -> dt.datetime:
         """Return the gateway's UTC at this instant."""
         return self._now()
+
+    def under_way(self, characters: int) -> dt.timedelta:
+        """Return how long so many characters take on the line at its present rate, pauses not counted."""
+        return dt.timedelta(seconds=characters * BITS / self._opening.conversation.core.rate)
 
     # --- what the line's worker does with it -----------------------------------------------------------------------
 

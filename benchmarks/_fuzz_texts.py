@@ -131,6 +131,10 @@ class AnyMeter:
         """Always the same."""
         return NOW
 
+    def under_way(self, characters: int) -> dt.timedelta:
+        """As at 9600 Bd."""
+        return dt.timedelta(seconds=characters / 960)
+
 
 def _row(text: str) -> tuple[str, ...]:
     try:

@@ -29,12 +29,18 @@ CHANGE_GUARD = dt.timedelta(hours=1)
 RESOLUTION = dt.timedelta(seconds=1)
 """A meter shows whole seconds, so a clock that is right seems up to one behind. LIS-200 fact sheet 2.3."""
 
-DELAY_SHARE, SAMPLE_SHARE = 0.62, 0.4
-"""Of the time that a read of the clock takes: how long a write of it is under way, and when the clock was looked at.
+ASKED, ANSWERED, WRITTEN = 16, 31, 35
+"""Characters of the read of a clock, of its answer, and of a write.
 
-A read is a pause, 16 characters, the meter's reaction and 31 characters; a write a pause and 35 characters, so between
-0.5 and 0.74 of it at any rate. The error is below 0.2 s at 300 baud and below 0.02 s at 9600.
+The meter looks at its clock, or sets it, when the last character has come. No pause is in front: a session waits out
+the reaction time behind an answer, to see that nothing follows it, before it hands it on. So the reader's wait behind
+an answer, the meter's own reaction, and how often the read was repeated are part of how long a read takes and not of
+how long a write is under way.
 """
+REPEATED = dt.timedelta(seconds=1)
+"""A read that takes so much longer than its characters was repeated, or goes a long way (a modem, a network)."""
+CLOCK_READS = 3
+"""How often the clock is read until one read is quick; where none is, the way is long, half of it there."""
 
 VERIFIED = 2.0
 """Seconds that the clock may be off when it is read back: its resolution, and a slow line's doubt."""
@@ -60,13 +66,13 @@ async def set_time(meter: Meter, moment: Moment, kwargs: SetTime) -> Answer:
     """
     if not moment.clock_believed:
         raise CallError("task_call", "set_time is refused: this gateway's own clock is not confirmed, nothing was set")
-    before, drift, took = await _read_clock(meter)
+    before, drift, way = await _read_clock(meter)
     result = {"before": before.isoformat(), "after": before.isoformat(), "drift_seconds": drift}
     if abs(drift) <= kwargs.allowed_drift_seconds:
         return Answer(result={**result, "remaining_seconds": drift, "set": False})
     if not kwargs.force:
         await _check_moment(meter, drift)
-    arrival = await meter.now() + took * DELAY_SHARE
+    arrival = await meter.now() + meter.under_way(WRITTEN) + way
     try:
         await meter.write(_CLOCK_TO_WRITE, format_datetime(local_time(meter.zone, arrival + RESOLUTION / 2)))
     except MeterRefusal as refusal:
@@ -87,16 +93,20 @@ async def set_time(meter: Meter, moment: Moment, kwargs: SetTime) -> Answer:
 
 
 async def _read_clock(meter: Meter) -> tuple[dt.datetime, float, dt.timedelta]:
-    """What the meter's clock shows as UTC, by how many seconds it is ahead, and how long the read took.
+    """What the meter's clock shows as UTC, by how many seconds it is ahead, and how long the way to the meter is.
 
     It is compared with the moment at which the meter looked at it.
     """
-    asked = await meter.now()
-    groups = await meter.read(_CLOCK)
-    took = await meter.now() - asked
-    looked = asked + took * SAMPLE_SHARE
+    for _ in range(CLOCK_READS):
+        asked = await meter.now()
+        groups = await meter.read(_CLOCK)
+        more = await meter.now() - asked - meter.under_way(ASKED + ANSWERED)
+        way = more / 2 if more >= REPEATED else dt.timedelta(0)
+        if not way:
+            break
+    looked = asked + meter.under_way(ASKED) + way
     shown = nearest(meter.zone, parse_datetime(groups[0] if groups else ""), looked)
-    return shown, round((shown - looked).total_seconds(), 3), took
+    return shown, round((shown - looked).total_seconds(), 3), way
 
 
 async def _check_moment(meter: Meter, drift: float) -> None:

@@ -112,6 +112,10 @@ class TwiceRead:
         """As the meter's."""
         return await self._meter.now()
 
+    def under_way(self, characters: int) -> dt.timedelta:
+        """As the meter's."""
+        return self._meter.under_way(characters)
+
 
 def verified(meter: Meter, verify: str) -> Meter:
     """The meter as a call with that ``verify`` is to see it."""

@@ -179,6 +179,9 @@ class Meter(Protocol):
     async def now(self) -> dt.datetime:
         """Return the gateway's UTC at this instant (a session may take long)."""
 
+    def under_way(self, characters: int) -> dt.timedelta:
+        """How long so many characters take on the line at its present rate, pauses not counted."""
+
 
 class RegisterMeter(Meter, Protocol):
     """One open session with a meter that has registers by OBIS ids; what a call gets whose manner is not LIS-200's."""

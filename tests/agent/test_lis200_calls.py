@@ -155,7 +155,7 @@ async def test_a_clock_is_set_behind_its_lock_which_is_closed_again(model: str) 
         answer = await call(session, "set_time")
         again = await call(session, "set_time")
 
-    assert answer.result["drift_seconds"] == -42.0
+    assert answer.result["drift_seconds"] == pytest.approx(-42, abs=0.1)
     assert answer.result["set"] is True
     assert abs(answer.result["remaining_seconds"]) <= 1
     assert again.result["set"] is False
@@ -171,7 +171,7 @@ async def test_a_clock_behind_a_closed_lock_is_told_and_left() -> None:
             await call(session, "set_time", believed=False)
 
     assert answer.result["set"] is False
-    assert answer.result["drift_seconds"] == 42.0
+    assert answer.result["drift_seconds"] == pytest.approx(42, abs=0.1)
     assert "#0019" in answer.problems[0]
 
 

@@ -54,6 +54,8 @@ class ScriptedMeter:
         self.refused: dict[str, int] = {}
         self.fails_at: dict[str, Exception] = {}
         self.seconds_per_exchange = 0.0
+        self.seconds_per_character = 0.0
+        self.reads_take: list[float] = []
         self.archives: list[int] = []
 
     async def read(self, address: str) -> list[str]:
@@ -61,7 +63,8 @@ class ScriptedMeter:
             raise MeterRefusal(self.refused.get(address, 2))
         if address in self.fails_at:
             raise self.fails_at[address]
-        self.gateway += dt.timedelta(seconds=self.seconds_per_exchange)
+        took = self.reads_take.pop(0) if self.reads_take else self.seconds_per_exchange
+        self.gateway += dt.timedelta(seconds=took)
         return self.objects[address]
 
     async def write(self, address: str, value: str) -> None:
@@ -100,6 +103,9 @@ class ScriptedMeter:
 
     async def now(self) -> dt.datetime:
         return self.gateway
+
+    def under_way(self, characters: int) -> dt.timedelta:
+        return dt.timedelta(seconds=characters * self.seconds_per_character)
 
 
 async def call(meter: Meter, name: str, moment: Moment | None = None, **kwargs: object) -> Answer:
@@ -762,12 +768,33 @@ class TestSetTime:
 
     async def test_the_lines_delay_is_added(self) -> None:
         meter = self.meter("2024-06-01,14:30:00")
-        meter.seconds_per_exchange = 1.6
+        meter.seconds_per_character = 1 / 30
+        meter.seconds_per_exchange = 47 / 30 + 0.4  # the meter's reaction time and ours behind the answer
+
+        answer = await call(meter, "set_time", force=True)
+
+        # Asked at 14:20:00 and 14:30:00 shown when 16 characters had come; read by 14:20:01.97, 35 on the way.
+        assert answer.result["drift_seconds"] == pytest.approx(600 - 16 / 30, abs=0.001)
+        assert meter.written == [("1:0400.0", "2024-06-01,14:20:03")]
+
+    async def test_how_often_a_read_was_repeated_does_not_delay_the_write(self) -> None:
+        meter = self.meter("2024-06-01,14:30:00")
+        meter.seconds_per_character = 1 / 960
+        meter.reads_take = [3.0, 0.1]  # the first was asked twice
+
+        answer = await call(meter, "set_time", force=True)
+
+        assert answer.result["drift_seconds"] == pytest.approx(597, abs=0.1)
+        assert meter.written == [("1:0400.0", "2024-06-01,14:20:03")]
+
+    async def test_a_long_way_to_the_meter_is_half_of_the_time_that_a_read_takes(self) -> None:
+        meter = self.meter("2024-06-01,14:30:00")
+        meter.seconds_per_exchange = 4.0
 
         await call(meter, "set_time", force=True)
 
-        # Read within 1.6 s; the write needs 0.62 of that: 14:20:01.6 + 1.0 on the way.
-        assert meter.written == [("1:0400.0", "2024-06-01,14:20:03")]
+        # Three reads in 12 s, none quick; the write arrives 2 s later.
+        assert meter.written == [("1:0400.0", "2024-06-01,14:20:14")]
 
     async def test_a_locked_clock_is_told_with_before_and_drift(self) -> None:
         meter = self.meter("2024-06-01,14:21:30")

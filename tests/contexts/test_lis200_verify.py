@@ -56,6 +56,9 @@ class Unsteady:
     async def now(self) -> dt.datetime:
         return NOW
 
+    def under_way(self, characters: int) -> dt.timedelta:
+        return dt.timedelta(seconds=characters / 960)
+
 
 async def archive(meter: Unsteady, **more: str) -> Answer:
     kwargs = {"start_date": "2024-06-01T00:00:00Z", "archive_number": 3, "control_position": 3, **more}
