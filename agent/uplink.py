@@ -8,6 +8,7 @@ the settings; callers are believed by their keys in the plan (``agent.commands``
 import asyncio
 import collections
 import random
+import secrets
 from collections.abc import Callable
 from typing import Protocol
 
@@ -96,6 +97,7 @@ class Uplink:
         self._announce = asyncio.Event()
         self._listener: Listener | None = None
         self._foreign_key = ""
+        self._process = secrets.token_hex(4)
         self.connected = False
 
     @property
@@ -149,8 +151,9 @@ class Uplink:
             BrokerError: when it could not be made, or is gone.
         """
         session = self._store.next_session()
-        # By store, so that a second agent with the same name does not fight for the connection.
-        identifier = f"metergate-{self._gateway}-{self._store.id.hex()[:8]}"
+        # By store and process, so that a second agent with the same name, or a copy of the whole card, does not fight
+        # for the connection: it is reported.
+        identifier = f"metergate-{self._gateway}-{self._store.id.hex()[:8]}-{self._process}"
         async with connect(self._access, identifier, self._online_message(online=False)) as connection:
             await connection.subscribe(agent_filters(self._gateway))
             await connection.publish(self._online_message(online=True))

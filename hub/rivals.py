@@ -1,8 +1,9 @@
 """Rivals: several agents under one gateway id. They are told apart and reported; whom to stop is for people to say.
 
-Two marks show a rival. Life signs of several stores take turns: a store that was followed by another one speaks again,
-with a time of its own later than before, which no delayed or repeated message has, and that happens more than once,
-which no store that was put back does. Or life signs come that are signed with another key than the one that is pinned.
+Three marks show a rival. Life signs of several stores take turns: a store that was followed by another one speaks
+again, with a time of its own later than before, which no delayed or repeated message has, and that happens more than
+once, which no store that was put back does. The same of two sessions of one store: the whole card or disk was copied.
+Or life signs come that are signed with another key than the one that is pinned.
 
 Nothing is decided between them: readings of all are stored by what they say, commands go to the store that spoke
 last, and a plan to whoever hears it.
@@ -80,6 +81,28 @@ def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
     gateway.said_at = sign.at
 
 
+def note_session(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
+    """Hear a fresh life sign of the gateway's store, but of an earlier session than its last one."""
+    if gateway.said_at is None or sign.at <= gateway.said_at:
+        return
+    before = gateway.rival_said_at if gateway.rival_store == sign.store else None
+    if before is not None and sign.at <= before:
+        return
+    if before is None or sign.at - before > REMEMBERED:
+        gateway.rival_returns = 0
+    gateway.rival_store, gateway.rival_said_at = sign.store, sign.at
+    gateway.rival_returns += 1
+    if gateway.rival_returns >= RETURNS:
+        gateway.rival_at = now
+    if gateway.rival_returns == RETURNS:
+        _log.warning(
+            "gateway_identity_conflict",
+            gateway=gateway.gateway_id,
+            stores=[sign.store.hex()],
+            advice="two agents use one gateway id and copies of one store: stop all but one",
+        )
+
+
 async def note_key(session: AsyncSession, gateway: uuid.UUID, key: bytes, now: dt.datetime) -> None:
     """Note that life signs come that are signed with another key; at most once a minute."""
     await session.execute(
@@ -100,6 +123,11 @@ def conflict_of(gateway: Gateway) -> str:
     ):
         return ""
     since = f"last at {gateway.rival_at.isoformat(timespec='seconds')}"
+    if gateway.rival_returns >= RETURNS and gateway.rival_store is not None and gateway.rival_store == gateway.store_id:
+        return (
+            f"two agents use this gateway's id and one store, {gateway.rival_store.hex()[:8]}, as copies of a whole "
+            f"card or disk do ({since}); stop all but one, and delete the key and the store of the others"
+        )
     if gateway.rival_returns >= RETURNS and gateway.rival_store is not None and gateway.store_id is not None:
         others = {entry.store for entry in (_Past(*entry) for entry in gateway.past_stores or ()) if entry.came_back}
         stores = sorted(store[:8] for store in {gateway.store_id.hex(), gateway.rival_store.hex()} | others)
