@@ -10,13 +10,13 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from contexts import generic_lis200
+from contexts import generic_iec6205621, generic_lis200
 from contexts.calls import Call, CallError, Context
 
 __all__ = ["CONTEXTS", "Call", "CallError", "Context", "check_call", "find_call", "kwargs_from_text"]
 
 CONTEXTS: Mapping[str, Context] = types.MappingProxyType(
-    {context.name: context for context in (generic_lis200.CONTEXT,)}
+    {context.name: context for context in (generic_lis200.CONTEXT, generic_iec6205621.CONTEXT)}
 )
 """The contexts by name, as ``meter_execution_type`` names them."""
 
