@@ -178,7 +178,7 @@ def _rows(data: bytes, notes: Notes) -> None:
     try:
         answer = _done(call.run(AnyMeter(parts, settings), moment, asked))
     except (RemoteProtocolError, MeterRefusal, CallError) as error:
-        notes.reached.add((name, type(error), str(error)[-20:]))
+        notes.reached.add((name, type(error), getattr(error, "expected", "")[:30]))
         return
     notes.reached |= {(name, len(answer.problems) > 0, min(len(answer.values), 3), min(len(answer.events), 3))}
     notes.reached |= {(name, event.code[:4]) for event in answer.events}

@@ -6,6 +6,7 @@ it was the golden message of.
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -23,6 +24,8 @@ from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode, encode, pars
 GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
 KEY = SigningKey(bytes(range(32)))
 TOPIC = "amr"
+_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|[\d.+-]+")
+"""What of an error's text differs from input to input."""
 
 BODIES: tuple[Callable[[bytes], object], ...] = (
     *(checked_batch, read_plan, decode_report, decode_receipt, decode_online, plain),
@@ -54,7 +57,7 @@ def _read(body: bytes, notes: Notes) -> None:
         try:
             message = decoder(body)
         except ContractError as error:
-            notes.reached.add((index, str(error).partition("`")[0][:60], str(error).rpartition("$")[2][:40]))
+            notes.reached.add((index, _PARTICULARS.sub("#", str(error))[:90]))
             continue
         notes.reached.add((index, type(message)))
         if isinstance(message, msgspec.Struct) and not isinstance(message, Signed):

@@ -76,3 +76,43 @@ def test_waits_are_not_shorter_than_the_standard_allows_a_meter() -> None:
 
 def test_a_simulated_meter_gives_up_when_the_standard_says() -> None:
     assert 60 <= SILENCE_SECONDS <= 120
+
+
+async def test_after_a_wake_up_that_failed_the_line_rests_before_the_next() -> None:
+    """The standard's 1.5 s, counted from when it was clear that nobody answers."""
+    heard: list[tuple[float, bytes]] = []
+    ended = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            heard.append((asyncio.get_running_loop().time(), data))
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        port: socket.socket = server.sockets[0]
+        endpoint = f"socket://127.0.0.1:{port.getsockname()[1]}"
+        line = line_at(endpoint, parity="even", wake_up=True)
+        link = await open_link(endpoint, 300)
+        try:
+            with pytest.raises(SessionError):
+                async with open_session(
+                    link,
+                    line,
+                    device_on(line),
+                    memory=DictMemory(),
+                    now=lambda: NOW,
+                    times=dataclasses.replace(QUICK, identification=0.2, tries=2),
+                ):
+                    raise AssertionError("nobody is there")
+        finally:
+            await link.aclose()
+        await ended.wait()
+    stream = b"".join(data for _, data in heard)
+    assert stream.count(b"\xaf\x3f\xb1\x21\x8d\x0a") == 2
+    requests = [at for at, data in heard if b"\xaf" in data]
+    wakings = [at for at, data in heard if data.startswith(bytes(8))]
+    assert len(wakings) >= 2
+    following = next(at for at in wakings if at > requests[0])
+    assert following - requests[0] >= 0.2 + 1.5 - 0.05
+    assert requests[1] - following >= 1.6 - 0.05
