@@ -1,4 +1,4 @@
-"""Every real telegram and real row of the LIS-200 fact sheet 6.1, through both roles of the core.
+"""Every real telegram and real row of the LIS-200 fact sheet 6.1, and data readouts, through both roles of the core.
 
 A case is a folder: ``wire.txt`` holds what went over the line (``<XX>`` is a byte in hexadecimal, the rest is as it
 reads), ``expected.json`` what it says, event by event, and what the last answer means.
@@ -16,6 +16,7 @@ import pytest
 
 import protocol.iec62056 as core
 from protocol.iec62056 import Connection, Data, Event, Identification, Parity, Refusal, Role, lis200
+from protocol.iec62056.data_lines import parse_data_message, parse_data_sets
 from tests.protocol.iec62056.conversations import (
     Split,
     Wire,
@@ -103,7 +104,15 @@ def _facts(events: list[Event]) -> dict[str, Any]:
         assert wire.reader.rate == wire.meter.rate
         return wire.reader.rate
 
+    def registers() -> list[list[str]]:
+        parse = parse_data_message if texts[-1].endswith("!\r\n") else parse_data_sets
+        return [
+            [register.id, *(f"{group.text}*{group.unit}".rstrip("*") for group in register.groups)]
+            for register in parse(texts[-1])
+        ]
+
     return {
+        "registers": registers,
         "answers": lambda: _asked(events, blocks[-1]),
         "number": lambda: str(lis200.parse_value(blocks[-1].groups[0]).number),
         "unit": lambda: lis200.parse_value(blocks[-1].groups[0]).unit,
