@@ -226,8 +226,13 @@ async def _serve_client(
 ) -> None:
     wire = TcpWire(reader, writer)
     try:
-        async with line:
-            await bus.serve(wire)
+        if bus.mutes():
+            with contextlib.suppress(EOFError):
+                while True:
+                    await wire.read(None)
+        else:
+            async with line:
+                await bus.serve(wire)
     finally:
         await wire.aclose()
 

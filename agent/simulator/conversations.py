@@ -38,6 +38,7 @@ from protocol.iec62056 import (
     SwitchRate,
     WriteCommand,
 )
+from protocol.iec62056.codes import WRONG_INPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Conversation:
         self.meter = meter
         self._faults = faults
         parity = Parity.NONE if any(fault.no_parity for fault in faults) else Parity.AUTO
+        self._refuses_damaged = any(fault.refuses_damaged for fault in faults)
+        fixed_rate = fixed_rate or any(fault.fixed_rate for fault in faults)
         self._connection = Connection(Role.METER, parity=parity, opening_rate=opening_rate, fixed_rate=fixed_rate)
         self._last: Event | None = None
         self._blocks: list[Data] = []
@@ -79,8 +82,14 @@ class Conversation:
         """Whether this meter is the one that is spoken to."""
         return self.state not in {State.IDLE, State.REQUESTED}
 
-    def hear(self, data: bytes, at: float) -> list[Action]:
-        """Take bytes; returns what follows from them. ``at``: monotonic second of their last bit."""
+    def hear(self, data: bytes, at: float, begun: float | None = None, ended: float | None = None) -> list[Action]:
+        """Take bytes; returns what follows from them.
+
+        ``at``: monotonic second at which they were heard; ``begun``, ``ended``: their first and last bit, if known.
+        """
+        for fault in self._faults:
+            first, last = at if begun is None else begun, at if ended is None else ended
+            data = fault.hears(data, first, last, idle=self.state is State.IDLE)
         self._connection.receive_data(data)
         return list(self._actions(at))
 
@@ -126,7 +135,9 @@ class Conversation:
     def _not_understood(self) -> Event | None:
         """Answer what was damaged with Nak where the protocol has one, else with silence."""
         may = (self._connection.state, Role.METER, Kind.NAK) in TRANSITIONS
-        return Nak() if may else None
+        if not may:
+            return None
+        return Refusal(WRONG_INPUT) if self._refuses_damaged else Nak()
 
     def _answer(self, event: Event, at: float) -> Event | None:
         match event:

@@ -27,6 +27,15 @@ class Piece:
     close: bool = False
 
 
+FAULTS: dict[str, type["Fault"]] = {}
+"""Every fault by its name; those of ``agent.simulator.site_faults`` too."""
+
+
+def name_of(fault: type["Fault"]) -> str:
+    """The name that ``--fault`` takes."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", fault.__name__).lower()
+
+
 class Fault:
     """Nothing goes wrong."""
 
@@ -40,6 +49,16 @@ class Fault:
     """The line returns what the reader sends."""
     other_serial: ClassVar[bool] = False
     """The meter reports another serial number than its own."""
+    fixed_rate: ClassVar[bool] = False
+    """The port never changes its rate, whatever it announces."""
+    refuses_damaged: ClassVar[bool] = False
+    """What arrives damaged is answered with an error telegram, not with NAK."""
+    mute_again: ClassVar[bool] = False
+    """Every second TCP connection leads nowhere."""
+
+    def __init_subclass__(cls) -> None:
+        """Make it known by its name."""
+        FAULTS[name_of(cls)] = cls
 
     def __init__(self, probability: float | None, seed: str) -> None:
         self.chance = self.probability if probability is None else probability
@@ -58,6 +77,11 @@ class Fault:
     def strikes(self) -> bool:
         """Whether it happens this time."""
         return self.rng.random() < self.chance
+
+    def hears(self, data: bytes, begun: float, ended: float, *, idle: bool) -> bytes:
+        """What it hears instead of ``data``, whose bits pass between two seconds; ``idle``: nobody talks to it."""
+        del begun, ended, idle
+        return data
 
     def told(self, event: Event) -> Event:
         """What the meter says instead of ``event``, before framing."""
@@ -345,15 +369,6 @@ class Value(Fault):
         if isinstance(event, Data):
             return replace(event, text=_NUMBER.sub(lambda found: f"{found[1]}({self._text}", event.text))
         return event
-
-
-def name_of(fault: type[Fault]) -> str:
-    """The name that ``--fault`` takes."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", fault.__name__).lower()
-
-
-FAULTS: dict[str, type[Fault]] = {name_of(fault): fault for fault in Fault.__subclasses__()}
-"""Every fault by its name."""
 
 
 class UnknownFault(ValueError):  # noqa: N818 - named by what it is

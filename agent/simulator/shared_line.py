@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from agent.simulator import site_faults  # noqa: F401 - makes its faults known by name
 from agent.simulator.conversations import Action, AnyMeter, Conversation, Say
 from agent.simulator.faults import Piece, read_faults
 from agent.simulator.meters import VirtualMeter
@@ -66,10 +67,12 @@ class VirtualBus:
         self._throttle, self._rate, self._opening_rate = throttle, opening_rate, opening_rate
         self._strict_rate = strict_rate
         self._conversations = []
-        self._echoes = False
+        self._echoes = self._mutes_again = False
+        self._connections = 0
         for meter in self.everybody:
             own = read_faults(faults, f"{seed}/{meter.serial}")
             self._echoes = any(fault.echoes for fault in own)
+            self._mutes_again = any(fault.mute_again for fault in own)
             if any(fault.other_serial for fault in own):
                 meter.shown_serial = _other(meter.serial)
             self._conversations.append(Conversation(meter, own, opening_rate=opening_rate, fixed_rate=fixed_rate))
@@ -99,6 +102,11 @@ class VirtualBus:
                 meter.advance()
             await asyncio.sleep(_TICK)
 
+    def mutes(self) -> bool:
+        """Count a connection; whether it is one that leads nowhere."""
+        self._connections += 1
+        return self._mutes_again and self._connections % 2 == 0
+
     async def serve(self, wire: Wire) -> None:
         """Answer on a wire until it is closed."""
         patience = self._patience()
@@ -123,7 +131,8 @@ class VirtualBus:
         await _until(self._heard)
         if self._echoes:
             await wire.write(data)
-        heard = [(conversation, conversation.hear(data, self._heard)) for conversation in self._conversations]
+        ended = start + len(data) * BITS_PER_BYTE / self._rate
+        heard = [(each, each.hear(data, self._heard, start, ended)) for each in self._conversations]
         self._note_heard(at, start, data)
         speaking = [(conversation, actions) for conversation, actions in heard if _says(actions)]
         if len(speaking) > 1:
