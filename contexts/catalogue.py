@@ -79,8 +79,12 @@ def _checked(call: Call, kwargs: Mapping[str, Any], *, strict: bool) -> msgspec.
 
 
 def _from_text(text: str, kind: Any) -> Any:  # noqa: ANN401 - a type as annotated, and what msgspec converts
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return text.split(",") if get_origin(plain) is list else text
+    return text.split(",") if text != "null" and _has_list(kind) else text
+
+
+def _has_list(kind: object) -> bool:
+    """Whether a type, as annotated, is a list or may be one (``list[str] | None``)."""
+    return get_origin(kind) is list or any(_has_list(part) for part in get_args(kind))
 
 
 def _parts(text: str, value: object) -> Any:  # noqa: ANN401 - as JSON has it

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contexts.calls import CallError
-from contexts.catalogue import CONTEXTS, check_call, find_call
+from contexts.catalogue import CONTEXTS, check_call, find_call, kwargs_from_text
 from contexts.iec6205621_registers import brought
 from contexts.meters import Answer, DataMessage, Moment, Opened
 from protocol.iec62056 import MeterRefusal, UnreadableValue
@@ -87,6 +87,14 @@ def test_what_cannot_be_asked(name: str, kwargs: dict[str, object], field: str) 
     with pytest.raises(CallError) as refused:
         check_call(CONTEXT, name, kwargs)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [("1.8.0,2.8.0", ["1.8.0", "2.8.0"]), ("1.8.0", ["1.8.0"]), ("null", None)],
+)
+def test_a_list_on_a_command_line_is_its_parts(text: str, given: list[str] | None) -> None:
+    assert kwargs_from_text(CONTEXT, "read_readout", {"registers": text}) == {"registers": given}
 
 
 async def test_only_what_is_measured_is_a_reading() -> None:
