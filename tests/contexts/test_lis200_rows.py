@@ -183,6 +183,24 @@ def test_two_more_measurements_before_the_states_are_found_by_their_sources() ->
     assert row.event == 0x8104
 
 
+@pytest.mark.parametrize("measured", [("7:310|p.MP | bar",), ("7:310|p.MP | bar", "6:310_1|T.MP|{C")], ids=["15", "16"])
+def test_measuring_periods_of_the_first_ek260_are_read_by_what_the_meter_says_of_them(
+    measured: tuple[str, ...],
+) -> None:
+    states = ("1:110|St.1|", "2:110|St.2|", "3:110|St.3|", "4:110|St.4|", "2:100|StSy|")
+    shape = layout(GONO, "3:A20|AONr|", TIME, *EK_COUNTERS, *measured, *states, "3:A22|Er|", CHECK)
+    values = ("(000144076.2083)", "(000000000.0000)", "(000154013.0000)", "(000000001.0000)", "(1.01805)", "(23.06)")
+    text = f"(99431)(108)(2010-03-01,06:00:00){''.join(values[: 4 + len(measured)])}(0)(0)(13)(0)(0)(0x8104)(29928)"
+    groups = list(parse_groups(text))
+    assert len(groups) == 14 + len(measured)
+    found = columns(shape, [groups])
+    row = read(found, groups)
+    told = readings(found, [(row, row.local.replace(tzinfo=dt.UTC))], archive=3, mappings={}, zone=UTC)
+    assert [value.series for value in told[:5]] == ["2:300", "2:302", "4:300", "4:302", "7:310/3"]
+    assert [str(value.value) for value in told[:2]] == ["144076.2083", "0.0000"]
+    assert len(told) == 4 + len(measured)
+
+
 def test_units_are_in_plain_words() -> None:
     groups = list(parse_groups(REAL_ROWS[0].values[2]))  # type: ignore[arg-type]
     found = columns(EK_MP, [groups])
