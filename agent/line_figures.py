@@ -95,7 +95,8 @@ class Ear:
         if isinstance(event, iec62056.Nak) or (self._wrong and event == self._last):
             self._tally.repeated()
         if not isinstance(event, iec62056.Break | iec62056.WakeUp):
-            self._last, self._wrong = event, False
+            self._wrong = False
+            self._last = self._last if isinstance(event, iec62056.Nak) else event
 
     def heard(self, data: bytes, rate: int, at: float) -> None:
         """Count its bytes."""

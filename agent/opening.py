@@ -412,9 +412,11 @@ class Opening:
                     raise
                 state = CLOSED  # an open lock would give the right to read
             if state == CLOSED:
-                await self.write(f"{access.lock}:{LOCK_CODE}", access.password)
+                # Known before it is said: a session that is cancelled meanwhile, or not answered, closes it too.
                 self._opened_lock = True
+                await self.write(f"{access.lock}:{LOCK_CODE}", access.password)
         except iec62056.MeterRefusal as refusal:
+            self._opened_lock = False
             raise SessionError(
                 f"{self.who}: lock {access.lock} could not be opened: {refusal}; check password and lock of this meter"
             ) from refusal
