@@ -1,7 +1,7 @@
 """What LIS-200 texts, rows and answers mean, for whatever a meter may send in a block that is whole.
 
 Promised of the texts: nothing but ``UnreadableValue``, and what was read can be written and read again. Promised of the
-calls of ``generic_lis200``: they end with an answer, a refusal, or what the other side did wrong, and every value that
+calls of both contexts: they end with an answer, a refusal, or what the other side did wrong, and every value that
 they bring is a finite number with an aware time that can be stored.
 """
 
@@ -14,7 +14,7 @@ from benchmarks._fuzz_core import rows_of_transcripts
 from benchmarks._fuzz_targets import Broken, Notes, Target, broken_unless
 from contexts.catalogue import CallError, check_call, find_call
 from contexts.lis200_checks import ArchiveChecks, Doubt
-from contexts.meters import Answer, Held, Layout, Moment
+from contexts.meters import Answer, DataMessage, Held, Layout, Moment
 from protocol.iec62056 import MeterRefusal, RemoteProtocolError, UnreadableValue, codes, data_lines, lis200
 from protocol.readings import NewMeterReading
 from protocol.wire import checked_decimal, encode
@@ -82,6 +82,7 @@ class AnyMeter:
         heads = [_row(part) for part in parts[:3]]
         sources, names, units = (*heads, (), (), ())[:3]
         self._layout = Layout(tuple(map(_source, sources)), names, units)
+        self._parts = parts
         self._blocks = parts[3:]
         self._held = Held(NOW - dt.timedelta(days=held), NOW - dt.timedelta(hours=held), held) if held % 2 else None
         self._answers = [group for part in parts for group in _row(part)] or [""]
@@ -99,6 +100,10 @@ class AnyMeter:
         """The next group of the input."""
         del command
         return (await self.read(address))[0]
+
+    async def readout(self, *, again: bool = False) -> DataMessage:
+        """The first part of the input, and the second when it is to be said again."""
+        return DataMessage(self._parts[min(int(again), len(self._parts) - 1)], NOW)
 
     async def write(self, address: str, value: str) -> None:
         """Take everything."""
@@ -151,6 +156,7 @@ def _source(text: str) -> str:
 
 
 ARCHIVE = {"archive_number": 3, "control_position": 3}
+LIS200, REGISTERS = "generic_lis200", "generic_iec6205621"
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("read_archive_by_date", {"start_date": "1971-01-01", **ARCHIVE}),
     ("read_archive_by_date", {"start_date": "2024-10-27T02:30:00", "end_date": "2199-12-31", **ARCHIVE}),
@@ -165,6 +171,9 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("read_identity", {}),
     ("set_time", {"allowed_drift_seconds": 1}),
     ("set_time", {"force": True}),
+    ("read_readout", {}),
+    ("read_readout", {"registers": ["1.8.0", "1-0:2.8.0*255", "0.9.1"]}),
+    ("read_register", {"address": "1.8.0"}),
 )
 
 
@@ -172,8 +181,9 @@ def _rows(data: bytes, notes: Notes) -> None:
     settings = (data[:4] + bytes(4))[:4]
     parts = data[4:].decode("latin-1").split("\x1e")
     name, kwargs = CALLS[settings[0] % len(CALLS)]
-    call = find_call("generic_lis200", name)
-    asked = check_call("generic_lis200", name, kwargs)
+    context = REGISTERS if name in {"read_readout", "read_register"} else LIS200
+    call = find_call(context, name)
+    asked = check_call(context, name, kwargs)
     moment = Moment(NOW, NOW, since=NOW - dt.timedelta(days=40) if settings[0] & 64 else None)
     try:
         answer = _done(call.run(AnyMeter(parts, settings), moment, asked))
@@ -200,6 +210,10 @@ def _done(call: Awaitable[Answer]) -> Answer:
     raise Broken("a call waits for something that is no meter")
 
 
+READOUT = (
+    "0.0.0(1234)\r\n0.9.1(235959)\r\n0.9.2(250330)\r\n1-0:1.8.0*255(0012.5*kWh)\r\n1.8.0*01(0010.5*kWh)(2502010000)\r\n"
+    "1.6.1(1.2*kW)(2401312359)\r\nF.F(00)\r\n!\r\n"
+)
 HEADS = (
     (
         "(1:1F8)(3:A20)(1:400)(2:300)(2:302)(4:300)(4:302)(7:310)(6:310_1)(8:310)(5:310)(2:110)(4:110)(7:110)(6:110)"
@@ -227,6 +241,10 @@ def _row_seeds() -> Iterable[bytes]:
         heads = HEADS if index % 2 else ("", "", "")
         yield settings + "\x1e".join((*heads, "\r\n".join(own), *own)).encode()
         yield settings + "\x1e".join((*heads, rows[index % len(rows)], rows[index * 3 % len(rows)])).encode()
+
+    for index in range(len(CALLS)):
+        lines = READOUT.replace("1.8.0", f"1.8.{index % 3}")
+        yield bytes((index, index, 0, 0)) + f"{lines}\x1e{READOUT}\x1e()\x1e".encode()
 
 
 TEXTS = Target("texts", _text_seeds, _texts, share=100)
