@@ -52,7 +52,8 @@ class Line(Checked, frozen=True, array_like=True):
 class SeriesMapping(Checked, frozen=True, array_like=True):
     """Gives a quantity another series name, such as an OBIS code.
 
-    ``archive`` 0 stands for a single read and for totals; ``source`` is the LIS-200 address, e.g. ``2:300``.
+    ``archive`` 0 stands for a single read and for totals; ``source`` is the meter's own name of it: a LIS-200 address
+    such as ``2:300``, the id of a register such as ``1.8.0``.
     """
 
     archive: int
