@@ -24,6 +24,9 @@ from protocol.iec62056 import RATES
 
 __all__ = ["VirtualBus", "serve_pty", "serve_tcp", "utc_now", "virtual_bus"]
 
+_ACCEPTING = 4
+"""Turns of the loop until a connection that it has begun to accept is there, and can be closed."""
+
 
 def utc_now() -> dt.datetime:
     """The machine's UTC; a demo or test passes the clock that it has set."""
@@ -205,36 +208,45 @@ def _linked(path: str, link: Path | None) -> Iterator[None]:
 async def serve_tcp(bus: VirtualBus, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Put the bus behind a TCP port (0: any); yields ``socket://host:port``. Clients are served one after another."""
     tasks: list[asyncio.Task[None]] = []
+    wires: set[TcpWire] = set()
     line = asyncio.Lock()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.append(_start(bus, _serve_client(bus, line, reader, writer), "line"))
+        # A task that is cancelled before its first step closes nothing, so the wire is made and kept here.
+        wire = TcpWire(reader, writer)
+        wires.add(wire)
+        tasks.append(_start(bus, _serve_client(bus, line, wire, wires), "line"))
 
     server = await asyncio.start_server(connected, host, port)
     tasks.append(_start(bus, bus.keep_time(), "clock"))
     try:
         yield f"socket://{host}:{server.sockets[0].getsockname()[1]}"
     finally:
+        # A server that is closed while it accepts a connection forgets to close that one.
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(_ACCEPTING):
+            await asyncio.sleep(0)
         server.close()
-        await _end(tasks)
-        await server.wait_closed()
-        bus.close()
+        try:
+            await _end(tasks)
+        finally:
+            for wire in wires:
+                await wire.aclose()
+            await server.wait_closed()
+            bus.close()
 
 
-async def _serve_client(
-    bus: VirtualBus, line: asyncio.Lock, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    wire = TcpWire(reader, writer)
-    try:
-        if bus.mutes():
-            with contextlib.suppress(EOFError):
-                while True:
-                    await wire.read(None)
-        else:
-            async with line:
-                await bus.serve(wire)
-    finally:
-        await wire.aclose()
+async def _serve_client(bus: VirtualBus, line: asyncio.Lock, wire: TcpWire, wires: set[TcpWire]) -> None:
+    if bus.mutes():
+        with contextlib.suppress(EOFError):
+            while True:
+                await wire.read(None)
+    else:
+        async with line:
+            await bus.serve(wire)
+    await wire.aclose()
+    wires.discard(wire)
 
 
 def _start(bus: VirtualBus, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -1,8 +1,11 @@
 """One line, several meters: addressing, pace, rates, collisions, faults; over a pty and over TCP alike."""
 
 import asyncio
+import gc
 import json
+import socket
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -219,3 +222,18 @@ async def test_a_refusal_reaches_the_reader(clock: SetClock) -> None:
     async with opened(serve_tcp, virtual_bus("1:4711:EK280", now=clock.now)) as reader:
         with pytest.raises(MeterRefusal, match="#0002"):
             await reader.value("1:FFF")
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_is_closed_however_early_the_line_ends(turns: int) -> None:
+    bus = virtual_bus("1:4711:EK280", history_days=1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        async with serve_tcp(bus) as endpoint:
+            address = ("127.0.0.1", int(endpoint.rpartition(":")[2]))
+            with socket.create_connection(address), socket.create_connection(address):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        gc.collect()
+    assert [str(one.message) for one in told if "unclosed" in str(one.message)] == []
