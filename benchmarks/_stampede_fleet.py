@@ -80,6 +80,11 @@ class Uplinks:
                 raise RuntimeError(f"a process of uplinks ended; its log {self._log} ends:\n{tail}")
         return found
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._child.pid
+
     def end(self) -> None:
         """End the process, at once if it does not listen."""
         if self._child.stdin is not None:
@@ -151,7 +156,10 @@ def compare(loaded: LoadedHub, gateways: Sequence[LoadedGateway], given: Mapping
 
 
 class Course(NamedTuple):
-    """What the processes of uplinks told from second to second, put together; rates in readings a second."""
+    """What the processes of uplinks told from second to second, put together; rates in readings a second.
+
+    Lines that tell nothing of how things stand are passed over.
+    """
 
     seconds: float
     taken: int
@@ -170,6 +178,7 @@ class Course(NamedTuple):
     @classmethod
     def of(cls, told: Sequence[Sequence[dict[str, Any]]]) -> Self:
         """Put lines together that were told in the same second."""
+        told = [[line for line in lines if "at" in line] for lines in told]
         # What a process told last stays so while others go on.
         length = max(map(len, told))
         moments = list(zip(*([*lines, *[lines[-1]] * (length - len(lines))] for lines in told), strict=True))

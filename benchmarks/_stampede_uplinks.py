@@ -3,19 +3,23 @@
 ``python -m benchmarks._stampede_uplinks FOLDER BROKER GATEWAY=METER...`` makes their stores in FOLDER and then obeys
 lines of JSON on its input, one at a time:
 
+- ``{"do": "meet"}``: every uplink connects once and goes when it has its plan, as before; ``{"did": "meet"}``.
 - ``{"do": "fill", "rows": N}``: every store gets N more readings, as in an outage; answered by ``{"did": "fill"}``.
-- ``{"do": "return", "rate": R, "seconds": S}``: all uplinks begin at once. With a rate above 0 so many readings a
+- ``{"do": "return", "rate": R, "seconds": S}``: answered by ``{"ready": "return"}`` when all is made that will be fed;
+  then, at the next line, whatever it says, all uplinks begin at once. With a rate above 0 so many readings a
   second are stored besides, all gateways together, for so long. Each second a line tells how things stand; the last one
   has ``"did": "return"`` and how many readings each store was ever given. It comes when every row has its receipt, or
   after a line ``{"do": "give up"}``; all connections are gone then.
 """
 
 import asyncio
+import faulthandler
 import itertools
 import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 import time
 import uuid
@@ -30,15 +34,18 @@ from agent.keys import load_or_make_key
 from agent.settings import AgentSettings, Timing, parse_broker
 from agent.store import Store
 from agent.trust import ClockTrust
-from agent.uplink import Uplink
+from agent.uplink import ANNOUNCE_PAUSE, Uplink
 from benchmarks.backlog import rows_of
+from protocol.plans import plan_digest, read_plan
 from protocol.reports import Online
 
-NICE = 5
-"""These processes stand for as many other machines: they must not take the processor from the hub."""
+NICE = 10
+"""These processes stand for as many other machines: they must not take the processor from the hub. (With 19 they would
+not get enough of two cores to offer twice the load.)"""
 
-PATIENT = Timing(answer=60.0, keepalive=60)
-"""Hundreds of uplinks share one processor here and look at the broker's answers late; all else is the default."""
+PATIENT = Timing(answer=120.0, keepalive=600)
+"""Hundreds of uplinks share what the hub leaves of a processor and look at the broker's answers late; all else is the
+default."""
 
 LOOK = 1.0
 ROWS_AT_ONCE = 48
@@ -61,13 +68,22 @@ class Gateway:
         key = load_or_make_key(settings.key_file)
         self.uplink = Uplink(settings, key, self.store, self._clock, trust, self._life_sign)
         self.store.tell(self.uplink.stored)
+        self.has_plan = asyncio.Event()
+        self._plan_revision, self._plan_digest = 0, b""
         self._rows = rows_of([meter], _ENDLESS)
+        self._ready: list[list[bytes]] = []
 
-    def read(self, rows: int) -> None:
-        """Store so many new readings, as a session on a line would."""
+    def prepare(self, times: int) -> None:
+        """Make what ``read`` stores the next times: making readings is the meters' work."""
+        made = [list(itertools.islice(self._rows, ROWS_AT_ONCE)) for _ in range(times)]
+        self._ready[:0] = reversed(made)
+
+    def read(self, rows: int = ROWS_AT_ONCE) -> None:
+        """Store so many new readings, as a session on a line would; first those that were prepared."""
+        found = self._ready.pop() if self._ready else list(itertools.islice(self._rows, rows))
         with self.store.transaction():
-            self.store.readings.append(list(itertools.islice(self._rows, rows)))
-        self.given += rows
+            self.store.readings.append(found)
+        self.given += len(found)
 
     def _life_sign(self) -> Online:
         store = self.store
@@ -78,6 +94,8 @@ class Gateway:
             store=store.id,
             software="bench",
             at=self._clock.now(),
+            plan_revision=self._plan_revision,
+            plan_digest=self._plan_digest,
             readings_through=store.readings.through(),
             reports_through=store.reports.through(),
             depth=store.depth(),
@@ -89,7 +107,10 @@ class Gateway:
         await self.uplink.run(self)
 
     def take_plan(self, body: bytes) -> None:
-        """Leave the plan: there are no meters."""
+        """Note that it is applied: there are no meters."""
+        self._plan_revision, self._plan_digest = read_plan(body).revision, plan_digest(body)
+        self.has_plan.set()
+        self.uplink.announce()
 
     def take_command(self, body: bytes) -> None:
         """Leave the command: there are no meters."""
@@ -128,14 +149,34 @@ async def _feed(gateways: Sequence[Gateway], rate: float, seconds: float) -> Non
     for gateway in itertools.cycle(gateways):
         if not rate or due - begun >= seconds:
             return
-        gateway.read(ROWS_AT_ONCE)
+        gateway.read()
         due += ROWS_AT_ONCE / rate
         await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _meet(gateways: Sequence[Gateway]) -> None:
+    tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
+    await asyncio.gather(*(gateway.has_plan.wait() for gateway in gateways))
+    # So that the life sign with the plan has left.
+    await asyncio.sleep(2 * ANNOUNCE_PAUSE)
+    await _end(tasks)
+    _tell(did="meet")
+
+
+async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def _return(
     gateways: Sequence[Gateway], orders: "asyncio.Queue[dict[str, Any]]", rate: float, for_: float
 ) -> None:
+    times = -(-int(rate * for_) // (ROWS_AT_ONCE * len(gateways)))
+    for gateway in gateways:
+        gateway.prepare(times)
+    _tell(ready="return")
+    await orders.get()
     _tell(at=time.monotonic(), feeding=rate > 0, **_standing(gateways))
     tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
     feeding = asyncio.create_task(_feed(gateways, rate, for_))
@@ -150,9 +191,7 @@ async def _return(
                 # A bug of the product, not an outage: end with its cause.
                 task.result()
     given = {gateway.name: gateway.given for gateway in gateways}
-    for task in (feeding, *tasks):
-        task.cancel()
-    await asyncio.wait([feeding, *tasks])
+    await _end([feeding, *tasks])
     _tell(did="return", at=time.monotonic(), feeding=False, given=given, **_standing(gateways))
 
 
@@ -172,7 +211,9 @@ async def run(folder: pathlib.Path, broker: str, named: Sequence[str]) -> None:
     orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     listening = asyncio.create_task(_listen(orders))
     while (order := await orders.get())["do"] != "end":
-        if order["do"] == "fill":
+        if order["do"] == "meet":
+            await _meet(gateways)
+        elif order["do"] == "fill":
             for gateway in gateways:
                 gateway.read(order["rows"])
             _tell(did="fill")
@@ -191,5 +232,7 @@ def log_to_stderr() -> None:
 
 if __name__ == "__main__":
     os.nice(NICE)
+    # Where it is, when it does not end: kill -USR1.
+    faulthandler.register(signal.SIGUSR1)
     log_to_stderr()
     asyncio.run(run(pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
-from benchmarks.postgres import postgres
+from benchmarks.postgres import Postgres, postgres
 from deploy.demo.hub_client import HubClient, RestError
 from deploy.demo.processes import Process, Stage
 
@@ -39,9 +39,12 @@ class LoadedGateway:
 class LoadedHub:
     """The hub's processes and what a bench asks of them."""
 
-    def __init__(self, stage: Stage, broker: Mosquitto, database: str, relays: int = 1) -> None:
+    def __init__(
+        self, stage: Stage, broker: Mosquitto, database: str, relays: int = 1, server: Postgres | None = None
+    ) -> None:
         self.stage = stage
         self.broker = broker
+        self.server = server
         self._port = free_port()
         token = stage.run(["metergate-hub", "token", "create", "bench", "--database", database])
         self.hub = HubClient(f"http://127.0.0.1:{self._port}", token.strip().splitlines()[-1])
@@ -181,10 +184,11 @@ def loaded_hub(database: str, relays: int = 1) -> Iterator[LoadedHub]:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-load-")))
         # The database's own user must reach its folder.
         folder.chmod(0o755)
-        url = f"sqlite:///{folder}/hub.db"
+        url, server = f"sqlite:///{folder}/hub.db", None
         if database == POSTGRESQL:
             (folder / "postgres").mkdir()
-            url = stack.enter_context(postgres(folder / "postgres")).url()
+            server = stack.enter_context(postgres(folder / "postgres"))
+            url = server.url()
         broker = stack.enter_context(mosquitto())
         stage = stack.enter_context(Stage(folder, {"METERGATE_ENVIRONMENT": "benchmark"}))
-        yield LoadedHub(stage, broker, url, relays)
+        yield LoadedHub(stage, broker, url, relays, server)
