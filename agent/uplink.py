@@ -40,7 +40,9 @@ ANNOUNCE_EVERY = 60.0
 ANNOUNCE_PAUSE = 2.0
 """Real seconds between two life signs: at most so long, and at least so long unless something else changed."""
 
-_HELLO_WITHIN = 0.5
+_HELLO_WITHIN = 2.0
+"""Seconds after a relay's start within which gateways answer it: a fleet should not do so in one moment."""
+
 _STEADY = 30.0
 """A connection that lasted so many seconds ends the back-off."""
 
@@ -221,7 +223,7 @@ class Uplink:
         signed = open_envelope(message.topic, message.payload)
         if message.topic == HELLO:
             if self._is_hub(signed):
-                await self._greet()
+                self._greet()
             return
         topic = parse_topic(message.topic)
         listener = self._listener
@@ -245,9 +247,13 @@ class Uplink:
         elif topic.channel is Channel.RECEIPT:
             self._take_receipt(signed.body)
 
-    async def _greet(self) -> None:
+    def _greet(self) -> None:
         """A relay has started: end the back-off and say that we are online, with jitter."""
-        await asyncio.sleep(random.uniform(0, _HELLO_WITHIN))  # noqa: S311 - jitter, no secret
+        # Later, so that what comes in meanwhile is not kept waiting.
+        pause = random.uniform(0, _HELLO_WITHIN)  # noqa: S311 - jitter, no secret
+        asyncio.get_running_loop().call_later(pause, self._hurry)
+
+    def _hurry(self) -> None:
         for sender in self._senders.values():
             sender.hurry()
         self.announce()
