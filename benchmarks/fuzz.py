@@ -72,6 +72,14 @@ class Endless(BaseException):
     """An input did not end in time; no ``Exception``, so that no target takes it for its own."""
 
 
+class Fell(Exception):  # noqa: N818 - named by what it is
+    """A target did what it does not promise."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what, where)
+        self.what, self.where = what, where
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
     """A broken promise: which target, the shrunk input, and what happened where."""
@@ -124,16 +132,25 @@ def _ending() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _given(target: Target, data: bytes, notes: Notes) -> None:
+    """Give the target one input; whatever it did not declare becomes Fell."""
+    try:
+        with _ending():
+            target.run(data, notes)
+    except Endless as error:
+        raise Fell("no end in time", "") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}"
+        raise Fell(f"{type(error).__name__}: {str(error)[:200]}", where) from error
+
+
 def tried(target: Target, data: bytes, notes: Notes | None = None) -> Failure | None:
     """Give the target one input; returns what it broke."""
     try:
-        with _ending():
-            target.run(data, notes or Notes())
-    except (Exception, Endless) as error:  # noqa: BLE001 - whatever a target did not declare is what is looked for
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}"
-        what = "no end in time" if isinstance(error, Endless) else f"{type(error).__name__}: {str(error)[:200]}"
-        return Failure(target.name, data, what, "" if isinstance(error, Endless) else where)
+        _given(target, data, notes or Notes())
+    except Fell as fell:
+        return Failure(target.name, data, fell.what, fell.where)
     return None
 
 
