@@ -13,6 +13,7 @@ import msgspec
 
 from agent.cli_meter import WIDE, LineAsked, Progress, Stage, line_asked, meter_options, on_a_line
 from agent.identify import (
+    LIS200,
     PATIENCE,
     SERIAL_SETTINGS,
     SOCKET_SETTINGS,
@@ -186,6 +187,7 @@ def _meter(meter: MeterFound) -> list[str]:
         ("software", meter.version),
         ("station", meter.station),
         ("bus address", meter.bus_address),
+        ("protocol", meter.protocol),
         ("clock", f"{meter.clock}{drift}" if meter.clock else ""),
         ("battery", f"{meter.battery_months} remaining" if meter.battery_months else ""),
         ("measuring period", meter.interval),
@@ -229,7 +231,10 @@ def _use(endpoint: str, meter: MeterFound) -> list[str]:
         "wake_up": setting.wake_up,
         "echo": meter.echo,
     }
-    command = ["metergate-agent", "archive", endpoint, "3", *options]
+    words = ["archive", endpoint, "3"]
+    if meter.protocol != LIS200:
+        words = ["read", endpoint, "generic_iec6205621", "read_readout"]
+    command = ["metergate-agent", *words, *options]
     return [
         f"  line settings: {msgspec.json.encode(plan).decode()}",
         f"  go on with: {shlex.join(command)}",

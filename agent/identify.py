@@ -28,7 +28,10 @@ from protocol.iec62056 import (
     lis200,
 )
 from protocol.iec62056.codes import NO_RIGHT_TO_READ, message_title
+from protocol.iec62056.data_lines import is_error
 
+LIS200, IEC_62056_21 = "LIS-200", "IEC 62056-21"
+"""What a meter speaks: the objects of LIS-200, or at least the standard below it."""
 CALLS = 2
 """How often a meter is called at each setting: with even parity, and without."""
 PATIENCE = 2.0
@@ -85,6 +88,7 @@ class MeterFound(msgspec.Struct, kw_only=True, omit_defaults=True):
     ident: str = ""
     offers: int | None = None
     knows_hdlc: bool = False
+    protocol: str = ""
     serial: str = ""
     type: str = ""
     version: str = ""
@@ -169,6 +173,7 @@ class Searcher:
     def __init__(self, stage: Stage, on: LineAsked, *, patience: float, archives: bool, tell: Tell) -> None:
         self._stage, self._on, self._patience, self._archives, self._tell = stage, on, patience, archives, tell
         self._echo = on.echo
+        self._failed_at: float | None = None
         self._found = Search(endpoint=on.endpoint)
 
     async def search(self, addresses: Sequence[str], settings: Sequence[Setting]) -> Search:
@@ -195,13 +200,15 @@ class Searcher:
         called = f"address {address}" if address else "everybody"
         self._tell(f"calling {called} at {setting}")
         self._stage.note(f"calling {called} at {setting}")
-        ear, learned = Ear(self._stage), Learned()
+        # Parity is learned anew for each meter and rate; a wake-up keeps its distance from whatever failed last.
+        ear, learned = Ear(self._stage), Learned(failed_at=self._failed_at)
         try:
             async with self._open(link, setting, address, ear, learned, with_code=False) as session:
                 found = self._settings_of(setting, address, ear, learned)
                 if self._stage.code is None:
                     await self._look_around(session, found)
         except (SessionError, RemoteProtocolError) as error:
+            self._failed_at = learned.failed_at
             return await self._not_opened(link, setting, address, ear, error)
         if self._stage.code is not None:
             async with self._open(link, setting, address, ear, learned, with_code=True) as session:
@@ -283,7 +290,11 @@ class Searcher:
     async def _look_around(self, session: Session, found: MeterFound) -> None:
         self._tell(f"reading what {found.ident or 'the meter'} tells of itself")
         found.serial = await self._text(session, found, "1:180.0")
-        found.type = await self._text(session, found, "1:181.0") or found.ident
+        found.type = await self._text(session, found, "1:181.0")
+        found.protocol = LIS200 if found.serial or found.type or found.locked else IEC_62056_21
+        found.type = found.type or found.ident
+        if found.protocol != LIS200:
+            return  # its registers have other names
         found.version = await self._text(session, found, "2:190.0")
         found.station = await self._text(session, found, "3:180.0")
         found.bus_address = await self._text(session, found, "2:70E.0")
@@ -308,7 +319,9 @@ class Searcher:
             if refusal.code == NO_RIGHT_TO_READ and not lock:
                 found.locked = True
             return ""
-        value = lis200.parse_value(groups[0] if groups else "")
+        if not groups or is_error(groups[0]):
+            return ""
+        value = lis200.parse_value(groups[0])
         return f"{value.text.strip()} {value.unit}".strip()
 
     async def _clock(self, session: Session, found: MeterFound) -> None:

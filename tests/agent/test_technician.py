@@ -109,6 +109,24 @@ async def test_a_line_that_returns_what_is_said_is_told_from_the_meter_on_it() -
     assert again.status == 0, again.err
 
 
+async def test_a_sleeping_meter_is_woken_as_it_wants_it_right_after_calls_that_failed() -> None:
+    """The standard asks for a rest after a failed call; without it the wake-up of the right parity is not heard."""
+    async with serve_tcp(bus(faults=["battery"])) as endpoint:
+        said = await tool("identify", endpoint, "--patience", "0.4", "--no-archives", "--json")
+    (found,) = json.loads(said.out)["meters"]
+    assert (found["serial"], found["parity"]) == ("4711", "even")
+    assert found["setting"]["wake_up"] is True
+
+
+async def test_a_meter_of_another_make_is_not_taken_for_lis_200() -> None:
+    async with serve_tcp(bus("1:5:ELECTRIC-C")) as endpoint:
+        said = await tool("identify", endpoint, "--patience", "0.6")
+    assert said.status == 0, said.err
+    assert "protocol          IEC 62056-21\n" in said.out
+    assert "ER01" not in said.out
+    assert f"metergate-agent read {endpoint} generic_iec6205621 read_readout" in said.out
+
+
 async def test_nobody_is_status_3_with_hints() -> None:
     async with serve_pty(bus("7:4711:EK280")) as endpoint:
         said = await tool("identify", endpoint, "--address", "9", "--rate", "9600", "--patience", "0.3")
