@@ -160,7 +160,8 @@ def parse_decimal(text: str) -> Decimal:
 
 def normalise_unit(unit: str) -> str:
     """``{C`` -> ``°C``, ``m3|h`` and ``m3:h`` -> ``m3/h``, `` bar`` -> ``bar``. Source: LIS-200 fact sheet 2.3."""
-    return decode_text(unit).strip().translate(_UNIT_CHARACTERS)
+    shown = "".join(filter(str.isprintable, decode_text(unit)))  # an escape may name NUL, which nothing could store
+    return shown.strip().translate(_UNIT_CHARACTERS)
 
 
 def decode_text(text: str) -> str:

@@ -8,6 +8,10 @@ from benchmarks import fuzz
 from benchmarks._fuzz_targets import Notes, Target, broken_unless
 
 FOUND = {
+    "a unit with a control character": (
+        "rows",
+        b"\x00'\x13#()()()()(8:1)()()\x1e\x1e()()()()(\\x00)\x1e(840)(2014-05-02,10:00:00)(8899)(14)(0)(003)(CRC Ok)",
+    ),
     "a layout whose attributes have different lengths": (
         "rows",
         (
