@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from sqlalchemy import text
 
 from hub.app import RESOURCES, create_app
 from hub.clocks import Clock
@@ -10,7 +11,7 @@ from hub.database import create_engine, reading
 from hub.health import judge
 from hub.settings import Settings
 from hub.state import Hub
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import database_url, drop_postgresql, engine, new_postgresql
 from tests.parts.rest import Rest, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -34,6 +35,20 @@ async def test_a_database_that_is_away_is_unavailable() -> None:
     health = await judge(hub)
     assert health.status == "unavailable"
     await engine.dispose()
+
+
+async def test_a_postgresql_that_does_not_wait_for_its_disk_is_said() -> None:
+    name, url = await new_postgresql()
+    careless = create_engine(url)
+    async with careless.begin() as connection:
+        await connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+    # What is set for a database holds for connections made from now on.
+    await careless.dispose()
+    health = await judge(Hub(Settings(url), careless, Clock()))
+    await careless.dispose()
+    await drop_postgresql(name)
+    assert health.status == "degraded"
+    assert "synchronous_commit=off" in health.reasons[0]
 
 
 async def test_requests_without_a_database_may_come_again(rest: Rest) -> None:
