@@ -7,6 +7,7 @@ asked by. The meter includes both limits, so the last good row comes again and i
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from contexts.meters import Layout
 from protocol.iec62056 import lis200
@@ -65,11 +66,9 @@ class Readout:
         wanted = [row for row in rows if not self._by_number or self._wants(row)]
         fresh = [row for row in wanted if row[:ROW_KEY] not in self._seen]
         self._seen.update(row[:ROW_KEY] for row in rows)
-        if fresh:
-            self._last = fresh[-1]
         # Asked by number, the meter would go on to its newest row.
         self.over = last or (self._by_number and bool(self._end) and not wanted)
-        return [list(row) for row in fresh]
+        return [self._frugal(row) for row in fresh]
 
     def interrupted(self) -> None:
         """The meter has forgotten where it was: the line was lent, or a block did not come through."""
@@ -86,6 +85,12 @@ class Readout:
         # Not every meter compares row numbers.
         was, self._by_number, self._number = self._by_number, False, None
         return was
+
+    def _frugal(self, row: lis200.Row) -> list[str]:
+        """The row with the texts that it has in common with the one before: half of an archive says the same again."""
+        before = self._last or ()
+        self._last = tuple(old if old == new else new for old, new in zip_longest(before[: len(row)], row))
+        return list(self._last)
 
     def _wants(self, row: lis200.Row) -> bool:
         here = _text(row, self._position)
