@@ -231,8 +231,8 @@ class Bench:
 def cases(struck: Iterable[Strike], missing: int) -> list[dict[str, Any]]:
     """Return for each case that other systems are known to lose readings by what it has cost here.
 
-    ``in_flight`` are the readings without a receipt at the end of all such strikes. What is missing at the end cannot
-    be told apart by case: so each has cost that at most.
+    ``in_flight`` are the readings without a receipt at the end of each such strike, added up: one that waits through
+    two of them counts twice. What is missing at the end cannot be told apart by case: so each has cost that at most.
     """
     found = []
     for case, others in OTHERS.items():

@@ -35,8 +35,9 @@ LEAD_PER_LINE = 3.0
 PATIENCE = 180.0
 """Seconds for a step of setting up; a machine with much else to do starts a Python process in half a minute."""
 
-SECOND_GO = 5.0
-"""On a machine that was too busy for that it is tried once more with so much more time."""
+MORE_TIME = 5.0
+GOES = 3
+"""On a machine that was too busy for that it is tried again with so much more time."""
 
 GATEWAY = "soak"
 ZONE = "Europe/Berlin"
@@ -296,10 +297,14 @@ def soak_site(lines: int, spread: int, keep: pathlib.Path | None = None) -> Iter
     """
     lead = LEAD_SECONDS + LEAD_PER_LINE * lines
     with contextlib.ExitStack() as stack:
-        try:
+        for _ in range(GOES - 1):
+            try:
+                opened = stack.enter_context(_site(lines, spread, lead, keep))
+                break
+            except LateError:
+                lead *= MORE_TIME
+        else:
             opened = stack.enter_context(_site(lines, spread, lead, keep))
-        except LateError:
-            opened = stack.enter_context(_site(lines, spread, lead * SECOND_GO, keep))
         yield opened
 
 
