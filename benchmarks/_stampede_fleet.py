@@ -85,6 +85,19 @@ class Uplinks:
         """The process's id."""
         return self._child.pid
 
+    def wait_until_made(self) -> None:
+        """Wait for its stores.
+
+        Raises:
+            RuntimeError: when they are not made in time, or the process has ended.
+        """
+        if not self.wait("ready", READY_SECONDS):
+            raise RuntimeError("the stores of the uplinks were not made in time")
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._child.kill()
+
     def end(self) -> None:
         """End the process, at once if it does not listen."""
         if self._child.stdin is not None:
@@ -111,9 +124,13 @@ def fleet_of(loaded: LoadedHub, gateways: Sequence[LoadedGateway]) -> Iterator[l
                 part = gateways[number::PROCESSES]
                 fleet.append(Uplinks(pathlib.Path(folder), loaded.broker.url, part, log))
             for one in fleet:
-                if not one.wait("ready", READY_SECONDS):
-                    raise RuntimeError("the stores of the uplinks were not made in time")
+                one.wait_until_made()
             yield fleet
+        except BaseException:
+            # Nobody wants what they would still say.
+            for one in fleet:
+                one.kill()
+            raise
         finally:
             for one in fleet:
                 one.end()
