@@ -135,4 +135,5 @@ class TcpWire:
         await asyncio.wait([self._receiving])
         self._writer.close()
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            # Whoever is cancelled here must not take the end from who closes it once more.
+            await asyncio.shield(self._writer.wait_closed())
