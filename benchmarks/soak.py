@@ -311,7 +311,7 @@ class Soak:
         hours = self._seconds / 3600
         courses = {
             name: course
-            for name in self._samples[-1].processes
+            for name in sorted({name for sample in self._samples for name in sample.processes})
             if (course := course_of(name, self._samples)) is not None
         }
         logs = {
@@ -341,7 +341,7 @@ class Soak:
             "runs_of_the_silent_meter": silent_runs,
             **dataclasses.asdict(figures),
             "commands_unanswered": self._unanswered,
-            "agent_rss_mib": self._samples[-1].processes["agent"].rss_mib,
+            "agent_rss_mib": courses["agent"].rss_mib,
             "agent_cpu_share": courses["agent"].cpu_share,
             "processes": {name: dataclasses.asdict(course) for name, course in courses.items()},
             "store_rows": kept_rows,
