@@ -183,12 +183,12 @@ async def connect(access: Access, identifier: str | None, will: Outgoing | None 
     )
     # Batches are few and large; the window bounds them, not a warning about pending calls.
     client.pending_calls_threshold = 1000
-    with _translated(where):
-        try:
+    try:
+        with _translated(where):
             await client.__aenter__()
-        except BaseException:
-            client.abandon()
-            raise
+    except BaseException:
+        client.abandon()
+        raise
     try:
         yield Connection(client, where)
     finally:
@@ -213,8 +213,18 @@ def _tls(access: Access) -> ssl.SSLContext | None:
 
 @contextlib.contextmanager
 def _translated(where: str) -> Iterator[None]:
+    """Turn the client's errors into ours, and end with the cancellation that came meanwhile.
+
+    aiomqtt waits with wait_for, which in Python 3.11 swallows a cancellation that comes with what it waits for.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except (aiomqtt.MqttError, OSError) as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
         reason = str(error) or type(error).__name__
         raise BrokerError(f"the broker {where}: {reason}") from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
