@@ -28,7 +28,7 @@ from protocol.envelopes import fingerprint
 from protocol.reports import LineFigures, Online, Resend
 from protocol.topics import Channel
 
-SIGNS_AT_ONCE = 50
+SIGNS_AT_ONCE = 20
 """Life signs that are noted in one transaction; it locks the rows of their gateways."""
 
 ASK_AGAIN = dt.timedelta(minutes=1)
