@@ -499,4 +499,5 @@ async def run_agent(settings: AgentSettings, clock: Clock) -> None:
             return
         wait = _FIRST_WAIT if clock.monotonic() - begun > _LONGEST_WAIT else min(wait * 2, _LONGEST_WAIT)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait)
+            async with asyncio.timeout(wait):
+                await stop.wait()

@@ -181,7 +181,8 @@ class Uplink:
     async def _say_goodbye(self, connection: Connection) -> None:
         """Say that we go, because a connection that is closed in order has no will."""
         try:
-            await asyncio.wait_for(asyncio.shield(connection.publish(self._online_message(online=False))), 2.0)
+            async with asyncio.timeout(2.0):
+                await connection.publish(self._online_message(online=False))
         except (BrokerError, TimeoutError):
             log.info("goodbye_not_said")
 
