@@ -244,70 +244,66 @@ async def test_a_port_that_is_not_there_fails_what_is_due_and_is_tried_again_lat
 
 async def test_a_connection_that_breaks_fails_the_run_and_the_next_one_connects_anew() -> None:
     bus = two_meters()
-    async with serve_tcp(bus) as endpoint:
-        line = line_at(endpoint)
+    async with serve_tcp(bus) as endpoint, _gate(endpoint) as (gate, connections):
+        line = line_at(gate)
         device = device_on(line)
-        connections: list[asyncio.StreamWriter] = []
-
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.append(writer)
-            host, _, port = endpoint.removeprefix("socket://").rpartition(":")
-            there, here = await asyncio.open_connection(host, int(port))
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_pump(reader, here))
-                    group.create_task(_pump(there, writer))
-            except* OSError:
-                pass
-
-        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
-            gate: socket.socket = server.sockets[0]
-            line = line_at(f"socket://127.0.0.1:{gate.getsockname()[1]}")
-            async with working(line, times=Times(block=0.1)) as site:
-                archive = site.read_archive(device)
-                await asyncio.sleep(0.4)
-                connections[0].close()
-                result = await site.result_of(archive)
-                assert result.outcome == reports.FAILED
-                assert f"on {line.endpoint}: the other side has closed the connection" in result.cause
-                assert (await site.result_of(site.read(device))).outcome == reports.DONE
-            for connection in connections:
-                connection.close()
+        async with working(line, times=Times(block=0.1)) as site:
+            archive = site.read_archive(device)
+            await asyncio.sleep(0.4)
+            connections[0].close()
+            result = await site.result_of(archive)
+            assert result.outcome == reports.FAILED
+            assert f"on {line.endpoint}: the other side has closed the connection" in result.cause
+            assert (await site.result_of(site.read(device))).outcome == reports.DONE
 
 
 async def test_values_that_were_read_before_the_line_went_down_are_kept() -> None:
     bus = two_meters(throttle=True, opening_rate=9600, fixed_rate=True)
-    async with serve_tcp(bus) as endpoint:
-        connections: list[asyncio.StreamWriter] = []
+    async with serve_tcp(bus) as endpoint, _gate(endpoint) as (gate, connections):
+        line = line_at(gate, rate=9600, fixed_rate=True)
+        async with working(line) as site:
+            addresses = ["2:300", *(f"{instance}:999" for instance in range(1, 41))]
+            values = site.submit(device_on(line), "read_values", {"addresses": addresses})
+            await asyncio.sleep(1.5)
+            connections[0].close()
+            result = await site.result_of(values)
+            assert result.outcome == reports.FAILED
+            assert "the other side has closed the connection" in result.cause
+            assert result.answer is not None
+            assert [value.series for value in result.answer.values] == ["2:300"]
+            assert "objects were not read" in result.answer.problems[-1]
+            assert (await site.result_of(site.read(device_on(line)))).outcome == reports.DONE
 
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.append(writer)
-            host, _, port = endpoint.removeprefix("socket://").rpartition(":")
-            there, here = await asyncio.open_connection(host, int(port))
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_pump(reader, here))
-                    group.create_task(_pump(there, writer))
-            except* OSError:
-                pass
 
-        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
-            gate: socket.socket = server.sockets[0]
-            line = line_at(f"socket://127.0.0.1:{gate.getsockname()[1]}", rate=9600, fixed_rate=True)
-            async with working(line) as site:
-                addresses = ["2:300", *(f"{instance}:999" for instance in range(1, 41))]
-                values = site.submit(device_on(line), "read_values", {"addresses": addresses})
-                await asyncio.sleep(1.5)
-                connections[0].close()
-                result = await site.result_of(values)
-                assert result.outcome == reports.FAILED
-                assert "the other side has closed the connection" in result.cause
-                assert result.answer is not None
-                assert [value.series for value in result.answer.values] == ["2:300"]
-                assert "objects were not read" in result.answer.problems[-1]
-                assert (await site.result_of(site.read(device_on(line)))).outcome == reports.DONE
-            for connection in connections:
-                connection.close()
+@asynccontextmanager
+async def _gate(endpoint: str) -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+    """A device server in front of ``endpoint``, and the connections to it, which the test may close."""
+    connections: list[asyncio.StreamWriter] = []
+    forwards: list[asyncio.Task[None]] = []
+    host, _, port = endpoint.removeprefix("socket://").rpartition(":")
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection(host, int(port))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, here))
+                group.create_task(_pump(there, writer))
+        except* OSError:
+            pass
+        finally:
+            here.close()
+            writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        forwards.append(asyncio.create_task(forward(reader, writer)))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        listening: socket.socket = server.sockets[0]
+        yield f"socket://127.0.0.1:{listening.getsockname()[1]}", connections
+    for connection in connections:
+        connection.close()
+    await asyncio.gather(*forwards)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
