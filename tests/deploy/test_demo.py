@@ -26,7 +26,8 @@ def family(folder: pathlib.Path) -> list[str]:
 def test_whoever_stops_it_is_left_with_nothing(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     folder = tmp_path / "demo"
     with subprocess.Popen(
-        [sys.executable, "-m", "deploy.demo", "--keep", str(folder)],
+        # Whoever runs the tests in the background ignores SIGINT, and with it whatever is started here.
+        ["env", "--default-signal=INT", sys.executable, "-m", "deploy.demo", "--keep", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
