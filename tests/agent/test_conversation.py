@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,31 +18,44 @@ PROMPT = b"\x01P0\x02(1234567)\x03P"
 
 
 @asynccontextmanager
-async def meter_with_a_gap(seconds: float) -> AsyncIterator[str]:
-    """A meter that stops for so long in the middle of its identification."""
-    ended = asyncio.Event()
+async def served(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """An endpoint whose connections are all answered to their end: after a call that failed there is another."""
+    answers: list[asyncio.Task[None]] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def to_its_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
-                heard = bytes(byte & 0x7F for byte in await reader.readuntil(b"\n"))
-                if heard.endswith(b"!\r\n"):
-                    writer.write(b"/Els5EK")
-                    await asyncio.sleep(seconds)
-                    writer.write(b"280\r\n")
-                elif heard.startswith(b"\x06"):
-                    writer.write(PROMPT)
+            await answer(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
-            ended.set()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(asyncio.create_task(to_its_end(reader, writer)))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         port: socket.socket = server.sockets[0]
         yield f"socket://127.0.0.1:{port.getsockname()[1]}"
-        await ended.wait()
+        await asyncio.gather(*answers)
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def meter_with_a_gap(seconds: float) -> AsyncIterator[str]:
+    """A meter that stops for so long in the middle of its identification."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heard = bytes(byte & 0x7F for byte in await reader.readuntil(b"\n"))
+            if heard.endswith(b"!\r\n"):
+                writer.write(b"/Els5EK")
+                await asyncio.sleep(seconds)
+                writer.write(b"280\r\n")
+            elif heard.startswith(b"\x06"):
+                writer.write(PROMPT)
+
+    async with served(answer) as endpoint:
+        yield endpoint
 
 
 async def opened(endpoint: str, times: Times) -> str:
@@ -81,17 +94,12 @@ def test_a_simulated_meter_gives_up_when_the_standard_says() -> None:
 async def test_after_a_wake_up_that_failed_the_line_rests_before_the_next() -> None:
     """The standard's 1.5 s, counted from when it was clear that nobody answers."""
     heard: list[tuple[float, bytes]] = []
-    ended = asyncio.Event()
 
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(4096):
             heard.append((asyncio.get_running_loop().time(), data))
-        writer.close()
-        ended.set()
 
-    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
-        port: socket.socket = server.sockets[0]
-        endpoint = f"socket://127.0.0.1:{port.getsockname()[1]}"
+    async with served(listen) as endpoint:
         line = line_at(endpoint, parity="even", wake_up=True)
         link = await open_link(endpoint, 300)
         try:
@@ -107,7 +115,6 @@ async def test_after_a_wake_up_that_failed_the_line_rests_before_the_next() -> N
                     raise AssertionError("nobody is there")
         finally:
             await link.aclose()
-        await ended.wait()
     stream = b"".join(data for _, data in heard)
     assert stream.count(b"\xaf\x3f\xb1\x21\x8d\x0a") == 2
     requests = [at for at, data in heard if b"\xaf" in data]
