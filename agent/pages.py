@@ -207,14 +207,15 @@ def _column(kind: int, field: bytes) -> Column:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for count in range(_VARINT_BYTES):
-        byte = data[at + count]
-        if count == _VARINT_BYTES - 1:
-            return value << 8 | byte, at + count + 1
+    last = at + _VARINT_BYTES - 1
+    while at < last:
+        byte = data[at]
+        at += 1
         value = value << 7 | byte & 0x7F
         if not byte & 0x80:
-            return value, at + count + 1
-    raise DamagedRecordError("a number without an end")  # pragma: no cover - the ninth byte always ends it
+            return value, at
+    # The ninth byte counts whole, and always ends it.
+    return value << 8 | data[last], last + 1
 
 
 def _checksum(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:

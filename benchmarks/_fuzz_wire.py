@@ -18,7 +18,7 @@ from protocol.plans import read_plan
 from protocol.readings import NewMeterReading, checked_batch, name_from_properties
 from protocol.reports import Hello, decode_online, decode_receipt, decode_report
 from protocol.schedules import check_schedule
-from protocol.topics import check_gateway_id, parse_topic
+from protocol.topics import Channel, check_gateway_id, parse_topic, topic_for
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode, encode, parse_decimal, plain
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
@@ -74,7 +74,7 @@ def _seeds() -> Iterable[bytes]:
         yield data
         with contextlib.suppress(ContractError):
             yield decode(data, Signed).body
-    yield b"amr/v1/gateway-1/readings"
+    yield topic_for("gateway-1", Channel.READINGS).encode()
     yield b"-12.50E-3"
 
 

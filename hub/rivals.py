@@ -60,16 +60,12 @@ def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
             gateway.rival_returns = 0
         comes_back = before is not None and sign.at > _instant(before.said)
         if comes_back:
-            gateway.rival_returns += 1
-            if gateway.rival_returns >= RETURNS:
-                gateway.rival_at = now
-            if gateway.rival_returns == RETURNS:
-                _log.warning(
-                    "gateway_identity_conflict",
-                    gateway=gateway.gateway_id,
-                    stores=sorted({sign.store.hex(), known.hex(), *(entry.store for entry in past)}),
-                    advice="several agents use one gateway id: stop all but one, or give each an id of its own",
-                )
+            _note_return(
+                gateway,
+                now,
+                sorted({sign.store.hex(), known.hex(), *(entry.store for entry in past)}),
+                "several agents use one gateway id: stop all but one, or give each an id of its own",
+            )
         said = gateway.said_at or now
         came_back = any(entry.store == known.hex() and entry.came_back for entry in past)
         kept = [entry for entry in past if entry.store not in {known.hex(), sign.store.hex()}]
@@ -91,16 +87,17 @@ def note_session(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
     if before is None or sign.at - before > REMEMBERED:
         gateway.rival_returns = 0
     gateway.rival_store, gateway.rival_said_at = sign.store, sign.at
+    advice = "two agents use one gateway id and copies of one store: stop all but one"
+    _note_return(gateway, now, [sign.store.hex()], advice)
+
+
+def _note_return(gateway: Gateway, now: dt.datetime, stores: list[str], advice: str) -> None:
+    """Count that one has come back whose place another had taken; often enough it is a conflict, told once."""
     gateway.rival_returns += 1
     if gateway.rival_returns >= RETURNS:
         gateway.rival_at = now
     if gateway.rival_returns == RETURNS:
-        _log.warning(
-            "gateway_identity_conflict",
-            gateway=gateway.gateway_id,
-            stores=[sign.store.hex()],
-            advice="two agents use one gateway id and copies of one store: stop all but one",
-        )
+        _log.warning("gateway_identity_conflict", gateway=gateway.gateway_id, stores=stores, advice=advice)
 
 
 async def note_key(session: AsyncSession, gateway: uuid.UUID, key: bytes, now: dt.datetime) -> None:

@@ -1,7 +1,6 @@
 """``metergate-agent read``: the real command against simulated meters on a pseudo-terminal and TCP."""
 
 import asyncio
-import dataclasses
 import datetime as dt
 import json
 import os
@@ -17,35 +16,15 @@ import pytest_asyncio
 
 from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
 from contexts.catalogue import CONTEXTS
+from tests.parts.commands import MAIN, Said, tool
 
-MAIN = "from agent.entry import main; main()"
 START, END = "2025-03-11T06:00:00Z", "2025-03-11T12:00:00Z"
 NOW = dt.datetime(2025, 3, 12, 9, 30, 10, tzinfo=dt.UTC)
 DAY = ("archive_number=3", "control_position=3", f"start_date={START}", f"end_date={END}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Said:
-    """How a command ended and what it said."""
-
-    status: int | None
-    out: str
-    err: str
-
-    @property
-    def readings(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
 async def read(*arguments: str, **environment: str) -> Said:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", MAIN, "read", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    out, err = await process.communicate()
-    return Said(process.returncode, out.decode(), err.decode())
+    return await tool("read", *arguments, **environment)
 
 
 def meters(**settings: object) -> VirtualBus:

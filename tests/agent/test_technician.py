@@ -2,7 +2,6 @@
 
 import asyncio
 import csv
-import dataclasses
 import datetime as dt
 import json
 import os
@@ -15,32 +14,12 @@ import pytest
 
 from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
 from agent.simulator.recorded import read_persona
+from tests.parts.commands import MAIN, tool
 
-MAIN = "from agent.entry import main; main()"
 NOW = dt.datetime(2025, 3, 12, 9, 30, 10, tzinfo=dt.UTC)
 ZONE = ("--timezone", "Europe/Berlin")
 SECRET = {"METERGATE_METER_PASSWORD": "LEAK"}
 CODE = {"METERGATE_METER_PASSWORD": "00000000"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Said:
-    """How a command ended and what it said."""
-
-    status: int | None
-    out: str
-    err: str
-
-
-async def tool(*arguments: str, **environment: str) -> Said:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", MAIN, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    out, err = await process.communicate()
-    return Said(process.returncode, out.decode(), err.decode())
 
 
 def bus(*specs: str, **settings: object) -> VirtualBus:
