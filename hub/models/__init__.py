@@ -1,0 +1,75 @@
+"""The hub's tables, all of them, on PostgreSQL and SQLite alike.
+
+Columns carry the names of the REST fields, foreign keys included (``organization`` is the organization's id), and
+there are no relationships: operations say what they read. ``created_at`` and ``updated_at`` are given by the
+operation that writes the row, from the hub's clock. The schema itself is made by ``hub/migrations``; a test compares
+the two.
+"""
+
+from hub.models.base import Base, Dated, Identified
+from hub.models.deliveries import (
+    Batch,
+    Command,
+    CommandUpdate,
+    LossRecord,
+    MeterSystemEvent,
+    OutboxProgress,
+    Quarantined,
+    Reading,
+    ReadingVersion,
+    RunReport,
+    StagedReading,
+)
+from hub.models.estate import (
+    AmrTask,
+    AmrTaskGroup,
+    Caller,
+    DeviceGateway,
+    Gateway,
+    HubState,
+    MeterDevice,
+    MeterDeviceConfig,
+    MeterDeviceType,
+    NetworkInterface,
+    Organization,
+    ReadingSeries,
+    Token,
+    config_series,
+    device_groups,
+    device_tasks,
+    group_tasks,
+)
+
+__all__ = [
+    "AmrTask",
+    "AmrTaskGroup",
+    "Base",
+    "Batch",
+    "Caller",
+    "Command",
+    "CommandUpdate",
+    "Dated",
+    "DeviceGateway",
+    "Gateway",
+    "HubState",
+    "Identified",
+    "LossRecord",
+    "MeterDevice",
+    "MeterDeviceConfig",
+    "MeterDeviceType",
+    "MeterSystemEvent",
+    "NetworkInterface",
+    "Organization",
+    "OutboxProgress",
+    "Quarantined",
+    "Reading",
+    "ReadingSeries",
+    "ReadingVersion",
+    "RunReport",
+    "StagedReading",
+    "Token",
+    "config_series",
+    "device_groups",
+    "device_tasks",
+    "group_tasks",
+]
