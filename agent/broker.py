@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
@@ -20,6 +20,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.settings import BrokerAddress
 from protocol.topics import QOS
 from protocol.wire import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    # paho names it for type checkers only.
+    from paho.mqtt.client import SocketLike
 
 _FAILURE = 0x80
 _SMALLEST_LIMIT = 256
@@ -87,14 +91,35 @@ class _Client(aiomqtt.Client):
             self.limit = max(_SMALLEST_LIMIT, min(self.limit, int(announced)))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_socket_register_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002 - paho's
+        # aiomqtt has the loop wait for a number, which may be nobody's or another's by the time it does.
+        self._loop.call_soon_threadsafe(self._await_writable, sock)
+
+    def _await_writable(self, sock: "SocketLike") -> None:
+        if sock.fileno() >= 0:
+            self._loop.add_writer(sock, self._write)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except (OSError, ValueError) as error:
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+
+    def _on_socket_unregister_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock)
+
     def abandon(self) -> None:
-        """Close the socket of a connection that never came about; aiomqtt leaves it to the collector."""
+        """Close what aiomqtt leaves open when a connection never came about, was lost or cannot be ended in order."""
         self._client.disconnect()
-        if self._disconnected.done():
-            # Retrieved, so that the loop does not report it when the future is collected.
+        # A goodbye that nobody took in time has cancelled it: that is no cancellation of whoever waited.
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            # Looked at, so that the loop does not report it when the future is collected.
             self._disconnected.exception()
         opened = self._client.socket()
         if opened is not None:
+            self._on_socket_unregister_write(self._client, None, opened)
             self._on_socket_close(self._client, None, opened)
             opened.close()
 
@@ -186,15 +211,13 @@ async def connect(access: Access, identifier: str | None, will: Outgoing | None 
     try:
         with _translated(where):
             await client.__aenter__()
-    except BaseException:
-        client.abandon()
-        raise
-    try:
-        yield Connection(client, where)
+        try:
+            yield Connection(client, where)
+        finally:
+            # What ends the block is what matters; a connection that cannot even be closed in order is closed by force.
+            with contextlib.suppress(BrokerError, asyncio.InvalidStateError), _translated(where):
+                await client.__aexit__(None, None, None)
     finally:
-        # What ends the block is what matters; a connection that cannot even be closed in order is closed by force.
-        with contextlib.suppress(aiomqtt.MqttError, OSError, asyncio.InvalidStateError):
-            await client.__aexit__(None, None, None)
         client.abandon()
 
 

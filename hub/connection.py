@@ -12,8 +12,8 @@ import contextlib
 import ssl
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
@@ -24,6 +24,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from protocol.topics import QOS
 from protocol.wire import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    # paho names it for type checkers only.
+    from paho.mqtt.client import SocketLike
 
 ANSWER_SECONDS = 10.0
 KEEPALIVE_SECONDS = 20
@@ -142,14 +146,35 @@ class _Client(aiomqtt.Client):
             self.packet_bytes = min(self.packet_bytes, int(announced))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_socket_register_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002 - paho's
+        # aiomqtt has the loop wait for a number, which may be nobody's or another's by the time it does.
+        self._loop.call_soon_threadsafe(self._await_writable, sock)
+
+    def _await_writable(self, sock: "SocketLike") -> None:
+        if sock.fileno() >= 0:
+            self._loop.add_writer(sock, self._write)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except (OSError, ValueError) as error:
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+
+    def _on_socket_unregister_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock)
+
     def abandon(self) -> None:
-        """Close what aiomqtt leaves open when a connection never came about or was lost."""
+        """Close what aiomqtt leaves open when a connection never came about, was lost or cannot be ended in order."""
         self._client.disconnect()
-        if self._disconnected.done():
+        # A goodbye that nobody took in time has cancelled it: that is no cancellation of whoever waited.
+        if self._disconnected.done() and not self._disconnected.cancelled():
             # Looked at, so that the loop does not report it when the future is collected.
             self._disconnected.exception()
         opened = self._client.socket()
         if opened is not None:
+            self._on_socket_unregister_write(self._client, None, opened)
             self._on_socket_close(self._client, None, opened)
             opened.close()
 
@@ -175,10 +200,8 @@ class Connection:
             ConnectionLostError: naming the filter that the broker refuses.
         """
         for topic in filters:
-            try:
+            with _translated(self._where):
                 codes = await self._client.subscribe(topic, qos=QOS)
-            except (aiomqtt.MqttError, OSError) as error:
-                raise ConnectionLostError(f"broker {self._where}: {error}") from error
             for code in codes:
                 if (code if isinstance(code, int) else code.value) >= _REFUSED:
                     raise ConnectionLostError(f"broker {self._where} refuses the subscription to {topic}: {code}")
@@ -254,20 +277,34 @@ async def connect(url: BrokerUrl, queue_bytes: int) -> AsyncIterator[Connection]
         tls_context=ssl.create_default_context() if url.tls else None,
     )
     client.pending_calls_threshold = 10 * IN_FLIGHT
-    try:
-        await client.__aenter__()
-    except (aiomqtt.MqttError, OSError) as error:
-        client.abandon()
-        raise ConnectionLostError(f"broker {url}: {error}") from error
-    except asyncio.CancelledError:
-        client.abandon()
-        raise
     connection = Connection(client, str(url))
     try:
-        yield connection
+        with _translated(str(url)):
+            await client.__aenter__()
+        try:
+            yield connection
+        finally:
+            connection.lose()
+            # What ends the block is what matters; a connection that cannot be closed in order is abandoned.
+            with contextlib.suppress(ConnectionLostError, asyncio.InvalidStateError), _translated(str(url)):
+                await client.__aexit__(None, None, None)
     finally:
-        connection.lose()
-        # What ends the block is what matters; a connection that cannot be closed in order is abandoned.
-        with contextlib.suppress(aiomqtt.MqttError, OSError, asyncio.InvalidStateError):
-            await client.__aexit__(None, None, None)
         client.abandon()
+
+
+@contextlib.contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turn the client's errors into ours, and end with the cancellation that came meanwhile.
+
+    aiomqtt waits with wait_for, which in Python 3.11 swallows a cancellation that comes with what it waits for.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    except (aiomqtt.MqttError, OSError) as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise ConnectionLostError(f"broker {where}: {error}") from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
