@@ -36,6 +36,8 @@ class Command(Checked, frozen=True, array_like=True):
     ``expires`` is ``issued`` plus ``ttl_seconds`` by the sender's clock; an agent whose own clock is not believed
     counts ``ttl_seconds`` from the arrival on its monotonic clock instead.
     With ``cancels`` set the command asks for the end of that other command, and nothing else counts.
+    With ``background`` it is run only when nothing else is due on the meter's line, and within the gateway's budget of
+    line time for such commands; an agent that does not know the field runs it as any other command.
     """
 
     id: uuid.UUID
@@ -50,6 +52,7 @@ class Command(Checked, frozen=True, array_like=True):
     delay_seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_COMMAND_SECONDS)] = 0
     store: StoreId | None = None
     cancels: uuid.UUID | None = None
+    background: bool = False
 
 
 class CommandUpdate(Checked, frozen=True, array_like=True, tag="command"):

@@ -68,6 +68,7 @@ CALL = Command(
     delay_seconds=5,
     store=STORE,
     cancels=_id(6),
+    background=True,
 )
 REPORTS: dict[str, msgspec.Struct] = {
     "run": RunReport(RUN, DEVICE, WRONG_METER, AT, LATER, TASK, COMMAND, AT, "the meter says 4711", 96, 5120, AT, 3),
