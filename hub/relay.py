@@ -6,7 +6,9 @@ Rules:
 - Nothing is acknowledged to an agent but what is committed. What the relay holds unprocessed is bounded in bytes;
   beyond that it drops, without a receipt.
 - No database lock is held while the network is waited for: what was published is noted by compare-and-set, and looked
-  at again after its PUBACK.
+  at again after its PUBACK. Nor while this process works on something else: groups of deliveries and of life signs take
+  turns (``_turn``), because a transaction that waits for the processor between two statements keeps its rows from
+  whoever edits them.
 
 Theory of operation. Four tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in into two
 lanes, and again with back-off), *storing* (drain the lane of batches, one transaction for many, then their receipts),
@@ -21,6 +23,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import asyncpg
 import prometheus_client
@@ -59,6 +62,8 @@ RECEIPT_NAME_BYTES = 64
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a database that is away or refuses raises; asyncpg's own when connecting fails."""
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 _deliveries = prometheus_client.Counter(
@@ -121,6 +126,7 @@ class Relay:
         self._lanes = Lanes(settings.queue_bytes)
         self._signs = Signs(settings.queue_bytes // 4)
         self._adopt = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._to_publish: set[uuid.UUID] = set()
         self._said_full = -SAY_EVERY
         self._unsaid = 0
@@ -213,27 +219,18 @@ class Relay:
     async def _store(self) -> None:
         group = await self._lanes.take()
         _queued.set(self._lanes.bytes)
-        try:
-            await self._store_group(group)
-        except (OperationalError, InterfaceError):
-            # The database is away: their agents keep these deliveries and send them again.
-            raise
-        except DBAPIError as error:
-            if len(group) == 1 or is_out_of_strength(error):
-                raise
-            # One delivery that the database cannot take must not keep the others from being stored.
-            _log.warning("group_failed", deliveries=len(group), cause=_first_line(error))
-            for delivery in group:
-                try:
-                    await self._store_group([delivery])
-                except DBAPIError as single:
-                    _log.error("delivery_failed", topic=delivery.topic, cause=_first_line(single))
 
-    async def _store_group(self, group: list[Delivery]) -> None:
+        def refused(delivery: Delivery, cause: str) -> None:
+            _log.error("delivery_failed", topic=delivery.topic, cause=cause)
+
+        await _all_or_each(group, self._store_group, refused)
+
+    async def _store_group(self, group: Sequence[Delivery]) -> None:
         now = self._clock.now()
-        begun = self._clock.monotonic()
-        outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
-        took = self._clock.monotonic() - begun
+        async with self._turn:
+            begun = self._clock.monotonic()
+            outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+            took = self._clock.monotonic() - begun
         _stored.observe(took)
         self._lanes.stored(took)
         _count(outcome.counts)
@@ -267,22 +264,12 @@ class Relay:
     async def _listen(self) -> None:
         messages = await self._signs.take()
         signs = [sign for message in messages if (sign := _read_sign(message)) is not None]
+
+        def refused(sign: LifeSign, cause: str) -> None:
+            _log.warning("life_sign_dropped", gateway=sign.sign.gateway, cause=cause)
+
         try:
-            await self._note(signs)
-        except (OperationalError, InterfaceError):
-            self._hear_again(messages)
-            raise
-        except DBAPIError as error:
-            if is_out_of_strength(error):
-                self._hear_again(messages)
-                raise
-            # One that the database cannot take must not keep the others from being noted.
-            _log.warning("group_failed", deliveries=len(signs), cause=_first_line(error))
-            for sign in signs:
-                try:
-                    await self._note([sign])
-                except DBAPIError as single:
-                    _log.warning("life_sign_dropped", gateway=sign.sign.gateway, cause=_first_line(single))
+            await _all_or_each(signs, self._note, refused)
         except DATABASE_ERRORS:
             self._hear_again(messages)
             raise
@@ -296,7 +283,8 @@ class Relay:
         """Note life signs, and answer them."""
         if not signs:
             return
-        owed = await note_life_signs(self._engine, signs, self._clock.now())
+        async with self._turn:
+            owed = await note_life_signs(self._engine, signs, self._clock.now())
         await asyncio.gather(
             *(self._send(heard.gateway_id, Channel.RECEIPT, resend) for heard in owed.heard for resend in heard.resends)
         )
@@ -384,7 +372,7 @@ class Relay:
 
     async def _note_published(self, gateway: uuid.UUID, rendered: plans.Rendered) -> bool:
         """Note what was published; return whether it is what the broker should keep."""
-        async with writing(self._engine) as session:
+        async with self._turn, writing(self._engine) as session:
             await session.execute(
                 sa.update(Gateway)
                 .where(Gateway.id == gateway, Gateway.published_revision <= rendered.revision)
@@ -444,6 +432,37 @@ def _read_sign(message: Incoming) -> LifeSign | None:
         _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
         return None
     return LifeSign(sign, envelope.key, message.retained)
+
+
+async def _all_or_each(
+    group: Sequence[_T], work: Callable[[Sequence[_T]], Awaitable[None]], refused: Callable[[_T, str], None]
+) -> None:
+    """Do the work for all of a group; where the database cannot take that, for each one by itself.
+
+    One that it cannot take must not keep the others waiting; what is told of it is up to ``refused``.
+
+    Raises:
+        DBAPIError: when the database is away, or cannot work now: nobody's fault, and worth another try.
+    """
+    try:
+        await work(group)
+    except DBAPIError as error:
+        if _is_away(error):
+            raise
+        _log.warning("group_failed", size=len(group), cause=_first_line(error))
+    else:
+        return
+    for one in group:
+        try:
+            await work([one])
+        except DBAPIError as error:
+            if _is_away(error):
+                raise
+            refused(one, _first_line(error))
+
+
+def _is_away(error: DBAPIError) -> bool:
+    return isinstance(error, (OperationalError, InterfaceError)) or is_out_of_strength(error)
 
 
 def _count(counts: Counter[str]) -> None:
