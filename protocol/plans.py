@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import uuid
 import zlib
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -100,6 +101,34 @@ class CallerGrant(Checked, frozen=True, array_like=True):
         return f"{context}.{call}" in self.allowed or f"{context}.*" in self.allowed
 
 
+class PushMeter(Checked, frozen=True, array_like=True):
+    """A meter whose values come through a receiver; ``identity`` is what its payloads call it.
+
+    ``device`` and ``name`` are the meter device's, ``timezone`` that of its clock; ``mappings`` have archive 0.
+    """
+
+    device: uuid.UUID
+    name: MeterName
+    identity: Annotated[str, msgspec.Meta(max_length=50)]
+    timezone: str
+    mappings: list[SeriesMapping] = msgspec.field(default_factory=list)
+
+
+class Receiver(Checked, frozen=True, array_like=True):
+    """Where what meters push comes in, and who takes it apart.
+
+    ``receiver`` and ``kwargs`` are text and values that the agent judges, as a task's; ``endpoint`` is a serial port,
+    ``socket://``, ``listen://`` or ``udp://`` with host and port, or ``mqtt:`` with a name.
+    """
+
+    id: uuid.UUID
+    name: Name
+    receiver: Word
+    endpoint: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    meters: list[PushMeter] = msgspec.field(default_factory=list)
+
+
 class GatewayPlan(Checked, frozen=True, array_like=True):
     """The whole document. The items stay raw until ``read_plan`` judges each of them."""
 
@@ -110,13 +139,14 @@ class GatewayPlan(Checked, frozen=True, array_like=True):
     devices: list[msgspec.Raw] = msgspec.field(default_factory=list)
     tasks: list[msgspec.Raw] = msgspec.field(default_factory=list)
     callers: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    receivers: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
 class Problem(Checked, frozen=True, array_like=True):
     """One item of a plan that is not run, and why.
 
-    ``kind`` is line, device, task or caller; ``item`` its UUID or name, or ``#0``, ``#1``, ... by its position in the
-    plan when not even that can be read.
+    ``kind`` is line, device, task, caller or receiver; ``item`` its UUID or name, or ``#0``, ``#1``, ... by its
+    position in the plan when not even that can be read.
     """
 
     kind: Word
@@ -135,10 +165,11 @@ class Plan(msgspec.Struct, frozen=True):
     devices: dict[uuid.UUID, Device]
     tasks: dict[uuid.UUID, Task]
     callers: dict[str, CallerGrant]
+    receivers: dict[uuid.UUID, Receiver]
     problems: list[Problem]
 
 
-_Item = TypeVar("_Item", Line, Device, Task, CallerGrant)
+_Item = TypeVar("_Item", Line, Device, Task, CallerGrant, Receiver)
 
 
 def render_plan(
@@ -150,13 +181,15 @@ def render_plan(
     devices: list[Device],
     tasks: list[Task],
     callers: list[CallerGrant],
+    receivers: Sequence[Receiver] = (),
 ) -> bytes:
     """Render the compressed document that goes, signed, on the channel ``plan``."""
 
-    def raw(items: list[Any]) -> list[msgspec.Raw]:
+    def raw(items: Sequence[Any]) -> list[msgspec.Raw]:
         return [msgspec.Raw(encode(item)) for item in items]
 
-    plan = GatewayPlan(gateway, revision, issued, raw(lines), raw(devices), raw(tasks), raw(callers))
+    items = (raw(one) for one in (lines, devices, tasks, callers, receivers))
+    plan = GatewayPlan(gateway, revision, issued, *items)
     return zlib.compress(encode(plan), 9)
 
 
@@ -215,5 +248,6 @@ def read_plan(body: bytes) -> Plan:
         devices={device.id: device for device in judged("device", plan.devices, Device)},
         tasks={task.id: task for task in judged("task", plan.tasks, Task)},
         callers={caller.name: caller for caller in judged("caller", plan.callers, CallerGrant)},
+        receivers={receiver.id: receiver for receiver in judged("receiver", plan.receivers, Receiver)},
         problems=problems,
     )

@@ -1,7 +1,7 @@
 """What a gateway says besides readings, what the hub answers, and the life sign that ties both to a session.
 
-Rows on the channel ``report`` are one of RunReport, CommandUpdate, PlanApplied, MeterSystemEvent and LossRecord,
-told apart by the tag in their first element; a row with an unknown tag costs that row only.
+Rows on the channel ``report`` are one of RunReport, CommandUpdate, PlanApplied, MeterSystemEvent, LossRecord and
+UndecodablePush, told apart by the tag in their first element; a row with an unknown tag costs that row only.
 """
 
 import uuid
@@ -102,7 +102,31 @@ class LossRecord(Checked, frozen=True, array_like=True, tag="loss"):
     reason: Text
 
 
-Report = RunReport | CommandUpdate | PlanApplied | MeterSystemEvent | LossRecord
+MAX_PUSHED_BYTES = 4096
+"""Of a payload that could not be taken: what its report carries of it."""
+
+
+class UndecodablePush(Checked, frozen=True, array_like=True, tag="push"):
+    """What came through a receiver and is no reading: its first bytes, for people and for a fix.
+
+    ``size`` is the whole payload's; ``meter`` what it calls its meter, where that could be read; ``source`` where it
+    came from. ``count`` is how many there were since the report before: a gateway reports so many of them in an hour,
+    and counts the rest.
+    """
+
+    id: uuid.UUID
+    receiver: uuid.UUID
+    name: Word
+    came: Instant
+    cause: Text
+    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSHED_BYTES)]
+    size: Sequence
+    source: Word = ""
+    meter: Word = ""
+    count: Count = 1
+
+
+Report = RunReport | CommandUpdate | PlanApplied | MeterSystemEvent | LossRecord | UndecodablePush
 
 
 def decode_report(row: bytes | msgspec.Raw) -> Report:

@@ -82,6 +82,7 @@ def test_the_page_names_both_commands_and_every_room() -> None:
         "make demo",
         "protocol/",
         "contexts/",
+        "receivers/",
         "agent/",
         "hub/",
         "deploy/",

@@ -15,7 +15,19 @@ import msgspec
 
 from protocol.commands import DONE, Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
-from protocol.plans import CallerGrant, Device, Line, Problem, SeriesMapping, Task, plan_digest, read_plan, render_plan
+from protocol.plans import (
+    CallerGrant,
+    Device,
+    Line,
+    Problem,
+    PushMeter,
+    Receiver,
+    SeriesMapping,
+    Task,
+    plan_digest,
+    read_plan,
+    render_plan,
+)
 from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, batch_of, checked_batch
 from protocol.reports import (
     WRONG_METER,
@@ -28,6 +40,7 @@ from protocol.reports import (
     Receipt,
     Resend,
     RunReport,
+    UndecodablePush,
     decode_online,
     decode_receipt,
     decode_report,
@@ -80,6 +93,10 @@ REPORTS: dict[str, msgspec.Struct] = {
     ),
     "event": MeterSystemEvent(_id(9), DEVICE, "m-1", AT, "0x8103", "Clock set", "The clock was set", LATER),
     "loss": LossRecord(_id(10), DEVICE, "m-1", "2:300", AT, LATER, 17, "the disk budget is spent"),
+    "push": UndecodablePush(
+        *(_id(12), _id(11), "p1", LATER, "the checksum is 1234, the telegram's own is 4321", b"/ISK5"),
+        *(812, "10.0.0.7", "E0026000024561214", 3),
+    ),
 }
 PLAN = render_plan(
     GATEWAY,
@@ -102,6 +119,16 @@ PLAN = render_plan(
         Task(TASK, "quarterly", "quarterly", 60, "generic_lis200", "read_archive_by_offset_seconds", {"archive": 3})
     ],
     callers=[CallerGrant("dispatcher", KEY.public, ["generic_lis200.read_single_value"], LATER)],
+    receivers=[
+        Receiver(
+            *(_id(11), "p1", "dsmr_p1", "socket://10.0.0.7:8023", {"raster": "quarter_hour"}),
+            [
+                PushMeter(
+                    DEVICE, "m-1", "E0026000024561214", "Europe/Amsterdam", [SeriesMapping(0, "24.2.1", "7-0:3.0.0")]
+                )
+            ],
+        )
+    ],
 )
 BATCH = batch_of(STORE, 41, [encode(reading) for reading in READINGS])
 REPORT_BATCH = batch_of(STORE, 7, [encode(report) for report in REPORTS.values()])
