@@ -39,6 +39,7 @@ from hub.models.estate import (
     device_tasks,
     group_tasks,
 )
+from hub.models.validation import DevicePeriod, UnjudgedReadings
 
 __all__ = [
     "AmrTask",
@@ -50,6 +51,7 @@ __all__ = [
     "CommandUpdate",
     "Dated",
     "DeviceGateway",
+    "DevicePeriod",
     "Gateway",
     "HubState",
     "Identified",
@@ -68,6 +70,7 @@ __all__ = [
     "RunReport",
     "StagedReading",
     "Token",
+    "UnjudgedReadings",
     "config_series",
     "device_groups",
     "device_tasks",

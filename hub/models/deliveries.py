@@ -8,7 +8,7 @@ import decimal
 import uuid
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hub.columns import BigId
@@ -58,11 +58,22 @@ class Reading(Base):
 
     Current is the version collected last (of equal instants the greater value). ``version_count`` is the number of
     distinct values that arrived; when it is more than one, ``ReadingVersion`` has all of them. ``first_collected`` is
-    set only when the current value was collected more than once: then it is the first time.
+    set only when the current value was collected more than once: then it is the first time. ``flags`` are bits of
+    ``hub.validation``.
     """
 
     __tablename__ = "readings"
-    __table_args__ = (UniqueConstraint("meter_device", "series", "timestamp"), COUNTED)
+    __table_args__ = (
+        UniqueConstraint("meter_device", "series", "timestamp"),
+        Index(
+            "ix_readings_flagged",
+            "meter_device",
+            "timestamp",
+            sqlite_where=text("flags <> 0"),
+            postgresql_where=text("flags <> 0"),
+        ),
+        COUNTED,
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     organization: Mapped[uuid.UUID] = owner()
@@ -78,6 +89,7 @@ class Reading(Base):
     batch: Mapped[int | None] = mapped_column(BigId, ForeignKey("batches.id"))
     version_count: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[dt.datetime]
+    flags: Mapped[int] = mapped_column(SmallInteger, default=0)
 
 
 class ReadingVersion(Base):

@@ -121,7 +121,8 @@ class ReadingSeries(Identified, Base):
 class MeterDeviceConfig(Identified, Base):
     """Which series the meters of a type may have (``config_series``), their time zone, and other series names.
 
-    ``mappings`` is a list of ``{"archive": int, "source": str, "series": str}``.
+    ``mappings`` is a list of ``{"archive": int, "source": str, "series": str}``, ``limits`` one of
+    ``hub.validation.Limit``.
     """
 
     __tablename__ = "meter_device_configs"
@@ -130,6 +131,7 @@ class MeterDeviceConfig(Identified, Base):
     name: Mapped[str] = mapped_column(String(50))
     timezone: Mapped[str] = mapped_column(String(64), default="UTC")
     mappings: Mapped[list[Any]] = mapped_column(default=list)
+    limits: Mapped[list[Any]] = mapped_column(default=list)
 
 
 config_series = Table(

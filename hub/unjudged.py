@@ -1,0 +1,90 @@
+"""Which readings are still to be judged by validation: noted where they change, in the same transaction.
+
+A note is one row, whatever the transaction brought: *spans*, each a device, a series and a first and last instant.
+What lies between two changed readings of a span may be judged without need, which does no harm; so changes that are
+more than a day apart are spans of their own.
+"""
+
+import dataclasses
+import datetime as dt
+import struct
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import cast
+
+from sqlalchemy import Table, insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.columns import from_microseconds, to_microseconds
+from hub.models import UnjudgedReadings
+
+FIRST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+LAST = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+"""Before and after all readings."""
+
+EVERY_SERIES = uuid.UUID(int=0)
+"""Stands for all series of a device."""
+
+DEVICES_PER_NOTE = 200
+_GAP = dt.timedelta(days=1)
+_PACKED = struct.Struct(">16s16sqq")
+_notes = cast("Table", UnjudgedReadings.__table__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Span:
+    """Readings of one series of a device, or of all; ``first`` and ``last`` are in it."""
+
+    device: uuid.UUID
+    series: uuid.UUID
+    first: dt.datetime
+    last: dt.datetime
+
+
+def spans_of(keys: Iterable[tuple[int, int, dt.datetime]]) -> Iterator[Span]:
+    """Yield spans around the keys (the numbers of device and series, and a timestamp), which are in order."""
+    current: list[tuple[int, int, dt.datetime]] = []
+    for key in keys:
+        if current and (key[:2] != current[-1][:2] or key[2] - current[-1][2] > _GAP):
+            yield _around(current)
+            current = []
+        current.append(key)
+    if current:
+        yield _around(current)
+
+
+def _around(keys: Sequence[tuple[int, int, dt.datetime]]) -> Span:
+    device, series, first = keys[0]
+    return Span(uuid.UUID(int=device), uuid.UUID(int=series), first, keys[-1][2])
+
+
+async def note(session: AsyncSession, spans: Iterable[Span]) -> None:
+    """Note, in the caller's transaction, that these readings are to be judged."""
+    packed = pack(spans)
+    if packed:
+        connection = await session.connection()
+        await connection.execute(insert(_notes), {"spans": packed})
+
+
+async def note_devices(session: AsyncSession, devices: Collection[uuid.UUID]) -> None:
+    """Note that all readings of the devices are to be judged again: what they are judged by has changed."""
+    ordered = sorted(devices)
+    for start in range(0, len(ordered), DEVICES_PER_NOTE):
+        some = ordered[start : start + DEVICES_PER_NOTE]
+        await note(session, (Span(device, EVERY_SERIES, FIRST, LAST) for device in some))
+
+
+def pack(spans: Iterable[Span]) -> bytes:
+    """Return the spans as a note has them."""
+    return b"".join(
+        _PACKED.pack(span.device.bytes, span.series.bytes, to_microseconds(span.first), to_microseconds(span.last))
+        for span in spans
+    )
+
+
+def unpack(packed: bytes) -> list[Span]:
+    """Return the spans of a note."""
+    return [
+        Span(uuid.UUID(bytes=device), uuid.UUID(bytes=series), from_microseconds(first), from_microseconds(last))
+        for device, series, first, last in _PACKED.iter_unpack(packed)
+    ]
