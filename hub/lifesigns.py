@@ -162,6 +162,8 @@ async def _is_its_own(session: AsyncSession, gateway: Gateway, one: LifeSign, no
 def _take(gateway: Gateway, one: LifeSign, now: dt.datetime) -> bool:
     """Note the sign in the gateway's row; False when it is older than what is known."""
     sign = one.sign
+    if rivals.is_late(gateway, sign, now):
+        return False
     if not _is_newer(gateway, sign, retained=one.retained):
         if sign.online and not one.retained and sign.store == gateway.store_id and sign.session < gateway.session:
             rivals.note_session(gateway, sign, now)

@@ -49,6 +49,20 @@ def _instant(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
 
 
+def is_late(gateway: Gateway, sign: Online, now: dt.datetime) -> bool:
+    """Whether a sign is one of before another store followed: late, repeated, or a will of a connection back then.
+
+    Session numbers do not tell, for a new store may count its own anew; that the store has said as much before does.
+    """
+    if sign.store == gateway.store_id:
+        return False
+    past = [_Past(*entry) for entry in gateway.past_stores or ()]
+    before = next((entry for entry in past if entry.store == sign.store.hex()), None)
+    if before is None or _instant(before.followed) <= now - REMEMBERED:
+        return False
+    return not sign.online or sign.at <= _instant(before.said)
+
+
 def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
     """Compare a fresh life sign with those before; call it before the sign is noted, and never for a retained one."""
     known = gateway.store_id

@@ -5,6 +5,7 @@ import itertools
 import uuid
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -118,6 +119,27 @@ async def test_updates_end_alike_in_any_order_and_number(engine: AsyncEngine) ->
         async with looking(engine) as session:
             count = sa.select(sa.func.count()).select_from(models.CommandUpdate).filter_by(command=key)
             assert await session.scalar(count) == 3
+
+
+async def test_a_lower_session_or_sequence_never_overwrites_a_higher_one(engine: AsyncEngine) -> None:
+    """Sequences count on over restarts; the session is what the gateway raises with each."""
+    estate = await make_estate(engine)
+    for lower, higher in (((1, 8), (1, 9)), ((1, 9), (2, 1))):
+        for states in (
+            (commands.ACCEPTED, commands.RUNNING),
+            (commands.RUNNING, commands.ACCEPTED),
+            (commands.FAILED, commands.DONE),
+        ):
+            for order in ((0, 1), (1, 0), (0, 1, 0)):
+                key = await add_command(engine, estate, state=dispatch.SENT)
+                steps = [
+                    msgspec.structs.replace(update(key, state, sequence), session=session, cause=state)
+                    for state, (session, sequence) in zip(states, (lower, higher), strict=True)
+                ]
+                for number in order:
+                    await apply(engine, estate, steps[number])
+                row = await find(engine, key)
+                assert (row.state, row.cause, (row.session, row.sequence)) == (states[1], states[1], higher)
 
 
 async def test_the_hub_ends_what_nobody_else_ends(engine: AsyncEngine) -> None:

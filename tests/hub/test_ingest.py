@@ -19,7 +19,7 @@ from hub.database import create_engine, writing
 from hub.database import reading as looking
 from hub.ingest import Delivery, Outcome, store_deliveries
 from protocol.envelopes import SigningKey
-from protocol.readings import NewMeterReading, name_properties
+from protocol.readings import BatchName, NewMeterReading, name_from_properties, name_properties
 from protocol.reports import QUARANTINED, STORED
 from protocol.topics import Channel
 from protocol.wire import encode
@@ -251,6 +251,10 @@ async def test_strangers_leave_room_in_the_quarantine_for_what_is_signed(engine:
     assert len(await rows(engine, models.Quarantined)) == 4
 
 
+def named(delivery: Delivery) -> BatchName:
+    return name_from_properties(delivery.properties)
+
+
 async def test_when_the_quarantine_is_full_nothing_unreadable_is_receipted(engine: AsyncEngine) -> None:
     estate = await make_estate(engine)
     voice = GatewayVoice()
@@ -259,9 +263,16 @@ async def test_when_the_quarantine_is_full_nothing_unreadable_is_receipted(engin
     outcome = await ingest(engine, *strange, good, quarantine_rows=2)
     assert receipted(outcome) == 3
     assert outcome.counts["quarantine_full"] == 1
+    assert {name for names in outcome.receipts.values() for name in names} == {
+        named(one) for one in (*strange[:2], good)
+    }
     assert len(await rows(engine, models.Quarantined)) == 2
-    # What is kept already may come again; what was refused still is.
-    assert receipted(await ingest(engine, *strange, quarantine_rows=2)) == 2
+    # What is kept already may come again; what was refused still is, also where nothing of it can be read.
+    garbled = dataclasses.replace(strange[2], payload=voice.key.seal(strange[2].topic, b"\xc1 not a batch"))
+    again = await ingest(engine, *strange, garbled, quarantine_rows=2)
+    assert receipted(again) == 2
+    assert {name for names in again.receipts.values() for name in names} == {named(one) for one in strange[:2]}
+    assert len(await rows(engine, models.Quarantined)) == 2
 
 
 async def test_a_forged_or_foreign_envelope_gets_no_receipt_and_leaves_no_trace(engine: AsyncEngine) -> None:

@@ -50,11 +50,19 @@ class _Gateway:
     engine: AsyncEngine
     key: SigningKey = dataclasses.field(default_factory=SigningKey.generate)
 
-    async def hear(self, *, online: bool, session: int, store: bytes = b"1" * 16, retained: bool = False) -> bool:
-        """Hear a sign; return whether the hub takes the gateway for online now."""
-        at = NOW + dt.timedelta(seconds=session)
-        sign = reports.Online("gw-1", online=online, session=session, store=store, software="test", at=at)
-        await note_life_signs(self.engine, [LifeSign(sign, self.key.public, retained)], at)
+    async def known(self) -> tuple[int, bytes | None]:
+        """Return the session and the store that the hub takes for the present ones."""
+        async with writing(self.engine) as session:
+            row = (await session.scalars(sa.select(Gateway))).one()
+            return row.session, row.store_id
+
+    async def hear(
+        self, *, online: bool, session: int, store: bytes = b"1" * 16, retained: bool = False, at: int | None = None
+    ) -> bool:
+        """Hear a sign, said at the second ``at`` or else its session's; return whether the gateway is online now."""
+        said = NOW + dt.timedelta(seconds=session if at is None else at)
+        sign = reports.Online("gw-1", online=online, session=session, store=store, software="test", at=said)
+        await note_life_signs(self.engine, [LifeSign(sign, self.key.public, retained)], said)
         async with writing(self.engine) as session_:
             row = (await session_.scalars(Gateway.__table__.select().with_only_columns(Gateway.online))).one()
             return bool(row)
@@ -72,6 +80,36 @@ async def test_a_sign_that_comes_after_its_own_connections_will_brings_nobody_ba
     assert await gateway.hear(online=True, session=6)
     assert not await gateway.hear(online=False, session=6)
     assert await gateway.hear(online=True, session=6, store=b"2" * 16)
+
+
+async def test_an_old_will_changes_nothing(engine: AsyncEngine) -> None:
+    await make_estate(engine)
+    gateway = _Gateway(engine)
+    assert await gateway.hear(online=True, session=9)
+    assert await gateway.hear(online=False, session=8)
+    assert await gateway.hear(online=False, session=8, store=b"2" * 16)
+    assert await gateway.known() == (9, b"1" * 16)
+    assert await gateway.hear(online=True, session=10)
+    assert await gateway.hear(online=False, session=9)
+    assert not await gateway.hear(online=False, session=10)
+    assert await gateway.known() == (10, b"1" * 16)
+
+
+async def test_what_an_earlier_store_said_does_not_bring_it_back(engine: AsyncEngine) -> None:
+    """One relay is slower than the other, or a message comes twice: commands must not go to a store that is gone."""
+    await make_estate(engine)
+    gateway = _Gateway(engine)
+    old, new = b"1" * 16, b"2" * 16
+    assert await gateway.hear(online=True, session=100, store=old)
+    assert await gateway.hear(online=True, session=110, store=old)
+    # The card was lost, and the clock begins in the past: the new store counts from there.
+    assert await gateway.hear(online=True, session=5, store=new, at=120)
+    for session, online in ((100, True), (110, True), (110, False)):
+        assert await gateway.hear(online=online, session=session, store=old)
+        assert await gateway.known() == (5, new)
+    # The folder was put where it had been: it speaks again, which no late message does.
+    assert await gateway.hear(online=True, session=130, store=old)
+    assert await gateway.known() == (130, old)
 
 
 async def test_what_lines_did_is_kept_as_it_was_said_last(engine: AsyncEngine) -> None:
