@@ -19,6 +19,7 @@ from agent.conversation import NoAnswer
 from agent.links import LinkError
 from agent.masking import Mask
 from protocol.iec62056 import MeterEvent, ReaderEvent
+from protocol.iec62056.lock_codes import hidden
 
 CAPTURE_VERSION = 1
 
@@ -124,7 +125,7 @@ class Recorder:
         """See Observer."""
         del rate
         kind = Silent if isinstance(error, NoAnswer) else Lost if isinstance(error, LinkError) else Wrong
-        self._tell(kind(self._at(at), error.what if isinstance(error, LinkError) else str(error)))
+        self._tell(kind(self._at(at), hidden(error.what if isinstance(error, LinkError) else str(error))))
 
     def looked(self, shows: dt.datetime) -> dt.datetime:
         """Record what the clock shows, and return it."""

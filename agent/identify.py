@@ -29,6 +29,7 @@ from protocol.iec62056 import (
 )
 from protocol.iec62056.codes import NO_RIGHT_TO_READ, message_title
 from protocol.iec62056.data_lines import is_error
+from protocol.iec62056.lock_codes import hidden
 
 LIS200, IEC_62056_21 = "LIS-200", "IEC 62056-21"
 """What a meter speaks: the objects of LIS-200, or at least the standard below it."""
@@ -248,7 +249,7 @@ class Searcher:
             if not setting.fixed_rate:
                 # The rate that a wired port announces may be another than it runs at: fact sheet 8.16.
                 return await self._called(link, Setting(setting.rate, fixed_rate=True), address)
-            self._found.heard.append(f"{ear.identification.ident} answers at {setting}, but: {error}")
+            self._found.heard.append(f"{ear.identification.ident} answers at {setting}, but: {hidden(str(error))}")
         elif len(ear.not_understood) >= CALLS and not address:
             count = len(ear.not_understood[-1])
             self._found.heard.append(
@@ -343,7 +344,7 @@ class Searcher:
                 if refusal.code not in _MISSING:
                     found.archives.append(ArchiveFound(number=number, says=refusal.meaning))
             except Iec62056Error as error:
-                found.archives.append(ArchiveFound(number=number, says=str(error)))
+                found.archives.append(ArchiveFound(number=number, says=hidden(str(error))))
 
 
 async def span_of(session: Session, number: int) -> ArchiveFound:

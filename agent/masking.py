@@ -1,10 +1,12 @@
 """Codes of locks are taken out of what was said and heard on a line before anybody keeps or shows it.
 
-Rules: a code is what is written to object 171 of a lock, or compared with ``P1``, and what a meter answers when its 171
-is read (LIS-200 fact sheet 2.4). Every character of it becomes ``*``: the length stays, the block check and the parity
-bits are made to fit again (or to be wrong in the same bits), so that what is left can still be decoded and replayed.
-What comes after a code was said is judged byte by byte, because it may be the line's echo, cut anywhere and damaged;
-in doubt a character is masked. Pure state, no input or output.
+Rules: a code is what is written to object 171 of a lock, or compared with ``P1``, what a meter answers when its 171 is
+read, and the old and new value of a 171 in an audit trail (LIS-200 fact sheet 2.4, 3.5); also where another master on
+the line says it. Every character of it becomes ``*``: the length stays, the block check and the parity bits are made to
+fit again (or to be wrong in the same bits), so that what is left can still be decoded and replayed. What comes after a
+code was said is judged byte by byte, because it may be the line's echo, cut anywhere and damaged; in doubt a character
+is masked. Of anything else that comes only what an address of a 171 announces is masked, also one that looks like it
+where parity shows that the line has damaged it. Pure state, no input or output.
 """
 
 import dataclasses
@@ -20,19 +22,23 @@ from protocol.iec62056 import (
     ReaderEvent,
     UnreadableValue,
     WriteCommand,
-    lis200,
 )
 from protocol.iec62056.characters import EOT, ETX, SEVEN_BITS, SOH, STX, has_even_parity, with_even_parity
 from protocol.iec62056.data_lines import Obis
+from protocol.iec62056.lis200 import Address
+from protocol.iec62056.lock_codes import CHANGED_VALUES, CODE_OBJECT, MASK, names_code
 from protocol.iec62056.telegrams import encode
 
-MASK = "*"
-CODE_OBJECT = "171"
-"""Object of a lock's code; the lock's number is the instance. LIS-200 fact sheet 2.4."""
+__all__ = ["MASK", "Mask", "masked"]
+
 _PARITY_BIT = 0x80
 _ECHO_BITS = 2
 """A returned byte that differs in more bits than this is not our own; the core sees it the same way."""
 _NOISE = b"\x00\x7f\xff"
+_LIKE_A_CODE = tuple(bytes(f"{mark}{CODE_OBJECT}", "ascii") for mark in "0:")
+"""How the address of a code ends, as an audit trail writes it and in short."""
+_LIKENESS_BITS = 3
+"""So many bits of the end of an address may be damaged where the line has damaged it."""
 _ADDRESS = re.compile(r"\d{0,3}(-\d{0,4})?(:0?(1(7(1(\.\d?)?)?)?)?)?")
 """What may stand in front of a code's bracket, and every beginning of it."""
 
@@ -49,7 +55,7 @@ def masked(event: ReaderEvent) -> ReaderEvent:
 
 def _names_code(address: str) -> bool:
     try:
-        return lis200.Address.parse(address).object == CODE_OBJECT
+        return Address.parse(address).object == CODE_OBJECT
     except UnreadableValue:
         return True
 
@@ -71,6 +77,7 @@ class Mask:
         self._even = True
         self._own, self._shown, self._returned = b"", b"", 0
         self._frame: _Frame | None = None
+        self._watch = _Watch()
 
     def said(self, data: bytes, event: ReaderEvent) -> bytes:
         """What to show of ``event``, which left as ``data``."""
@@ -79,19 +86,21 @@ class Mask:
         asks = isinstance(event, ReadCommand | ReadBlocks) and _asks_code(event.address)
         shown = masked(event)
         self._secret = asks or shown is not event
-        self._frame = None
+        self._frame, self._watch = None, _Watch()
+        self._even = has_even_parity(data)
         self._own, self._shown, self._returned = data, data, 0
         if shown is not event:
             characters = encode(shown)
-            self._even = has_even_parity(data)
             self._shown = with_even_parity(characters) if self._even else characters
-        elif asks:
-            self._even = has_even_parity(data)
         return self._shown
 
     def heard(self, data: bytes) -> bytes:
         """What to show of ``data``, which came."""
-        return bytes(self._each(data)) if self._secret else data
+        return bytes(self._each(data) if self._secret else map(self._watched, data))
+
+    def _watched(self, byte: int) -> int:
+        damaged = self._even and not has_even_parity(bytes((byte,)))
+        return self._like(byte, self._watch.take(byte & SEVEN_BITS, damaged=damaged))
 
     def _each(self, data: bytes) -> Iterator[int]:
         for byte in data:
@@ -163,6 +172,72 @@ class _Frame:
         if re.fullmatch(r"\(#\d{0,4}", self.text):
             return True  # a refusal tells no code
         return not self._hidden and (_ADDRESS.fullmatch(self.text) is not None or self.text in {"W", "W1", "R", "R1"})
+
+
+@dataclasses.dataclass(slots=True)
+class _Watch:
+    """Everything that comes and should hold no code: looks for addresses of codes, and hides what they announce.
+
+    ``left`` is how many groups are still to be hidden.
+    """
+
+    text: str = ""
+    difference: int = 0
+    left: int = 0
+    _inside: bool = False
+    _hiding: bool = False
+    _damaged: bool = False
+    _check: bool = False
+
+    def take(self, character: int, *, damaged: bool) -> int:
+        """The character to show; ``damaged``: its parity bit is wrong."""
+        if self._check:
+            shown = character ^ self.difference
+            self._check, self.difference, self.left = False, 0, 0
+            self._begin(inside=False)
+            return shown
+        if character in {ETX, EOT}:
+            self._check = True
+        elif character == SOH:
+            self.difference, self.left = 0, 0
+            self._begin(inside=False)
+        elif character == STX:
+            self.difference, self.left = 0, 0
+            if self.text != "P1":
+                self._begin(inside=False)
+        elif chr(character) in "()":
+            self._bracket(chr(character))
+        elif self.left and _printable(character):
+            self.difference ^= character ^ ord(MASK)
+            self._hiding = True
+            return ord(MASK)
+        else:
+            self.text = (self.text + chr(character))[-32:]
+            self._damaged = self._damaged or damaged
+        return character
+
+    def _bracket(self, bracket: str) -> None:
+        if self.left:
+            # A bracket too many, which noise has made, ends no group.
+            self.left -= self._inside and (bracket == ")" or self._hiding)
+        elif bracket == "(" and (self.text == "P1" or self._names_code()):
+            self.left = CHANGED_VALUES if self._inside else 1
+        elif bracket == ")" and self._names_code():
+            self.left = CHANGED_VALUES
+        self._begin(inside=bracket == "(")
+
+    def _begin(self, *, inside: bool) -> None:
+        self.text, self._inside, self._hiding, self._damaged = "", inside, False, False
+
+    def _names_code(self) -> bool:
+        address = self.text.strip()
+        if names_code(address.removeprefix("W1").removeprefix("R1")):
+            return True
+        end = address[-4:].encode()
+        return self._damaged and any(
+            len(end) == len(like) and sum((a ^ b).bit_count() for a, b in zip(end, like, strict=True)) <= _LIKENESS_BITS
+            for like in _LIKE_A_CODE
+        )
 
 
 def _printable(character: int) -> bool:

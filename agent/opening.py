@@ -24,6 +24,7 @@ from contexts.meters import LIS200, Manner, Opened
 from protocol import iec62056
 from protocol.iec62056 import codes, lis200
 from protocol.iec62056.data_lines import is_error, parse_data_message, same_register
+from protocol.iec62056.lock_codes import hidden
 from protocol.plans import Device, Line
 
 LOCK_STATE, LOCK_CODE = "170.0", "171.0"
@@ -430,8 +431,9 @@ def _shown_in(message: str, places: tuple[str, ...]) -> str:
 
 
 def shown(text: str) -> str:
-    """What a meter sent, for people: bounded, and in characters that can be shown."""
-    return ascii(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+    """What a meter sent, for people: bounded, without codes, and in characters that can be shown."""
+    plain = hidden(text)
+    return ascii(plain if len(plain) <= SHOWN else f"{plain[:SHOWN]}...")
 
 
 def who(device: Device, line: Line) -> str:

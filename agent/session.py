@@ -24,6 +24,7 @@ from contexts.lis200_times import nearest
 from contexts.meters import LIS200, DataMessage, Held, Layout, Manner
 from protocol import iec62056
 from protocol.iec62056 import lis200
+from protocol.iec62056.lock_codes import hidden, hidden_in_bytes, hidden_in_row
 from protocol.plans import Device, Line
 
 __all__ = [
@@ -210,7 +211,7 @@ class Session:
             fresh = readout.take(rows, last=block.last)
             self.rows_read += len(fresh)
             if fresh:
-                yield fresh
+                yield [hidden_in_row(row) for row in fresh]
             if readout.over:
                 return
             if (self._between_blocks is not None and await self._between_blocks(self)) or anew:
@@ -408,12 +409,12 @@ async def _to_the_end(closing: Coroutine[Any, Any, None]) -> None:
 
 
 def cause_of(error: Exception, meter: str) -> str:
-    """Say in a sentence why a call failed; names meter and line unless the call itself was wrong."""
+    """Say in a sentence why a call failed; names meter and line unless the call itself was wrong. Shows no code."""
     if isinstance(error, CallError | SessionError):
-        return str(error)
-    raw = error.raw if isinstance(error, iec62056.RemoteProtocolError) else b""
+        return hidden(str(error))
+    raw = hidden_in_bytes(error.raw) if isinstance(error, iec62056.RemoteProtocolError) else b""
     came = f"; the telegram as it came, with its parity bits: {raw[:MOST_RAW].hex(' ')}" if raw else ""
-    return f"{meter}: {error.what if isinstance(error, LinkError) else error}{came}"
+    return f"{meter}: {hidden(error.what if isinstance(error, LinkError) else str(error))}{came}"
 
 
 def _zone(device: Device, meter: str) -> zoneinfo.ZoneInfo:

@@ -161,6 +161,12 @@ class Archives:
         self._plan()
         return arisen
 
+    def changed(self, process: int, parameter: str, old: str, new: str) -> list[Row]:
+        """Enter into the audit trails that somebody changed an object; returns the rows that this leaves."""
+        arisen = self.advance(process)
+        trails = [archive for archive in self._persona.archives if archive.content is Content.CHANGES]
+        return arisen + [self._record(archive, process, 0, (parameter, old, new)) for archive in trails]
+
     def _clock_text(self, clock: int) -> str:
         return lis200.format_datetime(local_time(clock, self._zone))
 

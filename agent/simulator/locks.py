@@ -1,7 +1,8 @@
 """The access locks of a virtual meter. Source: LIS-200 fact sheet 2.4.
 
 Rules: time is an argument, in real seconds (an operator's minutes, whatever the meter's clock shows). A wrong code is
-``#0017``; writing 171 to an *open* lock changes its code. No code ever leaves this module.
+``#0017``; writing 171 to an *open* lock changes its code. No code leaves this module but an
+old one, for the audit trail.
 """
 
 from collections.abc import Mapping
@@ -41,13 +42,17 @@ class Locks:
         """Whether writing is allowed: supplier or customer lock open, or one that ranks higher."""
         return self.any_open(at)
 
-    def enter(self, number: int, code: str, at: float) -> None:
-        """Write 171: open the lock, or change its code if it is open; raises MeterRefusal for a wrong code."""
+    def enter(self, number: int, code: str, at: float) -> str | None:
+        """Write 171: open the lock, or change its code if it is open; raises MeterRefusal for a wrong code.
+
+        Returns the old code if it was changed.
+        """
         lock = self._locks[number]
         if self.is_open(number, at):
-            lock.code = code
-        else:
-            self.unlock(number, code, at)
+            old, lock.code = lock.code, code
+            return old or "0"
+        self.unlock(number, code, at)
+        return None
 
     def unlock(self, number: int, code: str, at: float) -> None:
         """Open a lock (command P1); raises MeterRefusal for a wrong code or a lock that no code opens."""

@@ -125,6 +125,11 @@ class VirtualMeter:
         after = min(candidates, key=lambda second: abs(second - before))
         self._tell(self.archives.set_clock(process, after - process))
 
+    def changed_code(self, lock: int, old: str | None, new: str) -> None:
+        """Write a changed code into the audit trail, in the clear, as the careless among real meters may."""
+        if old is not None:
+            self._tell(self.archives.changed(self.process, f"{lock:04}:0171", old, new))
+
     def quantity(self, content: str) -> str:
         """A momentary value, over the second that has just passed."""
         second = self.process

@@ -169,7 +169,7 @@ def _one_lock(meter: "VirtualMeter", number: int) -> dict[str, Object]:
         meter.locks.close(number)
 
     def enter(code: str, at: float) -> None:
-        meter.locks.enter(number, code, at)
+        meter.changed_code(number, meter.locks.enter(number, code, at), code)
 
     def set_minutes(text: str, _: float) -> None:
         if not (text.isascii() and text.isdigit() and 0 < int(text) <= 99):  # noqa: PLR2004 - two digits

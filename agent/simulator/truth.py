@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from agent.simulator.archives import Row
 from agent.simulator.schedules import local_time
+from protocol.iec62056.lock_codes import hidden_in_row
 
 
 class Truth:
@@ -53,9 +54,9 @@ def _row(row: Row, zone: ZoneInfo) -> dict[str, Any]:
         "values": row.values,
         "units": row.units,
         "times": row.times,
-        "changed": row.changed,
+        "changed": None if row.changed is None else hidden_in_row(list(row.changed)),
         "event": None if row.event is None else f"0x{row.event:04X}",
-        "row": row.groups,
+        "row": hidden_in_row(list(row.groups)),
     }
 
 
