@@ -233,9 +233,10 @@ class _Watch:
         address = self.text.strip()
         if names_code(address.removeprefix("W1").removeprefix("R1")):
             return True
-        end = address[-4:].encode()
+        ends = [address[at : at + 4].encode() for at in range(max(0, len(address) - 6), len(address) - 3)]
         return self._damaged and any(
-            len(end) == len(like) and sum((a ^ b).bit_count() for a, b in zip(end, like, strict=True)) <= _LIKENESS_BITS
+            sum((a ^ b).bit_count() for a, b in zip(end, like, strict=True)) <= _LIKENESS_BITS
+            for end in ends
             for like in _LIKE_A_CODE
         )
 
