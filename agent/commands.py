@@ -4,11 +4,14 @@ accepted -> running -> done, failed, refused, expired, cancelled or interrupted.
 outbox for the hub; for a caller (direct invocation) it is also published on the reply topic. A command that is
 delivered again does not run again: its last step is told again.
 
-Expiry counts from the sender's ``issued`` while the clock is believed, else from the arrival; within this process it
-is counted on the monotonic clock. A command that cancels another may come before it.
+Expiry counts from the sender's ``issued``. While the clock is not believed the time is taken that it is at least
+(``agent.trust``), so that a command of long ago does not run when it is played again; where not even that is known it
+counts from the arrival. Within this process it is counted on the monotonic clock. A command that cancels another may
+come before it.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +27,7 @@ from agent.runs import Run
 from agent.store import Store
 from agent.trust import ClockTrust
 from contexts.calls import CallError
-from contexts.catalogue import check_call
+from contexts.catalogue import check_call, find_call
 from protocol import commands as states
 from protocol.commands import Command, CommandUpdate
 from protocol.plans import Device
@@ -115,7 +118,7 @@ class CommandDesk:
             self._reply(caller, encode(update), correlation)
             return
         fault = ""
-        if grant.expires is not None and self._clock.system_now() >= grant.expires:
+        if grant.expires is not None and max([self._clock.system_now(), *self._times()]) >= grant.expires:
             fault = f"the grant of caller {caller!r} ended at {grant.expires.isoformat()}"
         elif command.cancels is None and not grant.allows(command.context, command.call):
             fault = f"caller {caller!r} may not call {command.context}.{command.call} on gateway {self._gateway}"
@@ -173,10 +176,17 @@ class CommandDesk:
 
         On the settable clock the sender's time may be the machine's: the nearer of the two is taken.
         """
-        if not self._trust.believed():
-            return float(command.ttl_seconds)
-        ages = [(now - command.issued).total_seconds() for now in (self._clock.now(), self._clock.system_now())]
-        return command.ttl_seconds - max(0.0, min(ages, key=abs))
+        ages = [(now - command.issued).total_seconds() for now in self._times()]
+        return command.ttl_seconds - max(0.0, min(ages, key=abs, default=0.0))
+
+    def _times(self) -> list[dt.datetime]:
+        """Return what times it may be: none if nothing is known of it."""
+        if self._trust.believed():
+            return [self._clock.now(), self._clock.system_now()]
+        least = self._trust.least_time()
+        if least is None:
+            return []
+        return [least, self._clock.system_now()] if self._clock.settable else [least]
 
     def _accept(self, order: Order, remaining: float) -> None:
         command = order.command
@@ -192,6 +202,7 @@ class CommandDesk:
             kwargs=command.kwargs,
             command=command.id,
             not_before=self._clock.now() + delay if delay else None,
+            background=command.background,
         )
         with self._store.transaction():
             self._store.runs.begin(run)
@@ -255,7 +266,8 @@ class CommandDesk:
             return
         self._deadlines.pop(run.command, None)
         order = self._store.commands.find(run.command)
-        if order is not None and order.state not in states.FINAL_STATES:
+        # A background run begins once for each of its slices.
+        if order is not None and order.state not in {*states.FINAL_STATES, states.RUNNING}:
             self._step(order, states.RUNNING)
 
     def ended(
@@ -269,7 +281,8 @@ class CommandDesk:
         order = self._store.commands.find(run.command)
         if order is None or order.state in states.FINAL_STATES:
             return
-        parts = _parts(readings)
+        # Nobody waits for those of a background run: they go the way of all readings, once.
+        parts = _parts(() if run.background else readings)
         for part in parts[1:]:
             self._step(order, states.RUNNING, readings=part)
         outcome = dict(result)
@@ -287,7 +300,7 @@ class CommandDesk:
             found = runs.get(order.command.id)
             device = self._device(order.command)
             remaining = order.deadline - self._clock.system_now().timestamp()
-            if found is None or found[1] == RUN_IS_RUNNING:
+            if found is None or (found[1] == RUN_IS_RUNNING and not _may_repeat(found[0])):
                 self._close(order, found and found[0], states.INTERRUPTED, "the gateway restarted while it ran")
             elif device is None:
                 self._close(order, found[0], states.INTERRUPTED, "the meter is no longer in this gateway's plan")
@@ -297,12 +310,10 @@ class CommandDesk:
             elif remaining <= 0:
                 self._close(order, found[0], states.EXPIRED, "it expired while the gateway was off")
             else:
-                run = found[0]
-                self._put_to_work(
-                    Run(run.id, device, run.context, run.call, run.kwargs, command=run.command,
-                        not_before=run.not_before),
-                    min(remaining, order.command.ttl_seconds),
-                )  # fmt: skip
+                with self._store.transaction():
+                    self._store.runs.wait_again(found[0].id)
+                run = dataclasses.replace(found[0], device=device)
+                self._put_to_work(run, min(remaining, order.command.ttl_seconds))
 
     async def watch(self) -> None:
         """End, for ever, the commands whose time is over before their line could begin."""
@@ -385,6 +396,11 @@ class CommandDesk:
             result=dict(result or {}),
             command=order.command if order.origin != HUB and small else None,
         )
+
+
+def _may_repeat(run: Run) -> bool:
+    """Whether a run that the end of the process interrupted may go on: it reads, and nobody waits for its end."""
+    return run.background and not find_call(run.context, run.call).writes
 
 
 _NO_UPDATE = CommandUpdate(uuid.UUID(int=0), uuid.UUID(int=0), "", dt.datetime.fromtimestamp(0, dt.UTC), 0, 0)

@@ -24,7 +24,7 @@ from protocol.wire import ContractError, decode, encode
 
 GONE = "_gone"
 """Ends the keys under which a store keeps up to which sequence each outbox was deleted."""
-_STATE_KEYS = frozenset({"session", "state", "plan", "hub_key", "last_look", "furthest_look", "confirmed"})
+_STATE_KEYS = frozenset({"session", "state", "plan", "hub_key", "last_look", "furthest_look", "confirmed", "hub_time"})
 _META_KEYS = _STATE_KEYS | {"gateway", READINGS_TABLE + GONE, REPORTS_TABLE + GONE}
 MOST_LOSSES = 50
 """Loss records for gaps of one outbox; the last one stands for all that follow."""

@@ -84,18 +84,16 @@ class Store:
         self._wreck = path.with_name(path.name + ".damaged")
         self.origin = KEPT
         self.fault = ""
-        try:
-            self._db = self._open(path)
-        except BaseException:
-            self._seal.close()
-            raise
-        try:
-            self._set_up(gateway, clock, budget)
-        except BaseException as error:
-            if is_damage(error):
-                self._seal.doubt(self._seal.session())
-            self.close()
-            raise
+        with contextlib.ExitStack() as unless_opened:
+            unless_opened.callback(self._seal.close)
+            self._db = unless_opened.enter_context(contextlib.closing(self._open(path)))
+            try:
+                self._set_up(gateway, clock, budget)
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    self._seal.doubt(self._seal.session())
+                raise
+            unless_opened.pop_all()
 
     def _set_up(self, gateway: str, clock: Clock, budget: int) -> None:
         self.budget = Budget(self._db, clock.now, budget)
@@ -190,7 +188,9 @@ class Store:
         """Keep only the rows that wait: the plan, the runs and the commands are another gateway's to do."""
         for table in ("runs", "commands", "looks"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own table names
-        self._db.execute("DELETE FROM meta WHERE key NOT IN ('session', 'generation', 'state', 'confirmed')")
+        self._db.execute(
+            "DELETE FROM meta WHERE key NOT IN ('session', 'generation', 'state', 'confirmed', 'hub_time')"
+        )
 
     def _generation(self) -> int:
         return int(self.get("generation") or 0)
@@ -233,16 +233,15 @@ class Store:
         """
         self._depth = 1
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-            self._committed = self._generation()
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            # SQLite itself may have rolled back already (disk full, I/O error).
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self.readings.grown = self.reports.grown = False
+            with contextlib.ExitStack() as unless_committed:
+                unless_committed.callback(self._undo)
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+                self._committed = self._generation()
+                self._db.execute("COMMIT")
+                unless_committed.pop_all()
+        except (sqlite3.Error, OSError, StoreFullError) as error:
             if is_full(error):
                 self._found_full(error)
                 raise StoreFullError(self.fault) from error
@@ -254,7 +253,13 @@ class Store:
         finally:
             self._depth = 0
 
-    def _found_full(self, error: BaseException) -> None:
+    def _undo(self) -> None:
+        # SQLite itself may have rolled back already (disk full, I/O error).
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self.readings.grown = self.reports.grown = False
+
+    def _found_full(self, error: Exception) -> None:
         fault = f"the store {self.path} cannot be written: {error}; {_HINT}"
         if fault != self.fault:
             log.error("store_cannot_be_written", cause=fault)
@@ -385,9 +390,9 @@ _CACHE_KIB = 512
 
 
 def _connected(path: pathlib.Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-    db.text_factory = _text
-    try:
+    with contextlib.ExitStack() as unless_usable:
+        db = unless_usable.enter_context(contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)))
+        db.text_factory = _text
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -396,9 +401,7 @@ def _connected(path: pathlib.Path) -> sqlite3.Connection:
         db.executescript(_SCHEMA)
         if not db.execute("PRAGMA user_version").fetchone()[0]:
             db.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        db.close()
-        raise
+        unless_usable.pop_all()
     path.chmod(0o600)
     # SQLite syncs the folder for its log, not for the file: a new one could be gone after a power cut.
     _sync_folder(path.parent)

@@ -4,6 +4,9 @@ The clock is believed if the kernel says that it is synchronised, or it agrees w
 a receipt for a batch that this process sent, or it lies between the last *confirmed* time and 30 days after it. Only
 the first two confirm a time, and only confirmed times move that floor. On the settable clock of demos, tests and
 benchmarks the time is what somebody chose, and believed unless they ask for it to be judged.
+
+What a clock that is not believed leaves is *the least time*: it is surely no earlier than the last confirmed time, nor
+than the hub's time in such a receipt, and the time since then. Commands that had expired by then have expired.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ AGREES_WITHIN = dt.timedelta(minutes=5)
 CARRIES_FOR = dt.timedelta(days=30)
 CONFIRM_EVERY = dt.timedelta(minutes=10)
 _KEY = "confirmed"
+_HEARD = "hub_time"
 
 _TIME_ERROR = 5
 """Return value of adjtimex(2): the clock is not synchronised."""
@@ -55,6 +59,10 @@ class ClockTrust:
         self._store = store
         self._synchronised = synchronised
         self._confirmed = store.get_instant(_KEY)
+        # The hub's time that is kept; the latest time that is known to have been, and the monotonic instant of it.
+        self._heard = store.get_instant(_HEARD)
+        known = [instant for instant in (self._confirmed, self._heard) if instant is not None]
+        self._least = (max(known), clock.monotonic()) if known else None
         # What the clock showed when the hub agreed, and the monotonic instant of it.
         self._agreed: tuple[dt.datetime, float] | None = None
         self._seen = (clock.now(), clock.monotonic())
@@ -85,9 +93,18 @@ class ClockTrust:
     def hear(self, hub_time: dt.datetime) -> None:
         """Compare with the hub's time in an authenticated receipt for a batch that this process sent."""
         now = self._clock.now()
-        if abs(now - hub_time) <= AGREES_WITHIN:
+        agrees = abs(now - hub_time) <= AGREES_WITHIN
+        if agrees:
             self._agreed = (now, self._clock.monotonic())
             self._confirm(now)
+        # It cannot be an old one, so it also puts right what was known before.
+        self._least = (hub_time, self._clock.monotonic())
+        if not agrees or (self._heard is not None and self._heard > hub_time):
+            self._heard = self._keep(_HEARD, hub_time, self._heard)
+
+    def least_time(self) -> dt.datetime | None:
+        """Return what time it is at least, whatever the clock shows; None if this store never knew any."""
+        return None if self._least is None else self._evenly(*self._least)
 
     def _still_agrees(self, now: dt.datetime) -> bool:
         """Whether the clock has gone on evenly since the hub agreed: a later jump needs a new agreement."""
@@ -107,8 +124,13 @@ class ClockTrust:
         return shown + dt.timedelta(seconds=(self._clock.monotonic() - monotonic) * self._clock.rate)
 
     def _confirm(self, now: dt.datetime) -> None:
-        if self._confirmed is not None and dt.timedelta(0) <= now - self._confirmed < CONFIRM_EVERY:
-            return
+        self._confirmed = self._keep(_KEY, now, self._confirmed)
+        self._least = (now, self._clock.monotonic())
+
+    def _keep(self, key: str, instant: dt.datetime, before: dt.datetime | None) -> dt.datetime:
+        """Keep a time for the next start, unless one of little before is kept; return which one is."""
+        if before is not None and dt.timedelta(0) <= instant - before < CONFIRM_EVERY:
+            return before
         with contextlib.suppress(StoreFullError), self._store.transaction():
-            self._store.put(_KEY, now.timestamp())
-        self._confirmed = now
+            self._store.put(key, instant.timestamp())
+        return instant
