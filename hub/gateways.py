@@ -142,6 +142,7 @@ RESOURCE = Resource(
     body=GatewayBody,
     out=Gateway,
     unique=("gateway_id",),
+    plain=frozenset({"name", "description"}),
     filters={
         "gateway_id": equals(Row.gateway_id),
         "organization": is_uuid(Row.organization),

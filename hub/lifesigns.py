@@ -27,14 +27,17 @@ from hub.once import insert_once
 from protocol.envelopes import fingerprint
 from protocol.reports import LineFigures, Online, Resend
 from protocol.topics import Channel
+from protocol.wire import MAX_MESSAGE_BYTES
 
-SIGNS_AT_ONCE = 20
+SIGNS_AT_ONCE = 50
 """Life signs that are noted in one transaction; it locks the rows of their gateways."""
 
 ASK_AGAIN = dt.timedelta(minutes=1)
 """How long a Resend may take to show before it is sent again."""
 
 _FOLD = 1000
+_LONGEST = MAX_MESSAGE_BYTES
+"""No batch has more rows: each has a byte at least. So those before need not be looked at, however many there are."""
 
 _log = structlog.get_logger(__name__)
 
@@ -263,6 +266,7 @@ async def _missing(
         known[gateway, sign.store, Channel.READINGS.value] = sign.readings_through
         known[gateway, sign.store, Channel.REPORT.value] = sign.reports_through
     rows = await _progress(session, known)
+    await _follow(session, {key: progress for key, progress in rows.items() if known[key] > progress.through})
     resends: dict[uuid.UUID, tuple[Resend, ...]] = {}
     for key, progress in sorted(rows.items()):
         first = await _first_missing(session, progress, known[key], now)
@@ -297,6 +301,35 @@ async def _progress(session: AsyncSession, keys: Collection[_Key]) -> dict[_Key,
         await insert_once(session, OutboxProgress, new, "gateway", "store", "channel")
         rows = await there()
     return rows
+
+
+async def _follow(session: AsyncSession, rows: Mapping[_Key, OutboxProgress]) -> None:
+    """Follow the batches of all these outboxes as far as they go without a gap, in one question.
+
+    Where it brings too little because there are too many (``_FOLD``), what is missing is asked for one by one.
+    """
+    if not rows:
+        return
+    same = sa.and_(
+        OutboxProgress.gateway == Batch.gateway,
+        OutboxProgress.store == Batch.store,
+        OutboxProgress.channel == Batch.channel,
+    )
+    found = await session.execute(
+        sa.select(Batch.gateway, Batch.store, Batch.channel, Batch.first, Batch.last)
+        .join(OutboxProgress, same)
+        .where(
+            OutboxProgress.gateway.in_({gateway for gateway, _, _ in rows}),
+            Batch.last > OutboxProgress.through,
+            Batch.first > OutboxProgress.through - _LONGEST,
+        )
+        .order_by(Batch.gateway, Batch.store, Batch.channel, Batch.first)
+        .limit(_FOLD * len(rows))
+    )
+    for gateway, store, channel, first, last in found:
+        progress = rows.get((gateway, store, channel))
+        if progress is not None and first <= progress.through + 1:
+            progress.through = max(progress.through, last)
 
 
 async def _first_missing(session: AsyncSession, progress: OutboxProgress, through: int, now: dt.datetime) -> int | None:
@@ -336,7 +369,7 @@ async def _fold(session: AsyncSession, key: dict[str, object], through: int) -> 
             await session.execute(
                 sa.select(Batch.first, Batch.last)
                 .filter_by(**key)
-                .where(Batch.last > through)
+                .where(Batch.last > through, Batch.first > through - _LONGEST)
                 .order_by(Batch.first)
                 .limit(_FOLD)
             )

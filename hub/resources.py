@@ -92,7 +92,8 @@ class Resource:
     ``check(session, row, values, now)`` judges what the struct cannot, and may change values into what is stored;
     ``row`` is None for a new one. ``more(session, rows)`` returns for each row what the answer has beside columns.
     ``references`` are fields that name a row of another table; these and links must be of the same organization.
-    ``unique`` are fields that no two rows share. ``adopts``: staged readings may have become readings by a change.
+    ``unique`` are fields that no two rows share. ``plain`` are fields that no plan shows: who edits nothing else waits
+    for no other edit. ``adopts``: staged readings may have become readings by a change.
     ``changed(session, row, hub)`` runs after each change in its transaction; ``forget`` before a deletion.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     """
@@ -107,6 +108,7 @@ class Resource:
     references: Mapping[str, type[Any]] = dataclasses.field(default_factory=dict)
     links: tuple[Link, ...] = ()
     unique: tuple[str, ...] = ()
+    plain: frozenset[str] = frozenset()
     filters: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
     used_by: tuple[Use, ...] = ()
     check: Callable[[AsyncSession, Any, Values, dt.datetime], Awaitable[None]] = _accept
@@ -189,7 +191,6 @@ async def create(session: AsyncSession, resource: Resource, body: Body, hub: Hub
 
 async def change(session: AsyncSession, resource: Resource, row: Any, body: Body, hub: Hub) -> None:  # noqa: ANN401 - as find
     """Give a row what the body says; what a PATCH leaves out stays."""
-    before = await resource.gateways(session, row.id)
     held = {link.field: (await _linked(session, link, [row.id])).get(row.id, []) for link in resource.links}
     columns = [name for name in resource.body.__struct_fields__ if name not in held]
     current = {name: getattr(row, name) for name in columns} | held
@@ -198,16 +199,20 @@ async def change(session: AsyncSession, resource: Resource, row: Any, body: Body
     await _judge(session, resource, row, values, now)
     changed = {name: value for name, value in values.items() if name not in held and value != getattr(row, name)}
     ties = {link: values[link.field] for link in resource.links if set(values[link.field]) != set(held[link.field])}
-    if changed or ties:
-        for name, value in changed.items():
-            setattr(row, name, value)
-        row.updated_at = now
-        await flush(session, resource)
-        for link, others in ties.items():
-            await session.execute(delete_from(link.table).where(link.table.c[link.near] == row.id))
-            await _tie(session, link, row.id, others)
-        if resource.changed is not None:
-            await resource.changed(session, row, hub)
+    if not changed and not ties:
+        return
+    planned = bool(ties) or not changed.keys() <= resource.plain
+    before = await resource.gateways(session, row.id) if planned else set()
+    for name, value in changed.items():
+        setattr(row, name, value)
+    row.updated_at = now
+    await flush(session, resource)
+    for link, others in ties.items():
+        await session.execute(delete_from(link.table).where(link.table.c[link.near] == row.id))
+        await _tie(session, link, row.id, others)
+    if resource.changed is not None:
+        await resource.changed(session, row, hub)
+    if planned:
         await plans.raise_changed(session, before | await resource.gateways(session, row.id), now)
 
 
@@ -233,10 +238,11 @@ async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) 
 
 async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Values, now: dt.datetime) -> None:  # noqa: ANN401 - as find
     organization = values.get("organization")
-    if row is not None and row.__dict__.get("organization") not in {None, organization}:
+    known = row.__dict__.get("organization") if row is not None else None
+    if known not in {None, organization}:
         raise wrong("organization", "an object stays with its organization")
     errors = []
-    if organization is not None and await session.get(Organization, organization) is None:
+    if organization not in {None, known} and await session.get(Organization, organization) is None:
         errors.append(WrongField("organization", f"there is no organization {organization}"))
     for field, model in resource.references.items():
         if values[field] is not None:
@@ -248,7 +254,7 @@ async def _judge(session: AsyncSession, resource: Resource, row: Any, values: Va
     if errors:
         raise Wrong(*errors)
     await resource.check(session, row, values, now)
-    if resource.unique:
+    if row is None or any(values[name] != getattr(row, name) for name in resource.unique):
         await _refuse_double(session, resource, row, values)
 
 
@@ -270,6 +276,8 @@ async def _strangers(
 
 
 async def _refuse_double(session: AsyncSession, resource: Resource, row: Any, values: Values) -> None:  # noqa: ANN401 - as find
+    if not resource.unique:
+        return
     conditions = [getattr(resource.model, name).is_not_distinct_from(values[name]) for name in resource.unique]
     if row is not None:
         conditions.append(resource.model.id != row.id)
@@ -384,7 +392,8 @@ async def edit(hub: Hub, resource: Resource, row_id: uuid.UUID | int, body: Body
         await change(session, resource, row, body, hub)
         return (await show(session, resource, [row]))[0]
 
-    answer = await in_transaction(hub, work, resource)
+    planned = not given(body).keys() <= resource.plain
+    answer = await in_transaction(hub, work, resource if planned else None)
     await _settle(hub, resource)
     return answer
 

@@ -3,6 +3,9 @@
 import uuid
 from typing import Any
 
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from tests.parts.databases import database_url, engine
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
@@ -287,3 +290,23 @@ async def test_no_input_is_too_strange_for_an_answer(rest: Rest) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     answer = await rest.client.patch(f"/v1/metering/amr-tasks/{fleet.task}", content=f'{{"task_kwargs": {deep}}}')
     assert answer.status_code in {400, 422}
+
+
+async def test_a_new_name_is_few_statements_and_concerns_no_plan(rest: Rest, engine: AsyncEngine) -> None:
+    """Each statement waits for a busy database once more; and who renames a gateway need not wait for other edits."""
+    fleet = await create_fleet(rest)
+    path = f"/v1/gateways/{fleet.gateway}"
+    revision = (await rest.get(path))["desired_revision"]
+    said: list[str] = []
+
+    def hear(*arguments: object) -> None:
+        said.append(str(arguments[2]))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", hear)
+    try:
+        renamed = await rest.patch(path, name="renamed")
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", hear)
+    assert (renamed["name"], renamed["desired_revision"]) == ("renamed", revision)
+    # Who asks; the row; the change; what the answer shows beside the row.
+    assert len([text for text in said if not text.startswith("BEGIN")]) <= 5, said
