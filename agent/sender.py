@@ -25,7 +25,7 @@ from agent.store import Store
 from agent.window import Window
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey
 from protocol.readings import MAX_SEQUENCE, BatchName, NewMeterReading, batch_of, name_properties
-from protocol.reports import LossRecord, Receipt
+from protocol.reports import LossRecord, Receipt, Resend
 from protocol.topics import Channel, topic_for
 from protocol.wire import MAX_BATCH_BYTES, ContractError, decode, encode
 
@@ -86,8 +86,11 @@ class Sender:
         self._wake.set()
         return fresh
 
-    def send_again(self, first: int) -> int:
-        """Take receipts back from this sequence on, for a hub that was restored; return how many rows that are."""
+    def send_again(self, asked: Resend) -> int:
+        """Take receipts back, for a hub that was restored; return how many rows that are, none of another store."""
+        if asked.store != self._store.id:
+            return 0
+        first = asked.first
         with self._store.transaction():
             rows = self._outbox.send_again(first)
             if rows:

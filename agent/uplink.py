@@ -9,7 +9,7 @@ import asyncio
 import collections
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -47,6 +47,15 @@ _STEADY = 30.0
 """A connection that lasted so many seconds ends the back-off."""
 
 _HUB_KEY = "hub_key"
+
+
+def pauses_between(shortest: float, longest: float) -> Iterator[float]:
+    """Yield for ever how long (s) to wait before the next attempt: twice as long each time, bounded, with jitter."""
+    pause = shortest
+    while True:
+        # Gateways that lost one broker together do not come back together.
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+        pause = min(pause * 2, longest)
 
 
 class Listener(Protocol):
@@ -132,7 +141,7 @@ class Uplink:
         """Keep a connection for ever; waits between attempts grow, bounded, with jitter."""
         self._listener = listener
         timing = self._settings.timing
-        wait = timing.reconnect
+        pauses = pauses_between(timing.reconnect, timing.reconnect_max)
         while True:
             begun = self._clock.monotonic()
             try:
@@ -142,9 +151,8 @@ class Uplink:
             finally:
                 self.connected = False
             if self._clock.monotonic() - begun > _STEADY:
-                wait = timing.reconnect
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            wait = min(wait * 2, timing.reconnect_max)
+                pauses = pauses_between(timing.reconnect, timing.reconnect_max)
+            await asyncio.sleep(next(pauses))
 
     async def _connected(self) -> None:
         """Live through one connection.
@@ -265,9 +273,8 @@ class Uplink:
         if sender is None:
             raise ContractError(f"a receipt for the channel {message.channel!r}")
         if not isinstance(message, Receipt):
-            if message.store == self._store.id:
-                rows = sender.send_again(message.first)
-                log.info("sending_again", channel=message.channel, first=message.first, rows=rows)
+            rows = sender.send_again(message)
+            log.info("sending_again", channel=message.channel, first=message.first, rows=rows)
             return
         waited = self._store.oldest_waiting() is not None
         if sender.receipted(message):

@@ -118,6 +118,29 @@ def test_what_goes_is_declared_and_what_nobody_can_read_again_is_kept_longest(tm
     store.close()
 
 
+class PowerCutError(Exception):
+    """Ends what a test does in the middle of it."""
+
+
+def test_rows_and_their_loss_records_go_in_one_transaction(tmp_path: pathlib.Path) -> None:
+    """Whatever ends the agent in between: no rows are gone without a record, and no record tells of rows that stay."""
+    store = opened(tmp_path)
+    fill(store, 0.975, FROM_METER)
+    before = kept(store)
+
+    def begin() -> None:
+        with store.transaction():
+            store.budget.relieve()
+            assert losses(store)
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        begin()
+    assert not losses(store)
+    assert kept(store) == before
+    store.close()
+
+
 def test_years_without_a_hub_stay_within_the_budget_and_every_row_is_kept_or_declared(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     stored = 0

@@ -90,11 +90,20 @@ def test_the_tail_can_be_asked_for_and_goes_after_a_week(tmp_path: pathlib.Path)
         assert store.readings.send_again(2) == 2
     assert batch(store).first == 2
     accept(store, batch(store))
-    week = dt.timedelta(days=7, seconds=1)
-    later = Outbox(store._db, store.readings.channel, lambda: dt.datetime.now(dt.UTC) + week)
-    assert store.readings.prune() == 0
-    assert later.prune() == 3
+    put(store, b"four")
+    assert pruned_after(store, dt.timedelta(days=6, hours=23)) == 0
+    assert pruned_after(store, dt.timedelta(days=7, seconds=1)) == 3
+    # What has no receipt stays, however old it is.
+    assert pruned_after(store, dt.timedelta(days=4000)) == 0
+    rows = store.readings.next_rows(0, 1000)
+    assert rows is not None
+    assert rows.bodies == [b"four"]
     store.close()
+
+
+def pruned_after(store: Store, time: dt.timedelta) -> int:
+    later = Outbox(store._db, store.readings.channel, lambda: dt.datetime.now(dt.UTC) + time)
+    return later.prune()
 
 
 def test_a_row_set_aside_stops_nobody_and_comes_back(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """The uplink's rules without a broker: the window, packet sizes, and whom it believes."""
 
 import asyncio
+import itertools
 import pathlib
 import uuid
 
@@ -13,10 +14,11 @@ from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import Timing, parse_broker
 from agent.store import Store
+from agent.uplink import pauses_between
 from agent.window import LEAST_BYTES, MOST_BYTES, Window
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
-from protocol.reports import LossRecord, Receipt, decode_report
+from protocol.reports import LossRecord, Receipt, Resend, decode_report
 from protocol.topics import Channel, topic_for
 from protocol.wire import encode, parse_decimal
 from tests.parts.mosquitto import free_port, mosquitto
@@ -101,6 +103,67 @@ def test_the_resend_time_follows_the_receipts_and_doubles_without_them() -> None
     due = window.next_due()
     assert due is not None
     assert due <= at + 1.0
+
+
+def test_batches_that_left_together_are_not_sent_again_together() -> None:
+    window = Window(3.0, 60.0)
+    for number in range(1, 60):
+        window.sent(name(number), b"", 0.0)
+    for _ in range(2):
+        dues = sorted(flight.due_at for flight in window.flights.values())
+        assert dues[-1] - dues[0] > 0.1 * dues[0]
+        window.overdue(dues[-1])
+
+
+def test_attempts_to_connect_come_further_and_further_apart_and_not_in_step() -> None:
+    fleet = [list(itertools.islice(pauses_between(1.0, 30.0), 8)) for _ in range(60)]
+    for attempt, longest in enumerate([1, 2, 4, 8, 16, 30, 30, 30]):
+        pauses = sorted(pauses[attempt] for pauses in fleet)
+        assert longest / 2 <= pauses[0]
+        assert pauses[-1] <= longest
+        assert pauses[-1] - pauses[0] > 0.2 * longest
+
+
+def a_sender(store: Store) -> Sender:
+    """A sender that never sends: what it makes of what the hub says."""
+    return Sender("gw-1", Channel.READINGS, store, SigningKey.generate(), Clock(), Timing())
+
+
+def waiting(store: Store) -> list[bytes]:
+    rows = store.readings.next_rows(0, 10_000)
+    return list(rows.bodies) if rows else []
+
+
+def test_only_a_receipt_for_this_store_delivers(tmp_path: pathlib.Path) -> None:
+    """Of a store that was lost there may be receipts under way for the same sequences and the same rows."""
+    store = Store(tmp_path / "agent.db", "gw-1", Clock())
+    with store.transaction():
+        store.readings.append([b"one", b"two"])
+    sender = a_sender(store)
+    own = batch_of(store.id, 1, [b"one", b"two"]).name
+    other = batch_of(bytes(16), 1, [b"one", b"two"]).name
+    assert not sender.receipted(Receipt("readings", [other], now()))
+    assert waiting(store) == [b"one", b"two"]
+    # Of its own it takes also one that it does not wait for; but that tells no time.
+    assert not sender.receipted(Receipt("readings", [own], now()))
+    assert waiting(store) == []
+    store.close()
+
+
+def test_only_who_means_this_store_is_sent_its_tail_again_under_new_numbers(tmp_path: pathlib.Path) -> None:
+    store = Store(tmp_path / "agent.db", "gw-1", Clock())
+    with store.transaction():
+        store.readings.append([b"one", b"two"])
+    sender = a_sender(store)
+    receipt = Receipt("readings", [batch_of(store.id, 1, [b"one", b"two"]).name], now())
+    sender.receipted(receipt)
+    assert sender.send_again(Resend(bytes(16), "readings", 1, now())) == 0
+    assert waiting(store) == []
+    assert sender.send_again(Resend(store.id, "readings", 2, now())) == 1
+    assert waiting(store) == [b"two"]
+    sender.receipted(receipt)
+    assert waiting(store) == [b"two"]
+    store.close()
 
 
 @given(st.lists(st.sampled_from(["send", "receipt", "late"]), max_size=200))

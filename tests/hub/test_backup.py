@@ -161,6 +161,16 @@ def test_nothing_changes_when_the_source_is_not_sound(data: Path, tmp_path: Path
         with pytest.raises(BackupError, match=source.name):
             restore(source, data, NOW, verify=True)
         assert (data / "hub.db").read_bytes() == before
+    # Rows and references are read only with `verify`; every page is looked at always.
+    for source in (damaged, cut, other, newer, text):
+        with pytest.raises(BackupError, match=source.name):
+            restore(source, data, NOW)
+        assert (data / "hub.db").read_bytes() == before
+    # And no backup is made of what could not be put back.
+    for source in (damaged, orphaned):
+        with pytest.raises(BackupError, match=source.name):
+            backup(source, tmp_path / "backup.db", NOW)
+        assert not (tmp_path / "backup.db").exists()
     assert {path.name for path in data.iterdir()} <= {"hub.db", "hub.db-wal", "hub.db-shm", "hub.lock"}
 
 
