@@ -6,12 +6,10 @@ part expects ends the process: whoever supervises it (systemd) starts it again, 
 """
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 import signal
 import sqlite3
 import sys
@@ -22,7 +20,6 @@ import msgspec
 import structlog
 
 from agent import footprint, line_figures, metrics
-from agent.backlog import STATUS, BacklogError, read_backlog
 from agent.clocks import Clock
 from agent.commands import CommandDesk
 from agent.duties import EMPTY, Roster, judge
@@ -34,12 +31,14 @@ from agent.recorder import Recorder
 from agent.runs import Run, RunResult
 from agent.scheduler import Scheduler
 from agent.settings import AgentSettings
+from agent.standing import ORIGINS, Connected, Standing
 from agent.storage_faults import DAMAGED, StoreFullError, storage_fault
-from agent.store import BROKEN, FOREIGN, RESTORED, Store
+from agent.store import Store
 from agent.trust import ClockTrust
 from agent.uplink import Uplink
+from agent.workers import Workers
 from protocol import reports
-from protocol.plans import Line, Problem, read_plan
+from protocol.plans import Problem, read_plan
 from protocol.wire import ContractError, encode
 
 log = structlog.get_logger(__name__)
@@ -50,22 +49,8 @@ MOST_PROBLEM_BYTES = 8 * 1024
 
 _KEEP_HOUSE = 5.0
 _PRUNE_EVERY = 600.0
-_TRIM_EVERY = 30.0
-_RETIRE_LOOK = 0.1
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 """Real seconds before the agent begins again on a disk that failed it."""
-
-_ORIGINS = {
-    RESTORED: "the store file was copied or put back: it has a new id, and everything in it is sent again",
-    FOREIGN: "the store file was another gateway's: it has a new id, and what it had not delivered is sent",
-    BROKEN: "the store file was damaged: it was moved aside, and what could be read of it goes on in a new one",
-}
-
-
-@dataclasses.dataclass(slots=True)
-class _LineTask:
-    worker: LineWorker
-    task: asyncio.Task[None]
 
 
 class Agent:
@@ -79,11 +64,26 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._connect = connect
         key = load_or_make_key(settings.key_file)
         self.store = Store(settings.store, settings.gateway, clock, settings.outbox_bytes)
         self._trust = ClockTrust(clock, self.store)
-        self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._life_sign)
+        self._lines = Workers(
+            functools.partial(
+                LineWorker,
+                memory=self.store.memory,
+                clock=clock,
+                passwords=settings.passwords,
+                connect=connect,
+                clock_believed=self._trust.believed,
+            ),
+            settings.endpoints,
+            on_started=self._started,
+            on_result=self._ended,
+        )
+        self._standing = Standing(
+            settings, self.store, clock, self._trust, uplink=self._connected, lines=self._lines.figures
+        )
+        self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._standing.life_sign)
         self.store.tell(self._uplink.stored)
         self._desk = CommandDesk(
             settings.gateway,
@@ -91,24 +91,17 @@ class Agent:
             clock,
             self._trust,
             submit=self._submit,
-            cancel=self._cancel,
-            withdraw=self._withdraw,
+            cancel=self._lines.cancel,
+            withdraw=self._lines.withdraw,
             reply=self._uplink.reply,
         )
         self._recorder = Recorder(self.store, self._desk)
-        self._scheduler = Scheduler(self.store, clock, self._trust, self._submit, self._withdraw)
+        self._scheduler = Scheduler(self.store, clock, self._trust, self._submit, self._lines.withdraw)
         self._roster: Roster = EMPTY
-        self._tasks: asyncio.TaskGroup | None = None
-        self._lines: dict[uuid.UUID, _LineTask] = {}
-        self._retiring: dict[uuid.UUID, asyncio.Task[None]] = {}
-        # Runs that a line has begun, by line; and runs that were taken back from theirs.
-        self._busy: collections.defaultdict[uuid.UUID, set[uuid.UUID]] = collections.defaultdict(set)
-        self._withdrawn: set[uuid.UUID] = set()
-        self._doubt = ""
         self._trouble = ""
         self._figures_kept: list[reports.LineFigures] = []
-        if self.store.origin in _ORIGINS:
-            log.warning("store_replaced", origin=self.store.origin, cause=_ORIGINS[self.store.origin])
+        if self.store.origin in ORIGINS:
+            log.warning("store_replaced", origin=self.store.origin, cause=ORIGINS[self.store.origin])
 
     # --- life
 
@@ -121,9 +114,11 @@ class Agent:
             session=self.store.session,
             clock=self._clock.now().isoformat(),
         )
-        try:
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.store.close)
+            ends.push(self._doubt_damaged)
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._lines.begin_in(tasks)
                 self._take_up()
                 steady = [
                     tasks.create_task(self._uplink.run(self), name="uplink"),
@@ -132,25 +127,20 @@ class Agent:
                     tasks.create_task(self._keep_house(), name="housekeeping"),
                 ]
                 if self._settings.metrics_port is not None:
-                    serving = metrics.serve(self._settings.metrics_port, self._figures)
+                    serving = metrics.serve(self._settings.metrics_port, self._standing.page)
                     steady.append(tasks.create_task(serving, name="metrics"))
                 await stop.wait()
                 log.info("agent_stopping")
-                lines = [line.task for line in self._lines.values()] + list(self._retiring.values())
-                for task in lines:
-                    task.cancel()
                 # Lines first: what they end is still stored, and told with the goodbye.
-                if lines:
-                    await asyncio.wait(lines)
+                await self._lines.end()
                 for task in steady:
                     task.cancel()
-        except BaseException as error:
-            if storage_fault(error) == DAMAGED:
-                self.store.doubt()
-            raise
-        finally:
-            self.store.close()
         log.info("agent_stopped")
+
+    def _doubt_damaged(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Have the next start look through a file that turned out to be damaged."""
+        if error is not None and storage_fault(error) == DAMAGED:
+            self.store.doubt()
 
     def _take_up(self) -> None:
         """Go on where the last process ended: its plan, its commands, its runs."""
@@ -169,15 +159,15 @@ class Agent:
 
     async def _keep_house(self) -> None:
         """Watch the clock's standing, and delete what is past its time while the clock can say what that is."""
-        pruned = trimmed = self._clock.monotonic()
+        pruned = self._clock.monotonic()
         while True:
             doubt = self._trust.doubt()
             if self._trust.moved() and doubt and self._roster.revision and not self.store.depth():
                 # Only a receipt tells the hub's time, and only what is sent gets one.
                 with contextlib.suppress(StoreFullError), self.store.transaction():
                     self._tell_applied(self._roster)
-            if doubt != self._doubt:
-                self._doubt = doubt
+            if doubt != self._standing.doubt:
+                self._standing.doubt = doubt
                 self._scheduler.wake()
                 self._uplink.announce()
             if not doubt and self._clock.monotonic() - pruned >= _PRUNE_EVERY:
@@ -187,14 +177,12 @@ class Agent:
                     log.debug("pruned", rows=rows)
             await self._keep_store()
             self._keep_figures()
-            if self._clock.monotonic() - trimmed >= _TRIM_EVERY:
-                trimmed = self._clock.monotonic()
-                footprint.give_back()
+            footprint.give_back()
             await asyncio.sleep(_KEEP_HOUSE)
 
     def _keep_figures(self) -> None:
         """Put the lines' figures where ``metergate-agent lines`` finds them, when something has passed on a line."""
-        figures = self._line_figures()
+        figures = self._lines.figures()
         if figures != self._figures_kept:
             self._figures_kept = figures
             with contextlib.suppress(StoreFullError), self.store.transaction(durable=False):
@@ -252,15 +240,13 @@ class Agent:
     # --- plans
 
     def _apply(self, roster: Roster) -> None:
-        self._roster = roster
-        self._desk.roster = roster
+        self._roster = self._desk.roster = self._standing.roster = roster
         for line in roster.lines.values():
-            self._keep_line(self._local(line))
+            self._lines.keep(line)
         self._scheduler.set_duties(roster.duties)
         # Before lines go: what waits for one of them is taken back from it.
         self._revise(roster)
-        for line_id in self._lines.keys() - roster.lines.keys():
-            self._retire(line_id)
+        self._lines.keep_only(roster.lines)
 
     def _tell_applied(self, roster: Roster) -> None:
         """Report what of the plan runs; inside a transaction."""
@@ -275,48 +261,6 @@ class Agent:
         )
         self.store.reports.append([encode(applied)])
 
-    def _local(self, line: Line) -> Line:
-        """Return the line with the endpoint that this gateway's settings give it."""
-        endpoint = self._settings.endpoints.get(line.name, line.endpoint)
-        return Line(line.id, line.name, endpoint, line.rate, line.fixed_rate, line.parity, line.wake_up, line.echo)
-
-    def _keep_line(self, line: Line) -> None:
-        known = self._lines.get(line.id)
-        if known is not None:
-            known.worker.replace(line)
-            return
-        if self._tasks is None:
-            raise RuntimeError("lines are begun inside Agent.run")
-        worker = LineWorker(
-            line,
-            memory=self.store.memory,
-            clock=self._clock,
-            passwords=self._settings.passwords,
-            on_started=self._started,
-            on_result=self._ended,
-            connect=self._connect,
-            clock_believed=self._trust.believed,
-        )
-        task = self._tasks.create_task(_work(worker, self._retiring.get(line.id)), name=f"line-{line.name}")
-        self._lines[line.id] = _LineTask(worker, task)
-
-    def _retire(self, line_id: uuid.UUID) -> None:
-        """Let a line that left the plan finish what it is doing, then end it."""
-        line = self._lines.pop(line_id)
-        if self._tasks is None:
-            raise RuntimeError("lines are ended inside Agent.run")
-
-        async def finish() -> None:
-            try:
-                while self._busy[line_id]:  # noqa: ASYNC110 - a set that lines empty, seldom
-                    await asyncio.sleep(_RETIRE_LOOK)
-            finally:
-                line.task.cancel()
-                await asyncio.wait([line.task])
-                self._retiring.pop(line_id, None)
-
-        self._retiring[line_id] = self._tasks.create_task(finish(), name="retiring-line")
-
     def _revise(self, roster: Roster) -> None:
         """Bring waiting runs in line with a new plan: the meter may be gone, or elsewhere."""
         duties = {duty.key for duty in roster.duties}
@@ -325,120 +269,31 @@ class Agent:
                 continue
             device = roster.devices.get(run.device.id)
             if device is None or (run.task is not None and (run.task, device.id) not in duties):
-                if self._withdraw(run.id):
+                if self._lines.withdraw(run.id):
                     cause = f"the plan of revision {roster.revision} no longer has it"
                     now = self._clock.now()
                     self._recorder.ended(RunResult(run, reports.CANCELLED, cause, None, now))
-            elif device != run.device and self._withdraw(run.id):
+            elif device != run.device and self._lines.withdraw(run.id):
                 self._submit(dataclasses.replace(run, device=device))
 
     # --- between scheduler, desk and lines
 
     def _submit(self, run: Run) -> None:
-        line = self._lines.get(run.device.line)
-        if line is None:
+        if not self._lines.submit(run):
             cause = f"{run.device.name}: its line is not in the plan of revision {self._roster.revision}"
             self._recorder.ended(RunResult(run, reports.FAILED, cause, None, self._clock.now()))
-            return
-        line.worker.submit(run)
-
-    def _cancel(self, run_id: uuid.UUID) -> bool:
-        """Ask for the end of a run; its line says when."""
-        return any(line.worker.cancel(run_id) for line in self._lines.values())
-
-    def _withdraw(self, run_id: uuid.UUID) -> bool:
-        """Take a run that has not begun back from its line; nobody hears of it."""
-        self._withdrawn.add(run_id)
-        found = self._cancel(run_id)
-        self._withdrawn.discard(run_id)
-        return found
 
     def _started(self, run: Run) -> None:
-        self._busy[run.device.line].add(run.id)
         self._scheduler.started(run)
         if not self._recorder.started(run):
-            self._cancel(run.id)
+            self._lines.cancel(run.id)
 
     def _ended(self, result: RunResult) -> None:
-        run = result.run
-        if run.id in self._withdrawn:
-            return
-        self._busy[run.device.line].discard(run.id)
-        self._scheduler.ended(run)
+        self._scheduler.ended(result.run)
         self._recorder.ended(result)
 
-    # --- the life sign
-
-    def _life_sign(self) -> reports.Online:
-        store = self.store
-        return reports.Online(
-            gateway=self._settings.gateway,
-            online=True,
-            session=store.session,
-            store=store.id,
-            software=software(),
-            at=self._clock.now(),
-            plan_revision=self._roster.revision,
-            plan_digest=self._roster.digest,
-            readings_through=store.readings.through(),
-            reports_through=store.reports.through(),
-            depth=store.depth(),
-            oldest=store.oldest_waiting(),
-            clock_believed=self._trust.believed(),
-            status=self._status(),
-            sequence=store.last_state(),
-            lines=line_figures.reported(self._line_figures()),
-        )
-
-    def _line_figures(self) -> list[reports.LineFigures]:
-        return [line.worker.figures() for line in list(self._lines.values())]
-
-    def _status(self) -> str:
-        """Say what people should know of this gateway, in a sentence each; ``metergate-agent outbox`` shows it too."""
-        aside = self.store.readings.aside() + self.store.reports.aside()
-        parts = [
-            self._trust.doubt(),
-            self._uplink.warning,
-            self.store.fault,
-            self.store.budget.stopped,
-            _ORIGINS.get(self.store.origin, ""),
-            f"{aside} rows fit into no message that this broker takes" if aside else "",
-        ]
-        status = "; ".join(part for part in parts if part)
-        if status != self.store.get(STATUS):
-            with contextlib.suppress(StoreFullError), self.store.transaction(durable=False):
-                self.store.put(STATUS, status)
-        return status
-
-    def _figures(self) -> str:
-        """Write the page for Prometheus; runs in another thread, so that it asks the store's file, not the store."""
-        try:
-            backlog = metrics.of_backlog(read_backlog(self._settings.store, self._clock.now()))
-        except BacklogError as error:
-            log.warning("metrics_without_store", cause=str(error))
-            backlog = []
-        state = (
-            ("connected", "Whether the broker is connected", self._uplink.connected),
-            ("clock_believed", "Whether the clock was believed at the last look", not self._doubt),
-            ("plan_revision", "Revision of the plan that runs", self._roster.revision),
-            ("lines", "Lines in the plan that runs", len(self._lines)),
-            ("tasks", "Tasks on meters in the plan that runs", len(self._roster.duties)),
-        )
-        samples = [
-            metrics.Sample("info", "Who this is", 1, {"gateway": self._settings.gateway, "software": software()}),
-            *(metrics.Sample(name, text, int(value)) for name, text, value in state),
-            *backlog,
-            *line_figures.samples(self._line_figures()),
-            *metrics.counted(),
-        ]
-        return metrics.render(samples, metrics.of_process())
-
-
-async def _work(worker: LineWorker, before: asyncio.Task[None] | None) -> None:
-    """Work a line, after whoever had it before is done."""
-    if before is not None:
-        await asyncio.wait([before])
-    await worker.run()
+    def _connected(self) -> Connected:
+        return Connected(self._uplink.connected, self._uplink.warning)
 
 
 def _bounded(problems: Sequence[Problem]) -> list[Problem]:
@@ -452,14 +307,6 @@ def _bounded(problems: Sequence[Problem]) -> list[Problem]:
             break
         kept.append(problem)
     return kept
-
-
-@functools.cache
-def software() -> str:
-    """Return the version that the life sign names."""
-    # By the installed folder's name: importlib.metadata would load the whole of email for it.
-    found = (path.name for entry in sys.path for path in pathlib.Path(entry).glob("metergate-*.dist-info"))
-    return f"metergate {next(found, 'metergate-unknown.dist-info').removesuffix('.dist-info').partition('-')[2]}"
 
 
 def configure_logs(level: str) -> None:
@@ -479,7 +326,8 @@ def configure_logs(level: str) -> None:
 
 async def run_agent(settings: AgentSettings, clock: Clock) -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    footprint.use_one_arena()
+    footprint.keep_small()
+    footprint.settle()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

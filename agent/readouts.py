@@ -7,7 +7,6 @@ asked by. The meter includes both limits, so the last good row comes again and i
 """
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from contexts.meters import Layout
 from protocol.iec62056 import lis200
@@ -43,7 +42,7 @@ class Readout:
         number = f"{archive}:{NUMBER_OBJECT}"
         self._number = sources.index(number) + 1 if number in sources else None
         self._by_number = False
-        self._seen: set[lis200.Row] = set()
+        self._seen: set[str] = set()
         self._last: lis200.Row | None = None
 
     def argument(self, rows_per_block: int) -> str:
@@ -64,11 +63,12 @@ class Readout:
     def take(self, rows: Sequence[lis200.Row], *, last: bool) -> list[list[str]]:
         """Return those of a block's rows that were asked for and are new; ``last``: the meter has no more."""
         wanted = [row for row in rows if not self._by_number or self._wants(row)]
-        fresh = [row for row in wanted if row[:ROW_KEY] not in self._seen]
-        self._seen.update(row[:ROW_KEY] for row in rows)
+        fresh = [row for row in wanted if _key(row) not in self._seen]
+        self._seen.update(map(_key, rows))
+        self._last = fresh[-1] if fresh else self._last
         # Asked by number, the meter would go on to its newest row.
         self.over = last or (self._by_number and bool(self._end) and not wanted)
-        return [self._frugal(row) for row in fresh]
+        return [list(row) for row in fresh]
 
     def interrupted(self) -> None:
         """The meter has forgotten where it was: the line was lent, or a block did not come through."""
@@ -86,15 +86,14 @@ class Readout:
         was, self._by_number, self._number = self._by_number, False, None
         return was
 
-    def _frugal(self, row: lis200.Row) -> list[str]:
-        """The row with the texts that it has in common with the one before: half of an archive says the same again."""
-        before = self._last or ()
-        self._last = tuple(old if old == new else new for old, new in zip_longest(before[: len(row)], row))
-        return list(self._last)
-
     def _wants(self, row: lis200.Row) -> bool:
         here = _text(row, self._position)
         return _at_least(here, self._start) and (not self._end or _at_least(self._end, here))
+
+
+def _key(row: lis200.Row) -> str:
+    # One text, because all of them are kept until the last row has come.
+    return "(".join(row[:ROW_KEY])
 
 
 def _text(row: lis200.Row, position: int) -> str:

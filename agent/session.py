@@ -180,6 +180,7 @@ class Session:
             try:
                 async for rows in self._answer(readout, checks):
                     yield rows
+                    del rows
             except iec62056.MeterRefusal as refusal:
                 if not readout.goes_on_after(refusal.code, self._opening.times.repeats):
                     raise
@@ -212,6 +213,7 @@ class Session:
             self.rows_read += len(fresh)
             if fresh:
                 yield [hidden_in_row(row) for row in fresh]
+            del rows, fresh  # of many lines that are waited for, none keeps a block
             if readout.over:
                 return
             if (self._between_blocks is not None and await self._between_blocks(self)) or anew:
@@ -219,6 +221,7 @@ class Session:
                 return
             # A block whose acknowledgement was lost comes again; its rows are dropped above.
             stuck = stuck + 1 if block.repeated else 0
+            del block
             if stuck > self._opening.times.repeats:
                 raise iec62056.TooManyRepeats
             block = await talk.next_block(good=True, expected=blocks.characters(asked))

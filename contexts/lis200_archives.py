@@ -18,7 +18,7 @@ from contexts.lis200_columns import Columns, LayoutError, columns, number_column
 from contexts.lis200_events import events, summer_by_events
 from contexts.lis200_kwargs import ReadArchiveByDate, ReadArchiveByOffsetSeconds, ReadArchiveSinceLast, ReadEvents
 from contexts.lis200_layouts import completed, known_layouts
-from contexts.lis200_rows import DamagedRow, Row, read_row, readings
+from contexts.lis200_rows import DamagedRow, Row, packed, read_row, readings, unpacked
 from contexts.lis200_times import meter_window, resolve, summer_hints
 from contexts.lis200_verify import verified
 from contexts.meters import Answer, Held, Layout, Meter, Moment
@@ -225,16 +225,18 @@ async def _read_rows(
 async def _read_once(
     meter: Meter, layout: Layout, archive: int, position: int, limits: tuple[str, str], held: Held | None
 ) -> _Read:
-    texts: list[list[str]] = []
+    whole = list[str]()
     try:
         async for block in meter.rows(archive, position, *limits):
-            texts += block
+            whole.append(packed(block))
+            del block  # nothing else of it is kept while the next one is waited for
     except MeterRefusal as refusal:
-        if refusal.code not in _EMPTY or texts:
+        if refusal.code not in _EMPTY or whole:
             raise
         return _Read()
-    if not texts:
+    if not whole:
         return _Read()
+    texts = [row for block in whole for row in unpacked(block)]
     found = columns(completed(layout, meter.model, archive, texts), texts)
     judged = [read_row(found, row) for row in texts]
     good = [row for row in judged if isinstance(row, Row)]

@@ -21,6 +21,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from contexts.lis200_columns import Columns, LayoutError, columns
+from contexts.lis200_rows import packed
 from contexts.lis200_times import candidates
 from contexts.meters import Layout
 from protocol.iec62056.errors import RemoteProtocolError, UnreadableValue
@@ -139,7 +140,7 @@ class ArchiveChecks:
             self._find(layout, self._columns)
         self._before = _Before()
         self._tried: tuple[Sequence[Row], _Before] | None = None
-        self._recent: frozenset[Row] = frozenset()
+        self._recent: frozenset[str] = frozenset()
         self._habits: set[Kind] = set()
         self._settled: set[object] = set()
 
@@ -172,7 +173,7 @@ class ArchiveChecks:
         """
         before = self._before.copy()
         for row in rows:
-            if row in self._recent:
+            if packed([row]) in self._recent:
                 continue
             problem = self._judge(row, before, asked, len(rows[0]))
             if problem is not None and problem.kind not in self._habits:
@@ -188,9 +189,9 @@ class ArchiveChecks:
             self._before = tried[1]
         else:
             for row in rows:
-                if row not in self._recent:
+                if packed([row]) not in self._recent:
                     self._learn(row, self._before)
-        self._recent = frozenset(rows)
+        self._recent = frozenset(packed([row]) for row in rows)
 
     def settle(self, problem: Doubt) -> None:
         """What comes the same again is the meter's own word: this gap, this row, or for ever if it is a habit."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from contexts.lis200_rows import packed, unpacked
 from contexts.meters import Held, Layout, Meter
 from protocol.iec62056.errors import MeterRefusal, RemoteProtocolError
 
@@ -85,19 +86,19 @@ class TwiceRead:
             Disagreement: when no two of them did.
             MeterRefusal: when the meter says no, twice.
         """
-        before: tuple[list[list[str]], int | None] | None = None
+        before: tuple[list[str], int | None] | None = None
         for _ in range(TRIES):
-            rows: list[list[str]] = []
+            rows: list[str] = []
             refused: MeterRefusal | None = None
             try:
                 async for block in self._meter.rows(archive, position, start, end):
-                    rows += block
+                    rows += [packed([row]) for row in block]
             except MeterRefusal as refusal:
                 refused = refusal
             answer = rows, refused.code if refused else None
             if answer == before:
                 if rows:
-                    yield rows
+                    yield [unpacked(row)[0] for row in rows]
                 if refused is not None:
                     raise refused
                 return

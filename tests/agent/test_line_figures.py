@@ -15,6 +15,7 @@ from agent.conversation import NoAnswer
 from agent.line_figures import LineTally
 from agent.links import LinkError
 from agent.metrics import render
+from agent.workers import Workers
 from protocol import iec62056
 from protocol.plans import Line
 from protocol.reports import LineFigures
@@ -75,7 +76,7 @@ async def test_the_command_shows_what_the_agent_keeps(tmp_path: pathlib.Path, mo
     ear = tally.ear("m-1")
     ear.failed(NoAnswer("x"), 9600, 6)
     tally.session(12.0)
-    monkeypatch.setattr(Agent, "_line_figures", lambda _agent: [tally.figures(["m-1"])])
+    monkeypatch.setattr(Workers, "figures", lambda _workers: [tally.figures(["m-1"])])
     async with running(Agent(settings, Clock())) as agent:
         agent._keep_figures()
     config = tmp_path / "agent.toml"

@@ -99,11 +99,3 @@ def test_without_numbers_a_clock_that_only_went_forward_is_enough(
 def test_an_overwritten_row_is_asked_around_a_bounded_number_of_times() -> None:
     readout = Readout(3, 3, "", "", LAYOUT)
     assert [readout.goes_on_after(109, 3) for _ in range(5)] == [True, True, True, False, False]
-
-
-def test_what_rows_have_in_common_is_kept_once() -> None:
-    readout = Readout(3, 3, "", "", None)
-    (first,) = readout.take(lis200.parse_rows("(1)(10)(2025-03-04,06:00:00)(CRC Ok)"), last=False)
-    (second,) = readout.take(lis200.parse_rows("(2)(11)(2025-03-04,07:00:00)(CRC Ok)"), last=True)
-    assert second == ["2", "11", "2025-03-04,07:00:00", "CRC Ok"]
-    assert second[3] is first[3]
