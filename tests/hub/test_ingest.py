@@ -4,8 +4,10 @@ import asyncio
 import dataclasses
 import datetime as dt
 import decimal
+import itertools
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -85,6 +87,27 @@ async def state_of(engine: AsyncEngine) -> set[tuple[Any, ...]]:
         for row in await rows(engine, models.ReadingVersion)
     }
     return readings | versions
+
+
+@pytest.mark.parametrize(
+    ("versions", "current"),
+    [
+        ((("1", 0), ("2", 1), ("3", 2)), "3"),
+        # Of two values that were collected at one instant the larger one, whichever comes first.
+        ((("1", 1), ("9", 0), ("5", 1)), "5"),
+    ],
+)
+async def test_the_current_value_is_the_one_collected_last(
+    engine: AsyncEngine, versions: Sequence[tuple[str, int]], current: str
+) -> None:
+    estate = await make_estate(engine)
+    voice = GatewayVoice()
+    for at, order in enumerate(itertools.permutations(versions)):
+        for value, collected in order:
+            await ingest(engine, voice.readings(reading(estate.meters["M1"], value, at=at, collected=collected)))
+    stored = await rows(engine, models.Reading)
+    assert len(stored) == 6
+    assert {(row.value, row.version_count) for row in stored} == {(decimal.Decimal(current), 3)}
 
 
 VERSION = st.tuples(st.sampled_from(["1", "1.0", "2", "3.5"]), st.integers(0, 3), st.integers(0, 1))

@@ -61,6 +61,15 @@ async def test_an_older_plan_applied_never_overwrites_a_newer_one(engine: AsyncE
     (gateway,) = await rows(engine, models.Gateway)
     assert (gateway.applied_revision, gateway.applied_digest) == (5, b"5" * 16)
     assert gateway.applied_problems == [{"kind": "task", "item": "t", "text": "no such context"}]
+    # Nor does a life sign of the same connection that was said before.
+    sign = reports.Online(
+        "gw-1", online=True, session=3, store=voice.store, software="test", at=NOW,
+        plan_revision=4, plan_digest=b"4" * 16, sequence=0,
+    )  # fmt: skip
+    await note_life_signs(engine, [LifeSign(sign, voice.key.public)], NOW)
+    (gateway,) = await rows(engine, models.Gateway)
+    assert gateway.online
+    assert (gateway.applied_revision, gateway.applied_digest) == (5, b"5" * 16)
 
 
 async def test_the_problems_of_a_plan_come_through_after_a_life_sign_that_names_it(engine: AsyncEngine) -> None:
