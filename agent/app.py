@@ -326,8 +326,6 @@ def configure_logs(level: str) -> None:
 
 async def run_agent(settings: AgentSettings, clock: Clock) -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    footprint.keep_small()
-    footprint.settle()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
