@@ -37,10 +37,12 @@ _MOST_SHED = 16 * 1024**2
 
 _RUNS, _PLANS, _EVENTS, _STEPS = "run reports", "plan reports", "events", "command results"
 _CHUNK = 500
+_ASKED_AGAIN = "; the meter is asked for them again"
+_ASK_AGAIN = "; the meter is asked for them again where a task reads this archive, else ask for what it still holds"
 
 
 class _Row(NamedTuple):
-    """A row that may go: ``run`` brought it; ``where`` and ``when`` go into the loss record."""
+    """A row that may go, and what goes of it into the loss record; ``run`` brought it out of an ``archive``."""
 
     sequence: int
     size: int
@@ -49,6 +51,7 @@ class _Row(NamedTuple):
     series: str
     when: dt.datetime
     run: uuid.UUID | None = None
+    archive: bool = False
 
 
 class Budget:
@@ -144,6 +147,7 @@ class Budget:
                     reading.series,
                     reading.timestamp,
                     reading.run if from_meter else None,
+                    archive=from_meter,
                 )
 
     def _reports(self, *kinds: type) -> Iterator[_Row]:
@@ -178,14 +182,12 @@ class Budget:
             f"DELETE FROM {table} WHERE seq = ?",  # noqa: S608 - our own table names
             [(row.sequence,) for row in rows],
         )
-        groups: dict[tuple[uuid.UUID | None, str, str], list[_Row]] = {}
+        scheduled = self._ask_again([row for row in rows if row.archive])
+        groups: dict[tuple[uuid.UUID | None, str, str, str], list[_Row]] = {}
         for row in rows:
-            groups.setdefault((row.device, row.meter, row.series), []).append(row)
-        from_meter = any(row.run for row in rows)
-        reason = f"the outbox's disk budget of {self.budget} bytes was spent before the hub had them"
-        if from_meter:
-            reason += "; the meter is asked for them again"
-            self._ask_again(rows)
+            remedy = "" if not row.archive else _ASKED_AGAIN if row.run in scheduled else _ASK_AGAIN
+            groups.setdefault((row.device, row.meter, row.series, remedy), []).append(row)
+        cause = f"the outbox's disk budget of {self.budget} bytes was spent before the hub had them"
         now = self._now().timestamp()
         records = [
             LossRecord(
@@ -196,20 +198,24 @@ class Budget:
                 start=min(row.when for row in members),
                 end=max(row.when for row in members),
                 count=len(members),
-                reason=reason,
+                reason=cause + remedy,
             )
-            for (device, meter, series), members in groups.items()
+            for (device, meter, series, remedy), members in groups.items()
         ]
         self._db.executemany(
             f"INSERT INTO {REPORTS_TABLE} (body, stored_at) VALUES (?, ?)",  # noqa: S608 - our own table names
             [(encode(record), now) for record in records],
         )
-        log.error("rows_given_up", table=table, rows=len(rows), records=len(records), cause=reason)
+        log.error("rows_given_up", table=table, rows=len(rows), records=len(records), cause=cause)
 
-    def _ask_again(self, rows: list[_Row]) -> None:
-        """Forget that rows of archives are held, and that the runs that brought them have done so."""
+    def _ask_again(self, rows: list[_Row]) -> set[uuid.UUID]:
+        """Forget that rows of archives are held, and that the runs that brought them have done so.
+
+        Return the runs of tasks among them: what those brought, their tasks bring again.
+        """
         for device in {row.device for row in rows if row.device is not None}:
             self._db.execute("DELETE FROM memory WHERE kind = 'held' AND owner = ?", (device.bytes,))
+        scheduled = set[uuid.UUID]()
         oldest: dict[tuple[bytes, bytes], int] = {}
         for run in {row.run for row in rows if row.run is not None}:
             found = self._db.execute(
@@ -217,9 +223,11 @@ class Budget:
                 (run.bytes,),
             ).fetchone()
             if found:
+                scheduled.add(run)
                 task, device, tick = found
                 oldest[task, device] = min(tick, oldest.get((task, device), tick))
         self._db.executemany(
             "UPDATE runs SET outcome = 'failed' WHERE outcome = 'done' AND task = ? AND device = ? AND tick >= ?",
             [(*key, tick) for key, tick in oldest.items()],
         )
+        return scheduled

@@ -29,9 +29,9 @@ def opened(folder: pathlib.Path) -> Store:
     return Store(folder / "agent.db", "gw-1", Clock(), BUDGET)
 
 
-def reading(number: int, provenance: str) -> bytes:
+def reading(number: int, provenance: str, run: uuid.UUID | None = RUN.id) -> bytes:
     at = NOW + dt.timedelta(minutes=number)
-    return encode(NewMeterReading("M1", "2:300", at, parse_decimal("1"), "m3", METER, at, provenance, run=RUN.id))
+    return encode(NewMeterReading("M1", "2:300", at, parse_decimal("1"), "m3", METER, at, provenance, run=run))
 
 
 def fill(store: Store, upto: float, provenance: str, first: int = 0) -> int:
@@ -115,6 +115,28 @@ def test_what_goes_is_declared_and_what_nobody_can_read_again_is_kept_longest(tm
     # The meter is asked for them again: nothing is held, and the run that brought them has not done so.
     assert store.memory.held(METER, 3) is None
     assert store.runs.behind(TASK, METER, NOW + dt.timedelta(hours=1)) == NOW
+    store.close()
+
+
+def test_a_record_says_who_asks_the_meter_again(tmp_path: pathlib.Path) -> None:
+    """What a command brought no task may ever read; what a meter does not keep nobody can ask for."""
+    store = opened(tmp_path)
+    ordered = Run(uuid.uuid4(), RUN.device, "generic_lis200", "read", {}, command=uuid.uuid4())
+    with store.transaction():
+        store.runs.begin(RUN)
+        store.runs.begin(ordered)
+        store.memory.keep_held(METER, 3, Held(NOW, NOW, 7))
+        for run, number in ((ordered.id, 0), (None, 2), (RUN.id, 4)):
+            store.readings.append([reading(number + n, FROM_METER, run) for n in range(2)])
+    fill(store, 0.975, FROM_GATEWAY, 10)
+    relieve(store)
+    told = {(loss.start - NOW) // dt.timedelta(minutes=1): (loss.count, loss.reason) for loss in losses(store)}
+    assert told[0][0] == 4
+    assert "where a task reads this archive, else ask for what it still holds" in told[0][1]
+    assert told[4][0] == 2
+    assert told[4][1].endswith("had them; the meter is asked for them again")
+    assert told[10][1].endswith("before the hub had them")
+    assert store.memory.held(METER, 3) is None
     store.close()
 
 
