@@ -34,7 +34,7 @@ class Command(Checked, frozen=True, array_like=True):
 
     The meter is named by ``device`` (UUID), or by ``meter`` (its name in the plan) when device is None.
     ``expires`` is ``issued`` plus ``ttl_seconds`` by the sender's clock; an agent whose own clock is not believed
-    counts ``ttl_seconds`` from the arrival on its monotonic clock instead.
+    counts by the latest time that it knows to have been, or from the arrival if it knows none.
     With ``cancels`` set the command asks for the end of that other command, and nothing else counts.
     With ``background`` it is run only when nothing else is due on the meter's line, and within the gateway's budget of
     line time for such commands; an agent that does not know the field runs it as any other command.
