@@ -103,6 +103,7 @@ class Bench:
         self._kinds = kinds
         self._loud = loud
         self._begun = time.monotonic()
+        self._awaited = ""
 
     def run(self, site: ChaosSite) -> dict[str, Any]:
         """Break things, mend them, and judge."""
@@ -127,8 +128,8 @@ class Bench:
                     thread.join()
         self._say("everything is mended")
         mended = time.monotonic()
-        healed = self._heal(site, operator, mended)
-        last = site.newest_archive_tick() or last_tick(site.clock.now())
+        healed, newest = self._heal(site, operator, mended)
+        last = newest or last_tick(site.clock.now())
         extra = operator.extra_spans()
         self._close(site)
         figures, again = judges.Figures(), True
@@ -160,19 +161,34 @@ class Bench:
                 self._say(f"{strike.kind}: {strike.target} for {strike.seconds:.1f} s")
             site.wait(0.1, course.active())
 
-    def _heal(self, site: ChaosSite, operator: Operator, mended: float) -> float | None:
-        """Wait until all is well again, at most five minutes; return how many seconds that took."""
-        after = last_tick(site.clock.now())
+    def _heal(self, site: ChaosSite, operator: Operator, mended: float) -> tuple[float | None, dt.datetime | None]:
+        """Wait until all is well again, at most five minutes.
+
+        Returns:
+            How many seconds that took (None if it did not come to that), and the newest tick of the archive read that
+            was done on all meters.
+        """
+        still: dt.datetime | None = None
+        newest: dt.datetime | None = None
         while time.monotonic() - mended < HEAL_SECONDS:
-            newest = site.newest_archive_tick()
-            polled = newest is not None and newest > after
-            if polled and site.settled() and operator.all_ended() and not self._staged(site):
+            settled = site.settled()
+            if settled and still is None:
+                still = site.clock.now()
+            newest = site.newest_archive_tick(still) if still is not None else None
+            left = {
+                "a gateway that is away, has an old plan, or something left to send": not settled,
+                "an archive read on every meter": newest is None,
+                "the end of a command": not operator.all_ended(),
+                "the adoption of staged readings": self._staged(site),
+            }
+            if not any(left.values()):
                 seconds = time.monotonic() - mended
                 self._say(f"all is well again after {seconds:.1f} s")
-                return seconds
+                return seconds, newest
             site.wait(0.5)
-        self._say(f"not all is well after {HEAL_SECONDS:.0f} s")
-        return None
+        self._awaited = ", ".join(what for what, waiting in left.items() if waiting)
+        self._say(f"not all is well after {HEAL_SECONDS:.0f} s, waiting for: {self._awaited}")
+        return None, newest
 
     @staticmethod
     def _staged(site: ChaosSite) -> bool:
@@ -220,6 +236,7 @@ class Bench:
             "kinds_not_possible_here": sorted(KINDS.keys() - set(kinds_possible(site))),
             "ended_by_themselves": dict(ended),
             "seconds_to_heal": None if healed is None else round(healed, 1),
+            "still_awaited": self._awaited,
             "kept": figures.kept and healed is not None,
         }
 
@@ -303,6 +320,7 @@ def told(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"seconds to heal: {result['seconds_to_heal']}",
+        *([f"still awaited: {result['still_awaited']}"] if result["still_awaited"] else []),
         "the promise was kept" if result["kept"] else "THE PROMISE WAS BROKEN",
         "",
         "Readings lost in cases that are known from other systems (theirs for orientation, not measured here):",

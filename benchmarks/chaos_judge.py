@@ -121,6 +121,22 @@ def quarters(first: dt.datetime, last: dt.datetime) -> list[dt.datetime]:
     return [first + i * step for i in range((last - first) // step + 1)]
 
 
+def newest_tick(
+    runs: Iterable[dict[str, Any]], devices: Iterable[str], received_since: dt.datetime
+) -> dt.datetime | None:
+    """Return the newest tick at which every device's run was done, by the runs that the hub has received since.
+
+    With ``received_since`` an instant at which all clocks were right and no gateway had anything left to send, this
+    leaves out the runs of a clock that was ahead: what they read at a tick that had not come was not all of it.
+    None when there is no such tick.
+    """
+    done: dict[str, set[dt.datetime]] = {device: set() for device in devices}
+    for run in runs:
+        if instant(run["received_at"]) >= received_since:
+            done[run["meter_device"]].add(instant(run["tick"]))
+    return max(set.intersection(*done.values()), default=None)
+
+
 def judge(course: Course, evidence: Evidence) -> Figures:
     """Compare what should be with what is."""
     figures = Figures(commands=len(evidence.commands))

@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.chaos_judge import newest_tick
 from benchmarks.gates import Gate, gate
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
 from benchmarks.postgres import Postgres, postgres
-from deploy.demo.expected import instant
 from deploy.demo.hub_client import HubClient, RestError
 from deploy.demo.processes import Process, Stage
 from deploy.demo.story import ShownClock
@@ -341,20 +341,14 @@ class ChaosSite:
                     count += int(row[0])
         return count
 
-    def newest_archive_tick(self) -> dt.datetime | None:
-        """Return the newest tick whose archive read was done on every meter, by the hub's runs; None if unknown."""
-        now = self.clock.now()
-        since = (now - dt.timedelta(hours=3)).isoformat()
-        done: dict[str, set[dt.datetime]] = {device: set() for device in self.devices.values()}
+    def newest_archive_tick(self, received_since: dt.datetime) -> dt.datetime | None:
+        """Return the newest tick whose archive read was done on every meter; see ``newest_tick``."""
+        since = (received_since - dt.timedelta(hours=3)).isoformat()
         try:
-            for run in self.hub.all("/v1/runs/", task=self.tasks["archive"], outcome="done", start_time=since):
-                # A clock that was ahead has read at ticks that are still to come.
-                if instant(run["tick"]) <= now:
-                    done[run["meter_device"]].add(instant(run["tick"]))
+            runs = list(self.hub.all("/v1/runs/", task=self.tasks["archive"], outcome="done", start_time=since))
         except UNREACHABLE:
             return None
-        common = set.intersection(*done.values())
-        return max(common, default=None)
+        return newest_tick(runs, self.devices.values(), received_since)
 
 
 @contextlib.contextmanager

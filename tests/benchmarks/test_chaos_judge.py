@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks.chaos_judge import Course, Evidence, Figures, Span, judge, quarters
+from benchmarks.chaos_judge import Course, Evidence, Figures, Span, judge, newest_tick, quarters
 
 FIRST = dt.datetime(2026, 3, 2, 7, 0, tzinfo=dt.UTC)
 LAST = FIRST + dt.timedelta(minutes=45)
@@ -198,3 +198,14 @@ def test_the_bench_imports_neither_agent_nor_hub() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {"agent", "hub", "tests"} & {name.split(".")[0] for name in names}, path.name
+
+
+def test_a_run_of_a_clock_that_was_ahead_is_not_the_newest_archive_read() -> None:
+    still = FIRST
+    ahead = {"meter_device": "d-77", "tick": LAST.isoformat(), "received_at": (still - QUARTER).isoformat()}
+    right = {"meter_device": "d-77", "tick": FIRST.isoformat(), "received_at": (still + QUARTER).isoformat()}
+    other = {**right, "meter_device": "d-78"}
+    assert newest_tick([ahead, right], ["d-77"], still) == FIRST
+    assert newest_tick([ahead], ["d-77"], still) is None
+    assert newest_tick([right, other], ["d-77", "d-78"], still) == FIRST
+    assert newest_tick([right], ["d-77", "d-78"], still) is None

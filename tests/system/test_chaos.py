@@ -1,4 +1,4 @@
-"""The chaos bench in its short form: the product is broken every second or two, and every reading is accounted for."""
+"""The chaos bench in its two-minute form: something breaks every two seconds, and every reading is accounted for."""
 
 import json
 
@@ -10,10 +10,10 @@ JUDGED = ("missing", "duplicates", "wrong", "commands_run_twice", "commands_with
 
 
 def test_nothing_lost_nothing_doubled(capsys: pytest.CaptureFixture[str]) -> None:
-    status = chaos.main(["--minutes", "0.3", "--pause", "1.2", "--seed", "3", "--json"])
+    status = chaos.main(["--minutes", "2", "--pause", "2", "--seed", "3", "--json"])
     result = json.loads(capsys.readouterr().out)
     assert {name: result[name] for name in JUDGED} == dict.fromkeys(JUDGED, 0), result["examples"]
     assert status == 0, result
-    assert result["faults_total"] >= 8
-    assert result["expected"] > 300
+    assert result["faults_total"] >= 25
+    assert result["expected"] > 1000
     assert result["seconds_to_heal"] is not None
