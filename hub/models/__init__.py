@@ -7,6 +7,14 @@ the two.
 """
 
 from hub.models.base import Base, Dated, Identified
+from hub.models.completeness import (
+    Expectation,
+    ExpectationMark,
+    LedgerChunk,
+    LedgerPending,
+    LedgerRaster,
+    LedgerSettled,
+)
 from hub.models.deliveries import (
     Batch,
     Command,
@@ -52,9 +60,15 @@ __all__ = [
     "Dated",
     "DeviceGateway",
     "DevicePeriod",
+    "Expectation",
+    "ExpectationMark",
     "Gateway",
     "HubState",
     "Identified",
+    "LedgerChunk",
+    "LedgerPending",
+    "LedgerRaster",
+    "LedgerSettled",
     "LossRecord",
     "MeterDevice",
     "MeterDeviceConfig",

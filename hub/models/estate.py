@@ -122,7 +122,7 @@ class MeterDeviceConfig(Identified, Base):
     """Which series the meters of a type may have (``config_series``), their time zone, and other series names.
 
     ``mappings`` is a list of ``{"archive": int, "source": str, "series": str}``, ``limits`` one of
-    ``hub.validation.Limit``.
+    ``hub.validation.Limit``, ``expectations`` one of ``hub.expected_series.ExpectedSeries``.
     """
 
     __tablename__ = "meter_device_configs"
@@ -132,6 +132,7 @@ class MeterDeviceConfig(Identified, Base):
     timezone: Mapped[str] = mapped_column(String(64), default="UTC")
     mappings: Mapped[list[Any]] = mapped_column(default=list)
     limits: Mapped[list[Any]] = mapped_column(default=list)
+    expectations: Mapped[list[Any]] = mapped_column(default=list)
 
 
 config_series = Table(
@@ -183,7 +184,10 @@ class AmrTaskGroup(Identified, Base):
 
 
 class MeterDevice(Identified, Base):
-    """A physical meter. ``timezone`` (additive) overrides its type's config's."""
+    """A physical meter. ``timezone`` (additive) overrides its type's config's.
+
+    Readings are expected of it from ``commissioned`` (else ``created_at``) until ``decommissioned``.
+    """
 
     __tablename__ = "meter_devices"
     __table_args__ = (
@@ -215,6 +219,8 @@ class MeterDevice(Identified, Base):
     has_disconnector: Mapped[bool] = mapped_column(default=False)
     disconnector_status: Mapped[int | None]
     timezone: Mapped[str | None] = mapped_column(String(64))
+    commissioned: Mapped[dt.datetime | None]
+    decommissioned: Mapped[dt.datetime | None]
 
 
 device_groups = Table(

@@ -1,0 +1,394 @@
+"""Expectations: which series of which meter should have a value when. Rows that follow from the configuration.
+
+Rules:
+- An edit marks the meters whose expectations it may change (``mark``), in its own transaction; a clerk makes these
+  meters' expectations again (``recompute``) within seconds. Only clerks write expectations, one at a time.
+- What a config or an archive says holds from the day on which the meter was commissioned: another raster makes that
+  series' chunks anew, for all the time. What a task reads by itself is expected from when it was to be read first:
+  nobody can read yesterday's momentary value.
+- What is expected no longer ends; what was expected until then stays.
+"""
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, cast
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import Table, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.expected_series import FROM_TASK, Expected, Polled, Setup, expected_of
+from hub.models import (
+    AmrTask,
+    AmrTaskGroup,
+    Expectation,
+    ExpectationMark,
+    LedgerChunk,
+    LedgerRaster,
+    MeterDevice,
+    MeterDeviceConfig,
+    MeterDeviceType,
+    ReadingSeries,
+    config_series,
+    device_groups,
+    device_tasks,
+    group_tasks,
+)
+from protocol.rasters import Raster
+from protocol.wire import ContractError
+
+MARKS = 500
+"""Marks per turn: the meters of one transaction."""
+
+_CHUNK = 5000
+"""Ids per IN list: SQLite takes 32,766 parameters in a statement."""
+
+_log = structlog.get_logger(__name__)
+_chunks = cast("Table", LedgerChunk.__table__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expecting:
+    """An expectation as the ledger works with it. ``until`` is None while it has no end; both slots are in it."""
+
+    id: int
+    device: uuid.UUID
+    series: uuid.UUID
+    raster_id: int
+    raster: Raster
+    momentary: bool
+    origin: str
+    archive: int | None
+    since: int
+    until: int | None
+    rebuilding: bool
+
+    def slot(self, microseconds: int) -> int | None:
+        """Return the slot that a reading with this timestamp (after 1970) fills; None when it fills none."""
+        if self.momentary:
+            found: int | None = self.raster.slot_at_or_before(_EPOCH + dt.timedelta(microseconds=microseconds))
+        else:
+            found = self.raster.slot_of_microseconds(microseconds)
+        if found is None or found < self.since or (self.until is not None and found > self.until):
+            return None
+        return found
+
+    def window(self, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> tuple[int, int]:
+        """Return the first and last slot that were expected within [start, end) and until now; none if first > last."""
+        first, last = slots_within(self.raster, start, end, now)
+        return max(first, self.since), last if self.until is None else min(last, self.until)
+
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def slots_within(raster: Raster, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> tuple[int, int]:
+    """Return the first and last slot of a raster within [start, end) and until now; none if first > last."""
+    first = raster.first_slot_at_or_after(start)
+    return first, min(raster.first_slot_at_or_after(end) - 1, raster.slot_at_or_before(now))
+
+
+async def expectations_of(
+    session: AsyncSession, devices: Collection[uuid.UUID], *, lock: bool = False
+) -> list[Expecting]:
+    """Return what is expected of these meters, in order of ids; ``lock`` keeps it from being deleted meanwhile."""
+    return await _read(session, Expectation.device, sorted(devices), lock=lock)
+
+
+async def expectations_by_id(session: AsyncSession, ids: Collection[int]) -> list[Expecting]:
+    """Return these expectations, in order of ids."""
+    return await _read(session, Expectation.id, sorted(ids))
+
+
+async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lock: bool = False) -> list[Expecting]:  # noqa: ANN401 - a mapped column
+    statement = select(
+        Expectation.id,
+        Expectation.device,
+        Expectation.series,
+        Expectation.raster,
+        LedgerRaster.interval,
+        LedgerRaster.anchor_seconds,
+        LedgerRaster.zone,
+        LedgerRaster.momentary,
+        Expectation.origin,
+        Expectation.archive,
+        Expectation.since_slot,
+        Expectation.until_slot,
+        Expectation.rebuilding,
+    ).join(LedgerRaster, LedgerRaster.id == Expectation.raster)
+    if lock:
+        statement = statement.with_for_update(key_share=True, read=True, of=Expectation)
+    rasters: dict[int, Raster] = {}
+    found = []
+    for some in _some(values):
+        for row in await session.execute(statement.where(column.in_(some)).order_by(Expectation.id)):
+            raster = rasters.get(row.raster)
+            if raster is None:
+                raster = rasters[row.raster] = Raster(row.interval, row.anchor_seconds, row.zone)
+            found.append(Expecting(*row[:4], raster, *row[7:]))
+    return found
+
+
+def _some(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
+
+
+# Marks
+
+
+async def mark(session: AsyncSession, model: type[Any], row: uuid.UUID) -> None:
+    """Mark, in the caller's transaction, the meters whose expectations hang on this row of ``model``.
+
+    Call it after what was edited is flushed, and before what is deleted goes. Other models concern nobody.
+    """
+    devices = _concerned(model, row)
+    if devices is not None:
+        connection = await session.connection()
+        await connection.execute(sa.insert(ExpectationMark).from_select(["device"], devices))
+
+
+def _concerned(model: type[Any], row: uuid.UUID) -> sa.Select[Any] | None:
+    meters = select(MeterDevice.id)
+    groups = select(device_groups.c.device)
+    types = select(MeterDeviceType.id)
+    configs = select(config_series.c.config).where(config_series.c.series == row)
+    tasks = select(group_tasks.c.group).where(group_tasks.c.task == row)
+    own = select(device_tasks.c.device).where(device_tasks.c.task == row)
+    concerned = {
+        MeterDevice: MeterDevice.id == row,
+        MeterDeviceType: MeterDevice.type == row,
+        MeterDeviceConfig: MeterDevice.type.in_(types.where(MeterDeviceType.config == row)),
+        ReadingSeries: MeterDevice.type.in_(types.where(MeterDeviceType.config.in_(configs))),
+        AmrTaskGroup: MeterDevice.id.in_(groups.where(device_groups.c.group == row)),
+        AmrTask: sa.or_(MeterDevice.id.in_(own), MeterDevice.id.in_(groups.where(device_groups.c.group.in_(tasks)))),
+    }.get(model)
+    return None if concerned is None else meters.where(concerned)
+
+
+async def recompute(session: AsyncSession, now: dt.datetime) -> int:
+    """Make the expectations of marked meters again; return how many marks went. The caller has the ledger's turn."""
+    marks = (await session.execute(select(ExpectationMark).order_by(ExpectationMark.id).limit(MARKS))).scalars().all()
+    if not marks:
+        return 0
+    devices = sorted({one.device for one in marks})
+    # Before anything of theirs is written, so that who deletes a meter and we never wait for each other in a ring.
+    locked = await session.execute(
+        select(MeterDevice.id)
+        .where(MeterDevice.id.in_(devices))
+        .order_by(MeterDevice.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    there = list(locked.scalars())
+    setups = await _setups(session, there)
+    held: dict[uuid.UUID, list[Expecting]] = {}
+    for one in await expectations_of(session, there):
+        held.setdefault(one.device, []).append(one)
+    rasters = await _Rasters.read(session)
+    for device in there:
+        await _write(session, setups[device], held.get(device, []), rasters, now)
+    await session.execute(
+        sa.delete(ExpectationMark)
+        .where(ExpectationMark.id.in_([one.id for one in marks]))
+        .execution_options(synchronize_session=False)
+    )
+    return len(marks)
+
+
+@dataclasses.dataclass(slots=True)
+class _Meter:
+    id: uuid.UUID
+    organization: uuid.UUID | None
+    commissioned: dt.datetime
+    decommissioned: dt.datetime | None
+    setup: Setup
+    series: dict[str, uuid.UUID]
+
+
+async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[uuid.UUID, _Meter]:
+    tasks = await tasks_of(session, devices)
+    rows = await session.execute(
+        select(MeterDevice, MeterDeviceConfig)
+        .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
+        .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
+        .where(MeterDevice.id.in_(devices))
+    )
+    pairs = rows.all()
+    names: dict[uuid.UUID, dict[str, uuid.UUID]] = {}
+    found = await session.execute(
+        select(config_series.c.config, ReadingSeries.name, ReadingSeries.id)
+        .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
+        .where(config_series.c.config.in_({config.id for _, config in pairs if config is not None}))
+        .order_by(ReadingSeries.id)
+    )
+    for config, name, series in found:
+        names.setdefault(config, {}).setdefault(name, series)
+    meters = {}
+    for device, config in pairs:
+        series_of = names.get(config.id, {}) if config is not None else {}
+        setup = Setup(
+            zone=device.timezone or (config.timezone if config is not None else "UTC"),
+            series=frozenset(series_of),
+            mappings=config.mappings if config is not None else (),
+            expectations=config.expectations if config is not None else (),
+            tasks=[polled_of(task) for task in tasks.get(device.id, [])],
+        )
+        meters[device.id] = _Meter(
+            device.id,
+            device.organization or (config.organization if config is not None else None),
+            device.commissioned or device.created_at,
+            device.decommissioned,
+            setup,
+            series_of,
+        )
+    return meters
+
+
+async def tasks_of(session: AsyncSession, devices: Collection[uuid.UUID]) -> dict[uuid.UUID, list[AmrTask]]:
+    """Return the active tasks of these meters, own and in groups, each once for a meter."""
+    found: dict[uuid.UUID, list[AmrTask]] = {}
+    for some in _some(sorted(devices)):
+        own = select(device_tasks.c.device, device_tasks.c.task).where(device_tasks.c.device.in_(some))
+        grouped = (
+            select(device_groups.c.device, group_tasks.c.task)
+            .join(group_tasks, group_tasks.c.group == device_groups.c.group)
+            .where(device_groups.c.device.in_(some))
+        )
+        pairs = own.union(grouped).subquery()
+        statement = select(pairs.c.device, AmrTask).join(AmrTask, AmrTask.id == pairs.c.task)
+        for device, task in await session.execute(statement.where(AmrTask.is_active).order_by(AmrTask.id)):
+            found.setdefault(device, []).append(task)
+    return found
+
+
+def polled_of(task: AmrTask) -> Polled:
+    """Return what a task says about what is expected."""
+    return Polled(
+        task.meter_execution_type, task.task_call, task.task_kwargs or {}, task.schedule, task.run_offset_seconds
+    )
+
+
+class _Rasters:
+    """The rasters that there are, by what they are; others are made."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[uuid.UUID | None, Raster, bool], int] = {}
+
+    @classmethod
+    async def read(cls, session: AsyncSession) -> "_Rasters":
+        rasters = cls()
+        for row in (await session.execute(select(LedgerRaster))).scalars():
+            raster = Raster(row.interval, row.anchor_seconds, row.zone)
+            rasters._ids[row.organization, raster, row.momentary] = row.id
+        return rasters
+
+    async def id_of(self, session: AsyncSession, organization: uuid.UUID | None, wanted: Expected) -> int:
+        key = (organization, wanted.raster, wanted.momentary)
+        if key not in self._ids:
+            row = LedgerRaster(
+                organization=organization,
+                interval=wanted.raster.interval,
+                anchor_seconds=wanted.raster.anchor_seconds,
+                zone=wanted.raster.zone,
+                momentary=wanted.momentary,
+            )
+            session.add(row)
+            await session.flush()
+            self._ids[key] = row.id
+        return self._ids[key]
+
+
+async def _write(
+    session: AsyncSession, meter: _Meter, held: Sequence[Expecting], rasters: _Rasters, now: dt.datetime
+) -> None:
+    try:
+        expected = expected_of(meter.setup)
+    except ContractError as error:
+        # A zone that this machine's database does not have any more, say: what was expected stays.
+        _log.warning("expectations_not_made", meter=str(meter.id), cause=str(error))
+        return
+    by_series: dict[uuid.UUID, list[Expecting]] = {}
+    for one in held:
+        by_series.setdefault(one.series, []).append(one)
+    wanted = {meter.series[name]: one for name, one in expected.items()}
+    for series in sorted(by_series.keys() | wanted.keys()):
+        await _write_series(session, meter, series, wanted.get(series), by_series.get(series, []), rasters, now)
+
+
+async def _write_series(
+    session: AsyncSession,
+    meter: _Meter,
+    series: uuid.UUID,
+    wanted: Expected | None,
+    held: Sequence[Expecting],
+    rasters: _Rasters,
+    now: dt.datetime,
+) -> None:
+    """Bring one series' rows to what is wanted; rows that are so already are not touched."""
+    end = meter.decommissioned
+    if wanted is None:
+        for one in held:
+            await _end(session, one, min(now, end) if end else now)
+        return
+    raster_id = await rasters.id_of(session, meter.organization, wanted)
+    until = wanted.raster.slot_at_or_before(end) if end else None
+    since = wanted.raster.first_slot_at_or_after(meter.commissioned)
+    values = {"raster": raster_id, "origin": wanted.origin, "archive": wanted.archive, "until_slot": until}
+    if wanted.origin == FROM_TASK:
+        kept = next((one for one in held if one.until is None and one.raster_id == raster_id), None)
+        since = max(since, wanted.raster.slot_at_or_before(now) + 1) if kept is None else max(since, kept.since)
+        for one in held:
+            if one is not kept:
+                await _end(session, one, min(now, end) if end else now)
+    else:
+        kept = held[-1] if held else None
+        if len(held) > 1:
+            await session.execute(
+                sa.delete(Expectation)
+                .where(Expectation.id.in_([one.id for one in held[:-1]]))
+                .execution_options(synchronize_session=False)
+            )
+    if until is not None and until < since and kept is None:
+        return
+    values["since_slot"] = since
+    if kept is None:
+        session.add(Expectation(device=meter.id, series=series, rebuilding=True, **values))
+        await session.flush()
+    else:
+        await _change(session, kept, values)
+
+
+async def _end(session: AsyncSession, one: Expecting, at: dt.datetime) -> None:
+    until = one.raster.slot_at_or_before(at)
+    if until < one.since:
+        await session.execute(
+            sa.delete(Expectation).where(Expectation.id == one.id).execution_options(synchronize_session=False)
+        )
+    elif one.until is None or until < one.until:
+        await _change(session, one, {"until_slot": until})
+
+
+async def _change(session: AsyncSession, one: Expecting, values: dict[str, Any]) -> None:
+    now_so = {
+        "raster": one.raster_id,
+        "origin": one.origin,
+        "archive": one.archive,
+        "since_slot": one.since,
+        "until_slot": one.until,
+    }
+    changed = {name: value for name, value in values.items() if value != now_so[name]}
+    if not changed:
+        return
+    if changed.keys() & {"raster", "since_slot", "until_slot"}:
+        changed["rebuilding"] = True
+    if "raster" in changed:
+        await session.execute(_chunks.delete().where(_chunks.c.expectation == one.id))
+    await session.execute(
+        sa.update(Expectation)
+        .where(Expectation.id == one.id)
+        .values(**changed)
+        .execution_options(synchronize_session=False)
+    )

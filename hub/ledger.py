@@ -1,0 +1,443 @@
+"""The ledger: which of the expected slots are stored. Kept by clerks, asked by completeness and backfill.
+
+Rules:
+- Ingestion notes the keys of new readings in its own transaction (``hub.ledger_pending``); a clerk folds the notes into
+  chunks (``hub.ledger_chunks``) and removes them, both in one transaction. To set a bit twice changes nothing.
+- Whoever writes the ledger has its turn (``ledger_turn``): one clerk at a time, of however many relays. So notes are
+  folded in their order, and no chunk is written by two.
+- What is asked is folded first (``catch_up``): an answer knows every reading that was committed before the question.
+- A chunk never has a bit for a slot that is not expected, so counts need not look at where expectations begin and end.
+- Chunks made anew from the readings (``_rebuild``) are the same chunks; ``differences`` compares them.
+"""
+
+import dataclasses
+import datetime as dt
+import json
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy import Table, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from hub import ledger_pending
+from hub.columns import to_microseconds
+from hub.database import reading, writing
+from hub.expectations import Expecting, expectations_by_id, expectations_of, recompute
+from hub.ledger_chunks import Bits, parts, size_of
+from hub.models import Expectation, ExpectationMark, LedgerChunk, LedgerPending, LedgerSettled, Reading
+from hub.once import upsert
+
+NOTES = 400
+"""Notes folded per turn; each is what one transaction of ingestion brought."""
+
+REBUILT = 200
+REBUILT_READINGS = 50_000
+"""Expectations whose chunks are made anew per turn, and after how many readings no further one is begun."""
+
+_LOCK = 0x6D6C6467
+"""PostgreSQL advisory lock: one process writes the ledger at a time."""
+
+_IDS = 5000
+_chunks = cast("Table", LedgerChunk.__table__)
+
+
+@asynccontextmanager
+async def ledger_turn(engine: AsyncEngine, *, wait: bool) -> AsyncIterator[AsyncSession | None]:
+    """Open a transaction that may write the ledger; None, without ``wait``, while another one has the turn.
+
+    On SQLite each writing transaction is the only one.
+    """
+    async with writing(engine) as session:
+        if engine.dialect.name != "postgresql":
+            yield session
+        elif wait:
+            await session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            yield session
+        else:
+            mine = await session.scalar(text(f"SELECT pg_try_advisory_xact_lock({_LOCK})"))
+            yield session if mine else None
+
+
+async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
+    """Do a clerk's turn: fold, make expectations again, rebuild, a bounded part of each.
+
+    Returns:
+        Whether there may be more to do at once: not when nothing was, or while another clerk is at it.
+    """
+    async with reading(engine) as session:
+        waiting = [
+            (await session.execute(statement.limit(1))).first() is not None
+            for statement in (
+                select(LedgerPending.id),
+                select(ExpectationMark.id),
+                select(Expectation.id).where(Expectation.rebuilding),
+            )
+        ]
+    more = False
+    for due, work in zip(waiting, (_fold, lambda session: recompute(session, now), _rebuild), strict=True):
+        if not due:
+            continue
+        async with ledger_turn(engine, wait=False) as session:
+            if session is None:
+                return False
+            more = bool(await work(session)) or more
+    return more
+
+
+async def catch_up(engine: AsyncEngine, now: dt.datetime) -> None:
+    """Fold every reading that was committed before the call; of edits and rebuilds do one turn.
+
+    What is still to be rebuilt afterwards says so (``Expecting.rebuilding``).
+    """
+    async with reading(engine) as session:
+        newest = await session.scalar(select(sa.func.max(LedgerPending.id)))
+        marked = (await session.execute(select(ExpectationMark.id).limit(1))).first() is not None
+    while newest is not None:
+        async with ledger_turn(engine, wait=True) as session:
+            if session is None or not await _fold(session):
+                break
+            oldest = await session.scalar(select(sa.func.min(LedgerPending.id)))
+        if oldest is None or oldest > newest:
+            break
+    if marked:
+        async with ledger_turn(engine, wait=True) as session:
+            if session is not None:
+                await recompute(session, now)
+    async with reading(engine) as session:
+        stale = (await session.execute(select(Expectation.id).where(Expectation.rebuilding).limit(1))).first()
+    if stale is not None:
+        async with ledger_turn(engine, wait=True) as session:
+            if session is not None:
+                await _rebuild(session)
+
+
+# Folding
+
+
+async def _fold(session: AsyncSession) -> int:
+    """Fold the oldest notes; return how many."""
+    notes = (await session.execute(select(LedgerPending).order_by(LedgerPending.id).limit(NOTES))).scalars().all()
+    if not notes:
+        return 0
+    told = [(ledger_pending.unpack(note.keys), note.removed) for note in notes]
+    devices = {device for series_of, _ in told for device, _, _ in series_of}
+    expecting: dict[tuple[uuid.UUID, uuid.UUID], list[Expecting]] = {}
+    for one in await expectations_of(session, devices, lock=True):
+        expecting.setdefault((one.device, one.series), []).append(one)
+    steps: dict[int, list[tuple[bool, list[int]]]] = {}
+    by_id: dict[int, Expecting] = {}
+    for series_of, removed in told:
+        for device, series, timestamps in series_of:
+            for one in expecting.get((device, series), ()):
+                slots = _slots(one, timestamps)
+                if removed and one.momentary:
+                    slots = await _empty(session, one, slots)
+                if slots:
+                    by_id[one.id] = one
+                    steps.setdefault(one.id, []).append((removed, slots))
+    await _apply(session, by_id, steps)
+    await session.execute(
+        sa.delete(LedgerPending)
+        .where(LedgerPending.id.in_([note.id for note in notes]))
+        .execution_options(synchronize_session=False)
+    )
+    return len(notes)
+
+
+def _slots(one: Expecting, timestamps: Iterable[int]) -> list[int]:
+    return [slot for timestamp in timestamps if (slot := one.slot(timestamp)) is not None]
+
+
+async def _empty(session: AsyncSession, one: Expecting, slots: Sequence[int]) -> list[int]:
+    """Return the slots that no other momentary reading fills."""
+    left = []
+    for slot in slots:
+        found = await session.execute(
+            select(Reading.id)
+            .where(
+                Reading.meter_device == one.device,
+                Reading.series == one.series,
+                Reading.timestamp >= one.raster.instant_of(slot),
+                Reading.timestamp < one.raster.instant_of(slot + 1),
+            )
+            .limit(1)
+        )
+        if found.first() is None:
+            left.append(slot)
+    return left
+
+
+async def _apply(
+    session: AsyncSession, by_id: dict[int, Expecting], steps: dict[int, list[tuple[bool, list[int]]]]
+) -> None:
+    bits: dict[int, Bits] = {}
+    touched: list[tuple[int, int]] = []
+    for key, done in steps.items():
+        size = size_of(by_id[key].raster.interval)
+        bits[key] = Bits(size)
+        touched += [(key, chunk) for chunk in sorted({slot // size for _, slots in done for slot in slots})]
+    touched.sort()
+    for key, chunk, stored in await _load(session, touched):
+        bits[key].load(chunk, stored)
+    for key, done in steps.items():
+        for removed, slots in done:
+            (bits[key].drop if removed else bits[key].add)(slots)
+    await _save(session, [(key, chunk, by_id[key].raster_id, bits[key].dump(chunk)) for key, chunk in touched])
+
+
+_PG_LOAD = text("""
+    SELECT c.expectation, c.chunk, c.bits
+    FROM unnest(CAST(:keys AS bigint[]), CAST(:chunks AS integer[])) AS k(id, chunk)
+    JOIN ledger_chunks c ON c.expectation = k.id AND c.chunk = k.chunk
+""")
+_SQLITE_LOAD = """
+    SELECT c.expectation, c.chunk, c.bits FROM json_each(?) k CROSS JOIN ledger_chunks c
+    ON c.expectation = json_extract(k.value, '$[0]') AND c.chunk = json_extract(k.value, '$[1]')
+"""
+_PG_SAVE = text("""
+    INSERT INTO ledger_chunks (expectation, chunk, raster, bits)
+    SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:chunks AS integer[]), CAST(:rasters AS integer[]),
+                         CAST(:bits AS bytea[]))
+    ON CONFLICT (expectation, chunk) DO UPDATE SET bits = excluded.bits
+""")
+
+
+async def _load(session: AsyncSession, keys: Sequence[tuple[int, int]]) -> Sequence[Any]:
+    if session.get_bind().dialect.name == "postgresql":
+        values = {"keys": [key for key, _ in keys], "chunks": [chunk for _, chunk in keys]}
+        return (await session.execute(_PG_LOAD, values)).all()
+    connection = await session.connection()
+    rows: Sequence[Any] = (await connection.exec_driver_sql(_SQLITE_LOAD, (json.dumps(keys),))).all()
+    return rows
+
+
+async def _save(session: AsyncSession, rows: Sequence[tuple[int, int, int, bytes]]) -> None:
+    if not rows:
+        return
+    names = ("expectation", "chunk", "raster", "bits")
+    if session.get_bind().dialect.name == "postgresql":
+        keys, chunks, rasters, bits = (list(column) for column in zip(*rows, strict=True))
+        await session.execute(_PG_SAVE, {"keys": keys, "chunks": chunks, "rasters": rasters, "bits": bits})
+        return
+    statement = upsert(session, LedgerChunk)
+    statement = statement.on_conflict_do_update(
+        index_elements=["expectation", "chunk"], set_={"bits": statement.excluded.bits}
+    )
+    connection = await session.connection()
+    await connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+# Rebuilding and checking
+
+
+async def ask_for_rebuild(session: AsyncSession, devices: Collection[uuid.UUID] | None = None) -> int:
+    """Have the chunks of these meters, or of all, made anew from their readings; return of how many series."""
+    statement = sa.update(Expectation).values(rebuilding=True).execution_options(synchronize_session=False)
+    if devices is not None:
+        statement = statement.where(Expectation.device.in_(devices))
+    result = cast("sa.CursorResult[Any]", await session.execute(statement))
+    return result.rowcount
+
+
+async def _rebuild(session: AsyncSession) -> int:
+    """Make chunks anew that are not to be believed; return of how many expectations."""
+    found = await session.execute(
+        select(Expectation.id)
+        .where(Expectation.rebuilding)
+        .order_by(Expectation.id)
+        .limit(REBUILT)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    done, seen = 0, 0
+    for one in await expectations_by_id(session, list(found.scalars())):
+        bits, count = await bits_from_readings(session, one)
+        await session.execute(_chunks.delete().where(_chunks.c.expectation == one.id))
+        rows = [(one.id, chunk, one.raster_id, bits.dump(chunk)) for chunk in sorted(bits.chunks)]
+        await _save(session, rows)
+        await session.execute(
+            sa.update(Expectation)
+            .where(Expectation.id == one.id)
+            .values(rebuilding=False)
+            .execution_options(synchronize_session=False)
+        )
+        done, seen = done + 1, seen + count
+        if seen > REBUILT_READINGS:
+            break
+    return done
+
+
+async def bits_from_readings(session: AsyncSession, one: Expecting) -> tuple[Bits, int]:
+    """Return which slots the readings fill, and how many readings there are."""
+    connection = await session.connection()
+    bits, count = Bits(size_of(one.raster.interval)), 0
+    rows = await connection.stream(
+        select(Reading.timestamp).where(Reading.meter_device == one.device, Reading.series == one.series)
+    )
+    async for some in rows.partitions(5000):
+        bits.add(_slots(one, (to_microseconds(row.timestamp) for row in some)))
+        count += len(some)
+    return bits, count
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """Where chunks and readings do not agree: slots of readings that are not in, and slots in without a reading."""
+
+    device: uuid.UUID
+    series: uuid.UUID
+    lacking: int
+    too_many: int
+    first: dt.datetime
+    """The instant of the first slot that differs."""
+
+
+async def differences(session: AsyncSession, one: Expecting) -> Difference | None:
+    """Compare an expectation's chunks with its readings; the caller has the turn, and has folded."""
+    there, _ = await bits_from_readings(session, one)
+    kept = (await bits_of(session, [one])).get(one.id, Bits(there.size))
+    lacking = too_many = 0
+    firsts = []
+    for chunk in sorted(there.chunks.keys() | kept.chunks.keys()):
+        real, stored = there.chunks.get(chunk, 0), kept.chunks.get(chunk, 0)
+        lacking += (real & ~stored).bit_count()
+        too_many += (stored & ~real).bit_count()
+        if wrong := real ^ stored:
+            firsts.append(chunk * there.size + (wrong & -wrong).bit_length() - 1)
+    if not firsts:
+        return None
+    return Difference(one.device, one.series, lacking, too_many, one.raster.instant_of(firsts[0]))
+
+
+async def bits_of(
+    session: AsyncSession,
+    expectations: Sequence[Expecting],
+    windows: dict[int, tuple[int, int]] | None = None,
+) -> dict[int, Bits]:
+    """Return the stored bits by expectation; of those in ``windows`` only what lies from a first to a last slot."""
+    found = {one.id: Bits(size_of(one.raster.interval)) for one in expectations}
+    wanted = list(expectations)
+    for start in range(0, len(wanted), _IDS):
+        some = wanted[start : start + _IDS]
+        if windows is None:
+            condition = LedgerChunk.expectation.in_([one.id for one in some])
+            rows: Iterable[Any] = await session.execute(
+                select(LedgerChunk.expectation, LedgerChunk.chunk, LedgerChunk.bits).where(condition)
+            )
+        else:
+            keys = [(one.id, part.chunk) for one in some for part in parts(found[one.id].size, *windows[one.id])]
+            rows = await _load(session, keys)
+        for key, chunk, bits in rows:
+            found[key].load(chunk, bits)
+    return found
+
+
+# What backfill works with
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MissingSpan:
+    """Expected slots in a row that are neither stored nor lost for good; both instants are those of slots."""
+
+    expectation: int
+    device: uuid.UUID
+    series: uuid.UUID
+    archive: int | None
+    start: dt.datetime
+    end: dt.datetime
+    count: int
+
+
+async def missing_spans(
+    session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime, end: dt.datetime, now: dt.datetime
+) -> list[MissingSpan]:
+    """Return what these meters lack of [start, end) until now, in order of meter, series and time.
+
+    Call ``catch_up`` before: what was stored just now is else still missing. Series that are being rebuilt are left
+    out: what they lack is not known.
+    """
+    expecting = [one for one in await expectations_of(session, devices) if not one.rebuilding]
+    windows = {one.id: one.window(start, end, now) for one in expecting}
+    bits = await bits_of(session, expecting, windows)
+    lost = await settled_of(session, expecting)
+    found = []
+    for one in sorted(expecting, key=lambda one: (one.device, one.series, one.since)):
+        first, last = windows[one.id]
+        known = bits[one.id]
+        for settled in lost.get(one.id, ()):
+            begin, finish = settled.slots(one)
+            known.add(range(max(first, begin), min(last, finish) + 1))
+        for begin, finish in known.missing(first, last):
+            instants = one.raster.instant_of(begin), one.raster.instant_of(finish)
+            found.append(MissingSpan(one.id, one.device, one.series, one.archive, *instants, finish - begin + 1))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settled:
+    """A span that is lost for good, with the meter's own words; both instants are in it."""
+
+    start: dt.datetime
+    end: dt.datetime
+    evidence: str
+    command: uuid.UUID | None
+    since: dt.datetime
+
+    def slots(self, one: Expecting) -> tuple[int, int]:
+        """Return the first and last slot of it; none if first > last."""
+        return one.raster.first_slot_at_or_after(self.start), one.raster.slot_at_or_before(self.end)
+
+
+async def settled_of(session: AsyncSession, expectations: Sequence[Expecting]) -> dict[int, list[Settled]]:
+    """Return what is settled as lost, by expectation, in order of time."""
+    found: dict[int, list[Settled]] = {}
+    ids = sorted(one.id for one in expectations)
+    for begin in range(0, len(ids), _IDS):
+        rows = await session.execute(
+            select(LedgerSettled)
+            .where(LedgerSettled.expectation.in_(ids[begin : begin + _IDS]))
+            .order_by(LedgerSettled.start, LedgerSettled.id)
+        )
+        for row in rows.scalars():
+            found.setdefault(row.expectation, []).append(
+                Settled(row.start, row.end, row.evidence, row.command, row.created_at)
+            )
+    return found
+
+
+async def settle(
+    session: AsyncSession,
+    device: uuid.UUID,
+    series: uuid.UUID,
+    start: dt.datetime,
+    end: dt.datetime,
+    *,
+    evidence: str,
+    now: dt.datetime,
+    command: uuid.UUID | None = None,
+) -> int:
+    """Settle, in the caller's transaction, that what is missing from ``start`` to ``end`` is lost for good.
+
+    Both instants are in it. ``evidence`` is what the meter said (``#0103``). Late data counts all the same: what is
+    stored is stored. Settling the same span again adds nothing. Returns of how many expectations it is.
+    """
+    settled = 0
+    for one in await expectations_of(session, [device], lock=True):
+        if one.series != series:
+            continue
+        same = (
+            LedgerSettled.expectation == one.id,
+            LedgerSettled.start == start,
+            LedgerSettled.end == end,
+        )
+        if (await session.execute(select(LedgerSettled.id).where(*same))).first() is None:
+            session.add(
+                LedgerSettled(
+                    expectation=one.id, start=start, end=end, evidence=evidence, command=command, created_at=now
+                )
+            )
+        settled += 1
+    await session.flush()
+    return settled

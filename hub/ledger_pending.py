@@ -1,0 +1,53 @@
+"""Which readings came or went and are not in the ledger yet: noted where that happens, in the same transaction.
+
+A note is one row, whatever the transaction brought: per meter and series the timestamps, in microseconds. Clerks fold
+notes in their order (``hub.ledger``). A removal can only follow on what it removes, and a new reading with the same key
+only on its removal, so that the order of notes is the order of what happened to a key.
+"""
+
+import datetime as dt
+import itertools
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import msgspec
+from sqlalchemy import Table, insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.columns import to_microseconds
+from hub.models import LedgerPending
+
+Key = tuple[int, int, dt.datetime]
+"""Meter and series (the numbers of their UUIDs) and timestamp, as in ``hub.versions``."""
+
+Series = tuple[uuid.UUID, uuid.UUID, list[int]]
+"""Meter, series, timestamps in microseconds since 1970."""
+
+_notes = cast("Table", LedgerPending.__table__)
+_encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
+_decoder = msgspec.msgpack.Decoder(list[Series])
+
+
+async def note(session: AsyncSession, keys: Sequence[Key], *, removed: bool = False) -> None:
+    """Note, in the caller's transaction, that readings with these keys are new, or gone; the keys are in order."""
+    if keys:
+        # Through the connection: a plain statement, no object.
+        connection = await session.connection()
+        await connection.execute(insert(_notes), {"keys": pack(keys), "removed": removed})
+
+
+def pack(keys: Iterable[Key]) -> bytes:
+    """Return the keys, which are in order, as a note has them."""
+    return _encoder.encode(
+        [
+            # To the microsecond, without a datetime's arithmetic: this is done for every reading that comes.
+            (number[0].to_bytes(16), number[1].to_bytes(16), [to_microseconds(key[2]) for key in some])
+            for number, some in itertools.groupby(keys, key=lambda key: key[:2])
+        ]
+    )
+
+
+def unpack(packed: bytes) -> list[Series]:
+    """Return what a note says."""
+    return _decoder.decode(packed)
