@@ -117,7 +117,7 @@ class CommandDesk:
             self._reply(caller, encode(update), correlation)
             return
         fault = ""
-        if grant.expires is not None and max([self._clock.system_now(), *self._times()]) >= grant.expires:
+        if grant.expires is not None and self._has_come(grant.expires):
             fault = f"the grant of caller {caller!r} ended at {grant.expires.isoformat()}"
         elif command.cancels is None and not grant.allows(command.context, command.call):
             fault = f"caller {caller!r} may not call {command.context}.{command.call} on gateway {self._gateway}"
@@ -177,6 +177,11 @@ class CommandDesk:
         """
         ages = [(now - command.issued).total_seconds() for now in self._times()]
         return command.ttl_seconds - max(0.0, min(ages, key=abs, default=0.0))
+
+    def _has_come(self, instant: dt.datetime) -> bool:
+        """Whether it is so late, by the machine's own clock or, where that is not believed, for certain."""
+        least = None if self._trust.believed() else self._trust.least_time()
+        return self._clock.system_now() >= instant or (least is not None and least >= instant)
 
     def _times(self) -> list[dt.datetime]:
         """Return what times it may be: none if nothing is known of it."""
