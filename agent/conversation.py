@@ -23,7 +23,7 @@ FINE_WAIT = 0.0015
 """Seconds before the end of a pause in which the loop is polled: its timers are only exact to a millisecond or more."""
 BEHIND = 3
 """Characters of silence behind a telegram before it counts as whole."""
-DOZE = 0.05
+DOZE = 0.1
 """Seconds for which bytes may gather in the middle of a telegram, see ``Conversation._doze``."""
 AWAKE_BYTES = 24
 """So near to the end of a telegram every byte is taken as it comes: pauses are counted from the last one."""

@@ -1,5 +1,8 @@
 """The meters of the bench ``lines``: one on each of many lines, all in this process, at the pace of their lines.
 
+It is the same meter on each, so that all have the same rows: events and alarms, which follow from the serial number,
+would add some to each other meter's, and the longest of many readouts would be compared with one.
+
 ``python -m benchmarks._lines_meters FOLDER LINES RATE`` prints one JSON object when all lines are there: the endpoints,
 pseudo-terminals, in their order. Line L is logged to FOLDER/wire-L.log. Ends on SIGTERM.
 """
@@ -15,7 +18,7 @@ from agent.simulator.bus import serve_pty, virtual_bus
 
 HISTORY_DAYS = 2
 INTERVAL = 15
-FIRST_SERIAL = 12_000_000
+SERIAL = 12_000_000
 
 
 async def serve(folder: pathlib.Path, lines: int, rate: int) -> None:
@@ -26,7 +29,7 @@ async def serve(folder: pathlib.Path, lines: int, rate: int) -> None:
         endpoints = []
         for line in range(lines):
             bus = virtual_bus(
-                f"1:{FIRST_SERIAL + line}:EK280",
+                f"1:{SERIAL}:EK280",
                 seed=7,
                 timezone="UTC",
                 interval=INTERVAL,

@@ -1,8 +1,8 @@
 """What one agent takes for many lines at once, beside what it takes for one: time, processor, memory.
 
-A real hub, a real Mosquitto and the real agent; the simulator's process holds a meter on each of the lines, 9600 Bd on
-pseudo-terminals, at most 8 bytes a write at the line's pace. Every 25 s all meters are due at once, and of each a day
-(96 rows) is read again. First one gateway with one line does that, then one with all lines.
+A real hub, a real Mosquitto and the real agent; the simulator's process holds the same meter on each of the lines,
+9600 Bd on pseudo-terminals, at most 8 bytes a write at the line's pace. Every 25 s all meters are due at once, and of
+each a day (96 rows) is read again. First one gateway with one line does that, then one with all lines.
 
 ``ratio`` is the median round's time of all lines over the one line's: from the first bit of the first request to the
 last bit of the last break, in the meters' own wire logs. ``cpu`` is the agent process's user and system time over wall
@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks._lines_meters import FIRST_SERIAL, INTERVAL
+from benchmarks._lines_meters import INTERVAL, SERIAL
 from benchmarks._lines_rounds import EARLY, Round, judge, sessions
 from benchmarks._lines_usage import Sample, look, spent
 from benchmarks.loaded_hub import SERIES, SQLITE, LoadedHub, Watch, loaded_hub, memory
@@ -212,7 +212,7 @@ def _make_gateway(loaded: LoadedHub, name: str, endpoints: Sequence[str], task: 
             name=f"{name} {number}",
             protocol="lis-200",
             iec62056_21_address="1",
-            manufacturer_serial=str(FIRST_SERIAL + number),
+            manufacturer_serial=str(SERIAL),
             type=kind,
             timezone="UTC",
             network_interface=line["id"],

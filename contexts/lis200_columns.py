@@ -275,6 +275,8 @@ def _any(sample: Sequence[Sequence[str]], position: int, test: Test) -> bool:
 
 def is_time(text: str) -> bool:
     """Whether this is a date and time as a meter writes it."""
+    if "-" not in text:
+        return False
     try:
         parse_datetime(text)
     except UnreadableValue:

@@ -138,6 +138,8 @@ def _differences(found: Columns, before: Row | None, after: Row) -> str:
 
 def _appeared(found: Columns, before: Row, row: Row, instant: dt.datetime, model: str) -> Iterable[LoggedEvent]:
     for position, status in [*found.statuses, *([(found.system_status, None)] if found.system_status else [])]:
+        if before.texts[position] == row.texts[position]:
+            continue
         try:
             old, new = (set(parse_status(texts[position])) for texts in (before.texts, row.texts))
         except UnreadableValue:

@@ -53,7 +53,8 @@ class Fault:
 class Row:
     """A row that holds together. ``summer`` is whether its system status shows summer time, if it has one.
 
-    ``faults`` are its columns that are not used.
+    ``numbers`` are those of the quantities, in their order; None where there is none. ``faults`` are its columns that
+    are not used.
     """
 
     texts: tuple[str, ...]
@@ -61,6 +62,7 @@ class Row:
     number: int | None
     event: int | None
     summer: bool | None
+    numbers: tuple[Decimal | None, ...]
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -91,6 +93,7 @@ def read_row(found: Columns, texts: Sequence[str]) -> Row | DamagedRow:
     """
     row = tuple(text.strip() for text in texts)
     faults: list[Fault] = []
+    numbers: list[Decimal | None] = []
     try:
         _check(found, row)
         local = parse_datetime(row[found.time])
@@ -98,19 +101,22 @@ def read_row(found: Columns, texts: Sequence[str]) -> Row | DamagedRow:
     except UnreadableValue as error:
         return DamagedRow(row, f"{error.text!r} is not {error.expected}")
     for quantity in found.quantities:
+        shown = None
         try:
-            _number(quantity, row[quantity.position])
+            shown = _number(quantity, row[quantity.position])
             if quantity.own_time is not None and any(mark in row[quantity.own_time] for mark in "-:"):
                 parse_datetime(row[quantity.own_time])  # not a time that cannot be: the value would get another one
         except UnreadableValue as error:
             faults.append(Fault(quantity.position, quantity.source, error.text, error.expected))
+            shown = None
+        numbers.append(shown)
     event = None
     if found.event is not None and row[found.event]:
         try:
             event = parse_event_code(row[found.event])
         except UnreadableValue as error:
             faults.append(Fault(found.event, "", error.text, error.expected))
-    return Row(row, local, number, event, _summer(found, row), tuple(faults))
+    return Row(row, local, number, event, _summer(found, row), tuple(numbers), tuple(faults))
 
 
 def readings(
@@ -131,11 +137,7 @@ def readings(
     }
     values: dict[tuple[str, dt.datetime, Decimal], Value] = {}
     for row, instant in rows:
-        spoilt = {fault.position for fault in row.faults}
-        for quantity, name in names.items():
-            if quantity.position in spoilt:
-                continue
-            number = _number(quantity, row.texts[quantity.position])
+        for (quantity, name), number in zip(names.items(), row.numbers, strict=True):
             if number is not None:
                 stamp = _own_time(quantity, row, zone) or instant
                 values.setdefault((name, stamp, number), Value(name, number, quantity.unit, stamp))

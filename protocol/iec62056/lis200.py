@@ -5,6 +5,7 @@ meter's own local time without a zone. What is not what it should be raises ``Un
 LIS-200 fact sheet 2.2, 2.3, 3.1, 3.3.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ MAX_EXPONENT = 18
 
 VALUE, NAMES, UNITS, SOURCES, ROW_COUNT = "0", "2", "3", "4", "A.0"
 """Attributes of an archive. Source: LIS-200 fact sheet 3.2."""
+
+_REMEMBERED = 256
+"""Texts of which it is remembered what they mean: a row is looked at more than once, and says much that others say."""
 
 _ADDRESS = re.compile(
     r"(?:(?P<medium>\d+)-)?(?P<instance>\d{1,4}):(?P<object>[0-9A-Fa-f]{1,4}|V)"
@@ -166,6 +170,8 @@ def normalise_unit(unit: str) -> str:
 
 def decode_text(text: str) -> str:
     r"""Undo the escapes ``\xHH`` and ``\\`` (read as ISO 8859-1). Source: LIS-200 fact sheet 2.3."""
+    if "\\" not in text:
+        return text
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", text)
 
 
@@ -185,6 +191,7 @@ def _escaped(character: str) -> str:
     return character if " " <= character <= "~" else f"\\x{ord(character):02X}"
 
 
+@functools.lru_cache(_REMEMBERED)
 def parse_datetime(text: str) -> datetime:
     """``YYYY-MM-DD,HH:MM:SS`` in the meter's local time, as a naive ``datetime``; a blank may follow the comma."""
     found = _DATETIME.fullmatch(text.strip())
@@ -202,6 +209,7 @@ def format_datetime(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d,%H:%M:%S").rjust(19, "0")
 
 
+@functools.lru_cache(_REMEMBERED)
 def parse_status(text: str) -> tuple[int, ...]:
     """The message numbers of a status list: ``13;15`` -> (13, 15); ``0`` is none. Source: LIS-200 fact sheet 2.3."""
     try:
@@ -223,6 +231,7 @@ def _message_number(part: str) -> int:
     return int(stripped)
 
 
+@functools.lru_cache(_REMEMBERED)
 def parse_event_code(text: str) -> int:
     """The number of an event column: ``0x8103``. Source: LIS-200 fact sheet 5.3."""
     found = _EVENT_CODE.fullmatch(text.strip())
