@@ -16,7 +16,7 @@ from receivers.receiver import Receiver, ReceiverError
 
 __all__ = ["NAMES", "Receiver", "ReceiverError", "check_receiver", "find_receiver", "kwargs_from_text"]
 
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("dsmr_p1", "iec62056_push")
 """The receivers by name: each is the module ``receivers.NAME`` with its ``RECEIVER``."""
 
 
@@ -47,7 +47,9 @@ def check_receiver(name: str, endpoint: str, kwargs: Mapping[str, Any] | None) -
 
 
 def kwargs_from_text(name: str, texts: Mapping[str, str]) -> msgspec.Struct:
-    """The typed kwargs of a receiver from the ``key=value`` texts of a command line; a list has commas between.
+    """The typed kwargs of a receiver from the ``key=value`` texts of a command line.
+
+    A list has commas between, ``null`` stands for none.
 
     Raises:
         ReceiverError: as ``check_receiver``.
@@ -64,7 +66,7 @@ def _checked(receiver: Receiver, kwargs: Mapping[str, Any], *, strict: bool) -> 
             takes = f"takes {', '.join(fields)}" if fields else "takes no kwargs"
             raise ReceiverError(f"receiver_kwargs.{key}", f"unknown; {receiver.name} {takes}")
         try:
-            value = given if strict or not _has_list(field.type) else given.split(",")
+            value = given if strict else _from_text(given, field.type)
             values[key] = msgspec.convert(value, field.type, strict=strict)
         except msgspec.ValidationError as error:
             raise ReceiverError(f"receiver_kwargs.{key}", f"{error}; expected {_expected(field.type)}") from error
@@ -75,6 +77,16 @@ def _checked(receiver: Receiver, kwargs: Mapping[str, Any], *, strict: bool) -> 
         return receiver.kwargs(**values)
     except ValueError as error:
         raise ReceiverError("receiver_kwargs", str(error)) from error
+
+
+def _from_text(text: str, kind: object) -> Any:  # noqa: ANN401 - what msgspec converts
+    if text == "null" and _may_be(kind, type(None)):
+        return None
+    return text.split(",") if _has_list(kind) else text
+
+
+def _may_be(kind: object, wanted: type) -> bool:
+    return kind is wanted or any(_may_be(part, wanted) for part in get_args(kind))
 
 
 def _has_list(kind: object) -> bool:

@@ -56,9 +56,7 @@ def parse_endpoint(text: str) -> Endpoint:
     if text.startswith("mqtt:"):
         name = text.removeprefix("mqtt:")
         if not _NAME.fullmatch(name):
-            raise ReceiverError(
-                "endpoint", f"{text!r}: a name [a-z0-9][a-z0-9-]{{0,62}} follows mqtt:"
-            )
+            raise ReceiverError("endpoint", f"{text!r}: a name [a-z0-9][a-z0-9-]{{0,62}} follows mqtt:")
         return Endpoint(text, Way.BROKER, name=name)
     try:
         parts = urllib.parse.urlsplit(text)
