@@ -50,11 +50,12 @@ class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Waiting times of the uplink, in real seconds.
 
-    ``resend`` counts until a receipt's time was measured: a hub that a thousand gateways return to needs some seconds.
+    ``resend`` is the shortest: a hub that a thousand gateways return to needs most of a minute, and what a lost
+    connection or a relay's restart costs is sent again at once anyway. Where receipts take longer it follows them.
     """
 
-    resend: Seconds = 20.0
-    resend_max: Seconds = 60.0
+    resend: Seconds = 60.0
+    resend_max: Seconds = 90.0
     reconnect: Seconds = 1.0
     reconnect_max: Seconds = 60.0
     keepalive: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 20

@@ -5,9 +5,10 @@ has more than it can store at once: the window shrinks before anything is lost, 
 thousand gateways which return together share what the database takes instead of filling queues. When a batch has to
 be sent again it halves.
 
-The resend time follows the measured time from sending to receipt (smoothed mean plus four deviations, from batches
-that were sent once), doubles while no receipt comes and stays so until one is measured again (a receipt for a batch
-that was sent twice does not say for which sending it was), and has jitter, so that many agents do not send in step.
+The resend time is the settings' and, where receipts take longer, follows the measured time from sending to receipt
+(smoothed mean plus four deviations, from batches that were sent once). It doubles while no receipt comes and stays so
+until one is measured again (a receipt for a batch that was sent twice does not say for which sending it was), and has
+jitter, so that many agents do not send in step.
 
 Beside the window there is room for one *fresh* batch: what was just read does not wait for the backlog before it.
 """
@@ -88,10 +89,12 @@ class Window:
     @property
     def resend_seconds(self) -> float:
         """The present resend time, without jitter."""
-        seconds = self._first_resend
+        seconds, measured = self._first_resend, 0.0
         if self._mean is not None:
-            seconds = max(SHORTEST, self._mean + _DEVIATIONS * self._deviation)
-        return min(self._longest, seconds * 2.0**self._doublings)
+            measured = self._mean + _DEVIATIONS * self._deviation
+            seconds = max(SHORTEST, seconds, measured)
+        # The longest one bounds the doubling: before a receipt is to be expected nothing is won by asking again.
+        return min(max(self._longest, measured), seconds * 2.0**self._doublings)
 
     def sent(self, name: BatchName, body: bytes, now: float, *, fresh: bool = False) -> None:
         """Note that a batch has left."""

@@ -12,6 +12,7 @@ Nothing depends on the order of deliveries. Time is an argument.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from hub.ingest import Delivery
 from protocol.topics import Channel
@@ -71,6 +72,16 @@ class Lanes:
         if not self._small and not self._bulk:
             self._filled.clear()
         return group
+
+    def put_back(self, group: Sequence[Delivery]) -> None:
+        """Take a group back that could not be stored now; it is the first again, whatever has come meanwhile.
+
+        It is taken whole: so much more than the limit may wait until it is stored.
+        """
+        (self._small if self._was_small else self._bulk).extendleft(reversed(group))
+        self.bytes += sum(len(delivery.payload) for delivery in group)
+        self._was_small = not self._was_small
+        self._filled.set()
 
     def stored(self, seconds: float) -> None:
         """Hear how long it took to store the last group; the next ones are larger or smaller for it."""

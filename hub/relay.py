@@ -223,7 +223,13 @@ class Relay:
         def refused(delivery: Delivery, cause: str) -> None:
             _log.error("delivery_failed", topic=delivery.topic, cause=cause)
 
-        await _all_or_each(group, self._store_group, refused)
+        try:
+            await _all_or_each(group, self._store_group, refused)
+        except DATABASE_ERRORS:
+            # Their agents would send them again, but only after a time that is long enough for a fleet's return.
+            self._lanes.put_back(group)
+            _queued.set(self._lanes.bytes)
+            raise
 
     async def _store_group(self, group: Sequence[Delivery]) -> None:
         now = self._clock.now()

@@ -83,16 +83,22 @@ async def test_groups_become_as_large_as_fit_into_their_time() -> None:
     assert stuck.group_bytes == LEAST_BYTES
 
 
-@given(st.lists(st.tuples(st.integers(1, 70_000), st.booleans(), st.booleans()), max_size=80))
-def test_everything_comes_out_once_and_in_the_order_of_its_lane(steps: list[tuple[int, bool, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 70_000), st.booleans(), st.sampled_from(["", "take", "fail"])), max_size=80))
+def test_everything_comes_out_once_and_in_the_order_of_its_lane(steps: list[tuple[int, bool, str]]) -> None:
     async def go() -> None:
         lanes, put, taken = Lanes(1 << 24), list[Delivery](), list[Delivery]()
-        for size, report, take in steps:
+        for size, report, do in steps:
             channel = Channel.REPORT if report else Channel.READINGS
             put.append(delivery(size, channel))
             assert lanes.put(put[-1], channel)
-            if take:
+            if do == "take":
                 taken += await lanes.take()
+            elif do == "fail":
+                group, waits = await lanes.take(), lanes.bytes
+                lanes.put_back(group)
+                assert lanes.bytes == waits + sum(len(one.payload) for one in group)
+                assert (await lanes.take())[0] is group[0]
+                lanes.put_back(group)
         while lanes.bytes:
             taken += await lanes.take()
         assert sorted(map(id, put)) == sorted(map(id, taken))

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.connection import Incoming
 from hub.database import writing
 from hub.lifesigns import LifeSign, Signs, note_life_signs
-from hub.models import Gateway
+from hub.models import Batch, Gateway
 from protocol import reports
 from protocol.envelopes import SigningKey
 from tests.parts.databases import database_url, engine
@@ -164,3 +164,35 @@ async def test_a_fleet_is_noted_in_one_transaction(engine: AsyncEngine) -> None:
         rows = {row.gateway_id: row for row in await session.scalars(sa.select(Gateway))}
     assert all(rows[name].online and rows[name].session == 2 and rows[name].depth == 0 for name in keys)
     assert all(rows[name].public_key == key.public for name, (_, key) in keys.items())
+
+
+async def test_a_fleets_batches_are_followed_in_one_question(engine: AsyncEngine) -> None:
+    """What came, in whatever batches and order, is not asked for again; from the first gap on it is."""
+    store, key = b"4" * 16, SigningKey.generate()
+    came = {"fleet-0": [(1, 40), (41, 90), (91, 91)], "fleet-1": [(1, 40), (30, 70)], "fleet-2": [(1, 40), (60, 91)]}
+    estates = {name: (await make_estate(engine, gateway_id=name)).gateway for name in came}
+    async with writing(engine) as session:
+        for name, spans in came.items():
+            for first, last in reversed(spans):
+                batch = {"first": first, "last": last, "digest": bytes(16), "received_at": NOW, "stored_at": NOW}
+                session.add(Batch(gateway=estates[name], channel="readings", store=store, **batch))
+    looked: list[str] = []
+
+    def hear(*arguments: object) -> None:
+        if "FROM batches" in str(arguments[2]):
+            looked.append(str(arguments[2]))
+
+    def said(name: str, through: int) -> LifeSign:
+        sign = reports.Online(name, online=True, session=through, store=store, software="test", at=NOW)
+        return LifeSign(msgspec.structs.replace(sign, readings_through=through), key.public)
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", hear)
+    try:
+        owed = await note_life_signs(engine, [said(name, 40) for name in came], NOW)
+        assert [heard.resends for heard in owed.heard] == [()] * 3
+        assert len(looked) == 1, "one question for all of them"
+    finally:
+        sa.event.remove(engine.sync_engine, "before_cursor_execute", hear)
+    owed = await note_life_signs(engine, [said(name, 91) for name in came], NOW)
+    asked = {heard.gateway_id: [one.first for one in heard.resends] for heard in owed.heard}
+    assert asked == {"fleet-0": [], "fleet-1": [71], "fleet-2": [41]}

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models, plans
@@ -210,6 +211,21 @@ async def test_a_batch_is_receipted_when_it_is_committed(
         assert {receipt.outcome for receipt in agent.receipts} == {"stored", "quarantined"}
         async with looking(engine) as session:
             assert await session.scalar(sa.select(sa.func.count()).select_from(models.Reading)) == 50
+
+
+async def test_nothing_is_receipted_before_its_commit(engine: AsyncEngine, broker: Mosquitto, relays: Relays) -> None:
+    """A transaction of somebody else's holds up the commit: meanwhile the batch is here, and has no receipt."""
+    estate = await make_estate(engine, gateway_id=fresh_id())
+    async with Agent(broker.port, estate.gateway_id) as agent:
+        await relays.start()
+        delivery = agent.readings(reading(estate.meters["M1"], "1"))
+        async with writing(engine) as session:
+            if engine.dialect.name == "postgresql":
+                await session.execute(sa.text("LOCK TABLE batches IN SHARE MODE"))
+            await agent.send(delivery)
+            await asyncio.sleep(1.0)
+            assert not agent.receipts
+        await until(lambda: agent.received(delivery))
 
 
 async def test_an_edit_reaches_the_gateway_as_one_retained_document(
@@ -457,6 +473,32 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_without_a_receipt(
             assert not agent.received(large)
     finally:
         await relays.stop()
+
+
+async def test_what_came_while_the_database_was_away_need_not_be_sent_again(
+    engine: AsyncEngine, broker: Mosquitto, relays: Relays
+) -> None:
+    """A gateway waits a minute before it asks again; the relay has the batch, and stores it when it can."""
+    estate = await make_estate(engine, gateway_id=fresh_id())
+    failed: list[str] = []
+
+    def fail(*arguments: object) -> None:
+        if "INSERT INTO batches" in str(arguments[2]) and len(failed) < 2:
+            failed.append(str(arguments[2]))
+            raise OperationalError("insert", {}, OSError("the database is gone"))
+
+    async with Agent(broker.port, estate.gateway_id) as agent:
+        await relays.start()
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", fail)
+        try:
+            batch = agent.readings(*(reading(estate.meters["M1"], "1", at=n) for n in range(50)))
+            await agent.send(batch)
+            await until(lambda: agent.received(batch))
+        finally:
+            sa.event.remove(engine.sync_engine, "before_cursor_execute", fail)
+        assert len(failed) == 2
+        async with looking(engine) as session:
+            assert await session.scalar(sa.select(sa.func.count()).select_from(models.Reading)) == 50
 
 
 async def test_the_embedded_broker_carries_all_of_it(engine: AsyncEngine) -> None:
