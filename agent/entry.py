@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 the work failed (with the cause on standard error), 2 wrong usage.
 """
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -18,6 +19,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 _NEVER_NEEDED = ("rich", "greenlet", "socks", "typing_extensions")
 """What structlog (for logs that this process never writes: 6 MiB), paho and msgspec (for older Pythons) would import,
 where it is installed."""
+_OWN_HASHES, _OPENSSL_HASHES = frozenset({"_sha256", "_sha2"}), "_hashlib"
+"""SHA-256 is in the interpreter itself, in a module of 3.11 or of later; OpenSSL's beside it cost 0.6 MiB."""
 _PROXIES = "urllib.request"
 """What paho imports for proxies, which it has only with ``socks``: with http and email behind it another 2 MiB."""
 
@@ -50,7 +53,8 @@ def _ask_click(arguments: list[str]) -> NoReturn:
 
 def _travel_light() -> None:
     """Keep libraries out of this process that it would load and never use."""
-    for name in _NEVER_NEEDED:
+    own_hashes = any(importlib.util.find_spec(name) for name in _OWN_HASHES)
+    for name in (*_NEVER_NEEDED, *([_OPENSSL_HASHES] if own_hashes else [])):
         # None forbids the import.
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     if _PROXIES not in sys.modules:
