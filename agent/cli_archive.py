@@ -19,8 +19,8 @@ import msgspec
 
 from agent.arguments import in_words_of_here, rfc3339
 from agent.cli_meter import WIDE, LineAsked, Progress, Stage, line_asked, line_options, on_a_line
-from agent.identify import first_row
-from agent.session import Session
+from agent.identify import first_row, layout_of
+from agent.session import NO_LAYOUT, Session
 from agent.tables import Growing
 from contexts.calls import CallError, Date
 from contexts.lis200_columns import Columns, LayoutError, columns, number_column, time_column
@@ -76,12 +76,12 @@ class ArchiveAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="command
         try:
             async with stage.session(self.on) as session:
                 serial = await session.serial_number()
-                layout = await session.layout(self.number)
-                readout = _Readout(self, layout, session, stage, progress)
+                layout = await layout_of(session, self.number)
                 with _output(self, serial, layout) as output:
-                    async for row, instant in readout.rows():
-                        progress.clear()
-                        output.show(row, instant)
+                    if layout != NO_LAYOUT:  # what is not described and has no row to tell its columns is empty
+                        async for row, instant in _Readout(self, layout, session, stage, progress).rows():
+                            progress.clear()
+                            output.show(row, instant)
                     progress.clear()
                     output.end()
         finally:

@@ -11,7 +11,16 @@ from typing import Any
 import click
 import msgspec
 
-from agent.cli_meter import WIDE, LineAsked, Progress, Stage, line_asked, meter_options, on_a_line
+from agent.cli_meter import (
+    PASSWORD_VARIABLE,
+    WIDE,
+    LineAsked,
+    Progress,
+    Stage,
+    line_asked,
+    meter_options,
+    on_a_line,
+)
 from agent.identify import (
     LIS200,
     PATIENCE,
@@ -27,15 +36,17 @@ from agent.tables import table
 
 NOBODY, NOT_UNDERSTOOD = 3, 4
 MOST_ADDRESSES = 256
+_HALF_HOUR, _NEAR = 1800, 300
+"""Seconds by which zones differ, and within which a clock counts as one of another zone."""
 
 _HELP = """Find the meter on a line and say what stands there.
 
 ENDPOINT is a serial port (`metergate-agent ports` lists them) or a device server (socket://host:port).
 
-Calls at 300 baud and lets the meter change the rate, then at the fixed rates of wired ports (19200, 9600, 2400, ...),
-then with the wake-up of battery devices; each time with even parity and without. Stops at what answers, reads who it
-is, its clock, locks, battery and archives, and ends with the settings to use from then on. Nothing is written to the
-meter.
+Listens until the line is silent. Calls at 300 baud and lets the meter change the rate (found within 5 s), at 19200
+and 9600 baud as wired ports have them (10 s), with the wake-up of battery devices (20 s), then at other fixed rates;
+at last everything without parity (a minute in all). Stops at what answers, reads who it is, its clock, locks, battery
+and archives, and ends with the settings to use from then on. Nothing is written to the meter.
 
 \b
 What is behind the optical head?
@@ -67,6 +78,7 @@ class IdentifyAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="comman
     settings: list[Setting] = []
     patience: float = PATIENCE
     archives: bool = True
+    zone_said: bool = False
     as_json: bool = False
 
     async def carry_out(self, stage: Stage) -> int:
@@ -80,7 +92,7 @@ class IdentifyAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="comman
         if self.as_json:
             click.echo(msgspec.json.encode(found))
         else:
-            click.echo("\n".join(_lines(found)))
+            click.echo("\n".join(_lines(found, self.on, zone_said=self.zone_said)))
         if found.heard:
             return NOT_UNDERSTOOD
         return 0 if found.meters and not found.silent else NOBODY
@@ -102,6 +114,7 @@ class IdentifyAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="comman
     type=click.IntRange(50, 4_000_000),
     help="Try only this rate (fixed; 300 may change); may be repeated.",
 )
+@click.option("--wake-up", is_flag=True, help="Wake battery devices before each call (six seconds each).")
 @click.option(
     "--patience",
     type=click.FloatRange(0.2, 30),
@@ -117,6 +130,7 @@ def command(
     *,
     addresses: tuple[str, ...],
     rates: tuple[int, ...],
+    wake_up: bool,
     patience: float,
     archives: bool,
     as_json: bool,
@@ -129,20 +143,22 @@ def command(
     asked = IdentifyAsked(
         on=on,
         addresses=_addresses(addresses),
-        settings=_settings(endpoint, rates),
+        settings=_settings(endpoint, rates, wake_up=wake_up),
         patience=patience,
         archives=archives,
+        zone_said=bool(line["timezone"]),
         as_json=as_json,
     )
     on_a_line(asked, code, trace=trace, capture=capture)
 
 
-def _settings(endpoint: str, rates: tuple[int, ...]) -> list[Setting]:
-    if read_endpoint(endpoint) is not None:
-        return list(SOCKET_SETTINGS)
-    if not rates:
-        return list(SERIAL_SETTINGS)
-    return [Setting(rate, fixed_rate=rate != Setting().rate) for rate in rates]
+def _settings(endpoint: str, rates: tuple[int, ...], *, wake_up: bool) -> list[Setting]:
+    settings = list(SERIAL_SETTINGS if read_endpoint(endpoint) is None else SOCKET_SETTINGS)
+    if rates and read_endpoint(endpoint) is None:
+        settings = [Setting(rate, fixed_rate=rate != Setting().rate) for rate in rates]
+    if wake_up:
+        settings = list(dict.fromkeys(msgspec.structs.replace(setting, wake_up=True) for setting in settings))
+    return settings
 
 
 def _addresses(texts: tuple[str, ...]) -> list[str]:
@@ -163,11 +179,17 @@ def _addresses(texts: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _lines(found: Search) -> list[str]:
+def _lines(found: Search, on: LineAsked, *, zone_said: bool) -> list[str]:
     lines: list[str] = []
     for meter in found.meters:
-        lines += [*_meter(meter), *_archives(meter), "", *_use(found.endpoint, meter), ""]
+        lines += [*_meter(meter, on), *_archives(meter), "", *_use(meter, on, zone_said=zone_said), ""]
     lines += found.heard
+    if found.foreign:
+        lines.append(
+            f"another master is at work on this line: {found.foreign_count} telegrams of its conversations were heard"
+        )
+        lines += [f"    {text}" for text in found.foreign]
+        lines.append("  - they were passed over; while it works every answer may need a repeat: stop it if you can")
     if found.silent:
         lines.append(f"nobody answers at address {', '.join(found.silent)}")
     elif not found.meters and not found.heard:
@@ -178,8 +200,8 @@ def _lines(found: Search) -> list[str]:
     return lines
 
 
-def _meter(meter: MeterFound) -> list[str]:
-    drift = "" if meter.drift_seconds is None else f"  ({meter.drift_seconds:+.1f} s against this machine)"
+def _meter(meter: MeterFound, on: LineAsked) -> list[str]:
+    drift = "" if meter.drift_seconds is None else f"  ({_drift(meter.drift_seconds)})"
     hdlc = ", knows HDLC" if meter.knows_hdlc else ""
     facts = [
         ("type", meter.type),
@@ -189,18 +211,43 @@ def _meter(meter: MeterFound) -> list[str]:
         ("bus address", meter.bus_address),
         ("protocol", meter.protocol),
         ("clock", f"{meter.clock}{drift}" if meter.clock else ""),
-        ("battery", f"{meter.battery_months} remaining" if meter.battery_months else ""),
+        ("battery", f"{_months(meter.battery_months)} remaining" if meter.battery_months else ""),
         ("measuring period", meter.interval),
         ("gas day begins", meter.day_boundary),
         ("messages", "; ".join(meter.messages)),
-        ("locks", "; ".join(f"{name} {state}" for name, state in meter.locks.items())),
+        ("locks", _locks(meter.locks)),
     ]
     at = f"address {meter.address}" if meter.address else "general call"
     title = f"{meter.maker} {meter.ident} ({at}), offers {meter.offers} Bd{hdlc}"
     lines = [title, *(f"  {name:<16}  {text}" for name, text in facts if text)]
+    if on.code_length:
+        lines.append(f"  opened            lock {on.lock}, with the code that was given; it is closed again")
     if meter.locked:
         lines.append("  locked            shows more when a lock is open: give its code (--password-file, --lock)")
     return lines
+
+
+def _locks(states: dict[str, str]) -> str:
+    """Which locks are not closed; most meters have all of them closed."""
+    others = [f"{name} {state}" for name, state in states.items() if state != "closed"]
+    closed = [name for name, state in states.items() if state == "closed"]
+    if not others:
+        return f"all closed ({', '.join(closed)})" if closed else ""
+    return "; ".join([*others, *(["the others closed"] if closed else [])])
+
+
+def _months(text: str) -> str:
+    """``115 M`` in words."""
+    number = text.removesuffix(" M")
+    return text if number == text else f"{number} months"
+
+
+def _drift(seconds: float) -> str:
+    """How far the clock is off; of whole half hours, that its zone may be another one."""
+    halves = round(seconds / _HALF_HOUR)
+    other_zone = halves and abs(seconds - halves * _HALF_HOUR) < _NEAR
+    hint = f"; about {halves / 2:+g} h: is it in another zone? say it with --timezone" if other_zone else ""
+    return f"{seconds:+.1f} s against this machine{hint}"
 
 
 def _archives(meter: MeterFound) -> list[str]:
@@ -214,7 +261,7 @@ def _archives(meter: MeterFound) -> list[str]:
     return ["", *(f"  {line}" for line in table(head, rows, right={0, 1, 2}))]
 
 
-def _use(endpoint: str, meter: MeterFound) -> list[str]:
+def _use(meter: MeterFound, on: LineAsked, *, zone_said: bool) -> list[str]:
     setting = meter.setting
     options = [
         *(["--address", meter.address] if meter.address else []),
@@ -223,6 +270,7 @@ def _use(endpoint: str, meter: MeterFound) -> list[str]:
         *(["--parity", meter.parity] if meter.parity != "auto" else []),
         *(["--wake-up"] if setting.wake_up else []),
         *(["--echo"] if meter.echo else []),
+        *(["--timezone", on.timezone] if zone_said else []),
     ]
     plan = {
         "rate": setting.rate,
@@ -231,11 +279,12 @@ def _use(endpoint: str, meter: MeterFound) -> list[str]:
         "wake_up": setting.wake_up,
         "echo": meter.echo,
     }
-    words = ["archive", endpoint, "3"]
+    words = ["archive", on.endpoint, "3"]
     if meter.protocol != LIS200:
-        words = ["read", endpoint, "generic_iec6205621", "read_readout"]
+        words = ["read", on.endpoint, "generic_iec6205621", "read_readout"]
+    code = f"{PASSWORD_VARIABLE}=... " if meter.locked or on.code_length else ""
     command = ["metergate-agent", *words, *options]
     return [
         f"  line settings: {msgspec.json.encode(plan).decode()}",
-        f"  go on with: {shlex.join(command)}",
+        f"  go on with: {code}{shlex.join(command)}",
     ]

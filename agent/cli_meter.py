@@ -36,6 +36,8 @@ from agent.settings import CUSTOMER_LOCK, MeterPassword, SettingsError, meter_pa
 from agent.trace import TITLE, Trace
 from contexts.calls import CallError
 from contexts.meters import LIS200, Held, Layout, Manner
+from protocol.iec62056 import MeterRefusal
+from protocol.iec62056.codes import NO_RIGHT_TO_READ
 from protocol.plans import PARITIES, Device, Line
 from protocol.wire import ContractError
 
@@ -370,7 +372,9 @@ def _ended(asked: Asked, runner: asyncio.Runner, stage: Stage) -> None:
     except CallError as error:
         raise click.ClickException(f"{meter}: {in_words_of_here(error)}") from error
     except FAILURES as error:
-        raise click.ClickException(cause_of(error, meter)) from error
+        locked = isinstance(error, MeterRefusal) and error.code == NO_RIGHT_TO_READ
+        advice = f"; give the code of a lock (--lock, --password-file or {PASSWORD_VARIABLE})" if locked else ""
+        raise click.ClickException(f"{cause_of(error, meter)}{advice}") from error
     except asyncio.CancelledError:
         raise click.ClickException("stopped before it was done; the session was ended, the line is free") from None
     if status:

@@ -182,7 +182,7 @@ def _print_table(meter: str, answer: Answer, ended: dt.datetime, zone: zoneinfo.
     if answer.events:
         click.echo("")
         _columns(("logged", "event", "meaning"), [(local(e.timestamp), e.code, e.title) for e in answer.events])
-    plain = [(key, str(value)) for key, value in answer.result.items() if not _is_listed(value)]
+    plain = [(key, str(value)) for key, value in answer.result.items() if not _is_listed(value) and str(value)]
     if plain:
         click.echo("")
         _columns(("result", ""), plain)

@@ -27,6 +27,8 @@ DOZE = 0.1
 """Seconds for which bytes may gather in the middle of a telegram, see ``Conversation._doze``."""
 AWAKE_BYTES = 24
 """So near to the end of a telegram every byte is taken as it comes: pauses are counted from the last one."""
+FOREIGN = 3
+"""Answers to another master that are passed over while one of ours is waited for. LIS-200 fact sheet 8.6."""
 LONGEST_MESSAGE = 900.0
 """The same of a data message, which comes at 300 baud in mode A: some 27 000 characters."""
 LONGEST_BLOCK = 60.0
@@ -103,6 +105,7 @@ class Conversation:
         self._link, self._who, self._times, self._on_rate = link, who, times, on_rate
         self._echo, self._echo_left = echo, 0
         self._observer = observer
+        self._ours: Callable[[iec62056.Data], bool] | None = None
         self._loop = asyncio.get_running_loop()
         self._last_byte = self._sent = self._not_before = self._loop.time()
         self._stale = False
@@ -176,11 +179,19 @@ class Conversation:
                     # The core gives a reader only what a meter says.
                     return event  # type: ignore[return-value]
 
-    async def ask(self, command: ReaderEvent, *, again: bool, expected: int = 0) -> MeterEvent:
+    async def ask(
+        self,
+        command: ReaderEvent,
+        *,
+        again: bool,
+        expected: int = 0,
+        ours: Callable[[iec62056.Data], bool] | None = None,
+    ) -> MeterEvent:
         """Send a command and return its answer: a block, or the meter's acknowledgement.
 
         ``again`` allows the command to be sent a second time when nothing came back. ``expected`` is about how many
-        bytes the answer will have, 0 if unknown.
+        bytes the answer will have, 0 if unknown. ``ours`` tells an answer to this command from what another master on
+        the line is answered, which is passed over; it holds for the blocks that follow, too.
 
         Raises:
             MeterRefusal: when the meter says no.
@@ -188,11 +199,12 @@ class Conversation:
         """
         await self.settle()
         await self.say(command)
+        self._ours = ours
         refused = 0
         silent = not again
         while True:
             try:
-                event = await self._hear_undamaged(expected)
+                event = await self._hear_ours(expected)
             except NoAnswer as error:
                 if error.broken_off or silent:
                     raise
@@ -227,7 +239,7 @@ class Conversation:
         silent = False
         while True:
             try:
-                event = await self._hear_undamaged(expected)
+                event = await self._hear_ours(expected)
             except NoAnswer:
                 if silent:
                     raise
@@ -298,10 +310,27 @@ class Conversation:
         await self.say(iec62056.Break())
         await self.effects()
 
-    async def _hear_undamaged(self, expected: int, longest: float = LONGEST_BLOCK) -> MeterEvent:
+    async def _hear_ours(self, expected: int) -> MeterEvent:
+        """The answer to our own command: what another master is answered meanwhile is passed over."""
+        event = await self._hear_undamaged(expected)
+        for _ in range(FOREIGN):
+            if self._ours is None or not isinstance(event, iec62056.Data) or self._ours(event):
+                break
+            self.core.pass_over()
+            try:
+                event = await self._hear_undamaged(expected, wait=self._times.character)
+            except NoAnswer as error:
+                if error.broken_off:
+                    raise
+                break  # it was ours, and damaged or strange: whoever asked judges it
+        return event
+
+    async def _hear_undamaged(
+        self, expected: int, longest: float = LONGEST_BLOCK, *, wait: float | None = None
+    ) -> MeterEvent:
         while True:
             try:
-                event = await self.hear(self._times.telegram, expected, longest)
+                event = await self.hear(wait or self._times.telegram, expected, longest)
             except iec62056.TooManyRepeats:
                 raise
             except iec62056.RemoteProtocolError:

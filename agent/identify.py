@@ -1,11 +1,17 @@
 """Who stands on a line, and how it is spoken to: tries rates, parities, wake-up and addresses, then looks around.
 
-Rules: asks only, writes nothing (but a code that was given, to open a lock). A meter that is silent at one setting is
-called at the next; one that answers ends the search. What cannot be understood is told from silence: several meters
-that answer a general call at once are heard, not understood. What a meter does not have, or does not show, is part of
-what is found. Source: LIS-200 fact sheet 1.1 to 1.6 (rates, wake-up), 2.4 (locks), 3.2 (attribute A), 4 (objects).
+Rules: asks only, writes nothing (but a code that was given, to open a lock). Nobody is called while somebody speaks. A
+meter that is silent at one setting is called at the next; one that answers ends the search. What cannot be understood
+is told from silence: several meters that answer a general call at once are heard, not understood; so are telegrams of
+another master, which are passed over. What a meter does not have, or does not show, is part of what is found.
+
+What is tried first is what stands in front of technicians most: optical heads at 300 baud (with even parity and
+without), the two usual rates of wired ports, then the wake-up of battery devices, which takes six seconds. The other
+rates follow, and at last everything once more without parity. Source: LIS-200 fact sheet 1.1 to 1.6 (rates, wake-up),
+2.4 (locks), 3.2 (attribute A), 4 (objects), 8.6 (other masters).
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
@@ -13,16 +19,18 @@ import msgspec
 
 from agent.cli_meter import LineAsked, NoMemory, Stage
 from agent.conversation import NOISE, SessionError, Times
+from agent.ears import Ear
 from agent.links import Link, read_endpoint
 from agent.session import Learned, Session, open_session
+from agent.trace import meaning, readable
 from contexts.lis200_columns import number_column, time_column
+from contexts.lis200_layouts import completed
 from contexts.lis200_times import nearest
+from contexts.meters import Layout
 from protocol.iec62056 import (
     Identification,
     Iec62056Error,
-    MeterEvent,
     MeterRefusal,
-    ReaderEvent,
     RemoteProtocolError,
     UnreadableValue,
     lis200,
@@ -33,8 +41,14 @@ from protocol.iec62056.lock_codes import hidden
 
 LIS200, IEC_62056_21 = "LIS-200", "IEC 62056-21"
 """What a meter speaks: the objects of LIS-200, or at least the standard below it."""
-CALLS = 2
-"""How often a meter is called at each setting: with even parity, and without."""
+HEARD_CALLS = 3
+"""How often somebody is called who answers what cannot be understood."""
+NO_PARITY_FIRST = 3
+"""Calls left unanswered before, with which the core calls without parity first: an odd number."""
+LISTEN, SILENCE = 10.0, 0.25
+"""Seconds for which a line is listened to until it is silent, and the silence after which it is."""
+MOST_SHOWN = 5
+"""Different telegrams of another master that are shown."""
 PATIENCE = 2.0
 """Seconds to wait for an identification: 1.5 s of reaction time and its first characters. Fact sheet 1.6."""
 ONE_ROW = 0.05
@@ -60,11 +74,32 @@ class Setting(msgspec.Struct, frozen=True):
 
 SERIAL_SETTINGS = (
     Setting(),
-    *(Setting(rate, fixed_rate=True) for rate in (19200, 9600, 2400, 4800, 1200, 38400, 57600, 115200)),
+    *(Setting(rate, fixed_rate=True) for rate in (19200, 9600)),
     Setting(wake_up=True),
+    *(Setting(rate, fixed_rate=True) for rate in (2400, 4800, 1200, 38400, 57600, 115200)),
 )
+"""In the order in which they are tried."""
 SOCKET_SETTINGS = (Setting(), Setting(wake_up=True))
 """Behind a device server the rate is the server's own."""
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One call: at a setting, with even parity or without."""
+
+    setting: Setting
+    even: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.setting}, {'even' if self.even else 'no'} parity"
+
+
+def ways(settings: Sequence[Setting]) -> list[Way]:
+    """Every call that is tried, in its order: the first setting with even parity and without, the others after it."""
+    first, *others = settings
+    return [
+        *(Way(first, even) for even in (True, False)),
+        *(Way(setting, even) for even in (True, False) for setting in others),
+    ]
 
 
 class ArchiveFound(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -114,50 +149,12 @@ class Search(msgspec.Struct, kw_only=True):
     silent: list[str] = []
     heard: list[str] = []
     hints: list[str] = []
+    foreign: list[str] = []
+    foreign_count: int = 0
 
 
-class Ear:
-    """Observes conversations: passes everything on, and keeps what tells silence from what cannot be understood."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._next = stage.observer
-        self._said, self._heard = b"", b""
-        self.identification: Identification | None = None
-        self.not_understood: list[bytes] = []
-        self.echoes = False
-        """Whether the line has returned what was said, a whole telegram of it."""
-
-    def said(self, data: bytes, event: ReaderEvent, rate: int, begun: float, ended: float) -> None:
-        """See Observer."""
-        self._said, self._heard = data, b""
-        if self._next is not None:
-            self._next.said(data, event, rate, begun, ended)
-
-    def heard(self, data: bytes, rate: int, at: float) -> None:
-        """See Observer."""
-        self._heard += data
-        if len(self._said) > 1 and self._heard.lstrip(NOISE).startswith(self._said):
-            self.echoes = True
-        if self._next is not None:
-            self._next.heard(data, rate, at)
-
-    def understood(self, event: MeterEvent, rate: int, at: float) -> None:
-        """See Observer."""
-        if isinstance(event, Identification):
-            self.identification = event
-        if self._next is not None:
-            self._next.understood(event, rate, at)
-
-    def failed(self, error: Exception, rate: int, at: float) -> None:
-        """See Observer."""
-        if self._heard.strip(NOISE):
-            self.not_understood.append(self._heard)
-        if self._next is not None:
-            self._next.failed(error, rate, at)
-
-
-Tell = Callable[[str], None]
-"""Told what is being done, for somebody who waits."""
+Tell = Callable[[str, float | None], None]
+"""Told what is being done, and how much of the search is done (0 to 1) if that is known, for somebody who waits."""
 
 
 class Searcher:
@@ -184,42 +181,80 @@ class Searcher:
             LinkError: when the port fails.
             SessionError: when the lock of a meter that was found does not open with the code that was given.
         """
+        tried = ways(settings)
         async with self._stage.link(self._on.endpoint, settings[0].rate) as link:
-            for setting in settings:
-                for address in addresses:
-                    found = await self._called(link, setting, address)
-                    if found is not None:
-                        self._found.meters.append(found)
+            await self._listen(link, settings[0].rate)
+            for at, way in enumerate(tried):
+                await self._call(link, way, addresses, done=at / len(tried))
+                if self._found.meters:
+                    # Whoever stands beside a meter that answers is called twice: a call may be lost on the line.
+                    met = {meter.address for meter in self._found.meters}
+                    silent = [address for address in addresses if address not in met]
+                    await self._call(link, way, silent, done=at / len(tried))
                 if self._found.meters or self._found.heard:
                     break
+        self._found.meters.sort(key=lambda meter: addresses.index(meter.address))
         known = {meter.address for meter in self._found.meters}
         self._found.silent = [address for address in addresses if address not in known] if any(addresses) else []
-        self._found.hints = self._hints(any(addresses))
+        self._found.hints += self._hints(any(addresses))
         return self._found
 
-    async def _called(self, link: Link, setting: Setting, address: str) -> MeterFound | None:
-        called = f"address {address}" if address else "everybody"
-        self._tell(f"calling {called} at {setting}")
-        self._stage.note(f"calling {called} at {setting}")
+    async def _listen(self, link: Link, rate: int) -> None:
+        """Wait until nobody speaks: another master may be at work, and a call in the middle of that disturbs both."""
+        loop, ear = asyncio.get_running_loop(), Ear(self._stage.observer)
+        latest = loop.time() + LISTEN
+        said = False
+        while loop.time() < latest and (data := await link.read(SILENCE)):
+            ear.heard(data, rate, loop.time())
+            if data.strip(NOISE) and not said:
+                said = True
+                self._say("somebody speaks on this line; listening until it is silent", None)
+        ear.end()
+        self._overheard(ear)
+        if said and loop.time() >= latest:
+            self._found.hints.append(f"somebody has been speaking on this line for {LISTEN:g} s without a pause")
+
+    def _overheard(self, ear: Ear) -> None:
+        self._found.foreign_count += len(ear.foreign)
+        for telegram in ear.foreign:
+            text = hidden(" ".join((readable(telegram), f"({meaning(telegram)})")))
+            if text not in self._found.foreign and len(self._found.foreign) < MOST_SHOWN:
+                self._found.foreign.append(text)
+
+    def _say(self, text: str, done: float | None) -> None:
+        self._tell(text, done)
+        self._stage.note(text)
+
+    async def _call(self, link: Link, way: Way, addresses: Sequence[str], *, done: float) -> None:
+        for address in addresses:
+            self._say(f"calling {f'address {address}' if address else 'everybody'} at {way}", done)
+            found = await self._called(link, way, address)
+            if found is not None:
+                self._found.meters.append(found)
+
+    async def _called(self, link: Link, way: Way, address: str) -> MeterFound | None:
         # Parity is learned anew for each meter and rate; a wake-up keeps its distance from whatever failed last.
-        ear, learned = Ear(self._stage), Learned(failed_at=self._failed_at)
+        ear, learned = Ear(self._stage.observer), Learned(failed_at=self._failed_at)
+        if not way.even:
+            learned.unanswered[self._on_the_bus(way.setting, address).device().id] = NO_PARITY_FIRST
         try:
-            async with self._open(link, setting, address, ear, learned, with_code=False) as session:
-                found = self._settings_of(setting, address, ear, learned)
+            async with self._open(link, way.setting, address, ear, learned, with_code=False) as session:
+                found = self._settings_of(way.setting, address, ear, learned)
                 if self._stage.code is None:
                     await self._look_around(session, found)
         except (SessionError, RemoteProtocolError) as error:
             self._failed_at = learned.failed_at
-            return await self._not_opened(link, setting, address, ear, error)
+            return await self._not_opened(link, way, address, ear, error)
+        finally:
+            ear.end()
+            self._overheard(ear)
         if self._stage.code is not None:
-            async with self._open(link, setting, address, ear, learned, with_code=True) as session:
+            async with self._open(link, way.setting, address, ear, learned, with_code=True) as session:
                 await self._look_around(session, found)
         return found
 
-    def _open(
-        self, link: Link, setting: Setting, address: str, ear: Ear, learned: Learned, *, with_code: bool
-    ) -> contextlib.AbstractAsyncContextManager[Session]:
-        on = msgspec.structs.replace(
+    def _on_the_bus(self, setting: Setting, address: str) -> LineAsked:
+        return msgspec.structs.replace(
             self._on,
             address=address,
             rate=setting.rate,
@@ -227,6 +262,11 @@ class Searcher:
             wake_up=setting.wake_up,
             echo=self._echo,
         )
+
+    def _open(
+        self, link: Link, setting: Setting, address: str, ear: Ear, learned: Learned, *, with_code: bool
+    ) -> contextlib.AbstractAsyncContextManager[Session]:
+        on = self._on_the_bus(setting, address)
         return open_session(
             link,
             on.line,
@@ -234,23 +274,23 @@ class Searcher:
             memory=NoMemory(),
             now=self._stage.now,
             access=self._stage.code if with_code else None,
-            times=Times(tries=CALLS, identification=self._patience, block=ONE_ROW),
+            times=Times(tries=HEARD_CALLS, identification=self._patience, block=ONE_ROW),
+            calls=1,
             learned=learned,
             observer=ear,
         )
 
-    async def _not_opened(
-        self, link: Link, setting: Setting, address: str, ear: Ear, error: Exception
-    ) -> MeterFound | None:
+    async def _not_opened(self, link: Link, way: Way, address: str, ear: Ear, error: Exception) -> MeterFound | None:
+        setting = way.setting
         if ear.echoes and not self._echo:
             self._echo = True
-            return await self._called(link, setting, address)
+            return await self._called(link, way, address)
         if ear.identification is not None:
             if not setting.fixed_rate:
                 # The rate that a wired port announces may be another than it runs at: fact sheet 8.16.
-                return await self._called(link, Setting(setting.rate, fixed_rate=True), address)
+                return await self._called(link, Way(Setting(setting.rate, fixed_rate=True), way.even), address)
             self._found.heard.append(f"{ear.identification.ident} answers at {setting}, but: {hidden(str(error))}")
-        elif len(ear.not_understood) >= CALLS and not address:
+        elif len(ear.not_understood) >= HEARD_CALLS and not address:
             count = len(ear.not_understood[-1])
             self._found.heard.append(
                 f"something answers at {setting} that is no telegram ({count} bytes): several meters at once, "
@@ -274,6 +314,8 @@ class Searcher:
     def _hints(self, addressed: bool) -> list[str]:  # noqa: FBT001 - private, and named at its use
         if self._found.heard:
             return ["with several meters on a line each is called by its own address: --address 1 --address 2, or 1-16"]
+        if self._found.silent and self._found.meters and not self._found.meters[0].setting.wake_up:
+            return ["a battery device sleeps until it is woken: call those that are silent with --wake-up"]
         if self._found.meters:
             return []
         hints = [
@@ -289,7 +331,7 @@ class Searcher:
     # --- looking around --------------------------------------------------------------------------------------------
 
     async def _look_around(self, session: Session, found: MeterFound) -> None:
-        self._tell(f"reading what {found.ident or 'the meter'} tells of itself")
+        self._tell(f"reading what {found.ident or 'the meter'} tells of itself", None)
         found.serial = await self._text(session, found, "1:180.0")
         found.type = await self._text(session, found, "1:181.0")
         found.protocol = LIS200 if found.serial or found.type or found.locked else IEC_62056_21
@@ -335,7 +377,7 @@ class Searcher:
 
     async def _look_into_archives(self, session: Session, found: MeterFound) -> None:
         for number in ARCHIVES:
-            self._tell(f"looking into archive {number}")
+            self._tell(f"looking into archive {number}", number / len(ARCHIVES))
             try:
                 found.archives.append(await span_of(session, number))
             except MeterRefusal as refusal:
@@ -357,7 +399,7 @@ async def span_of(session: Session, number: int) -> ArchiveFound:
     """
     counted = await session.read(lis200.archive_address(number, lis200.ROW_COUNT))
     found = ArchiveFound(number=number, rows=int(lis200.parse_decimal(counted[0] if counted else "")))
-    layout = await session.layout(number)
+    layout = await layout_of(session, number)
     found.columns = len(layout.sources or layout.names)
     time = time_column(layout)
     numbered = number_column(layout, time)
@@ -369,6 +411,19 @@ async def span_of(session: Session, number: int) -> ArchiveFound:
         last = await first_row(session, number, numbered + 1, str(int(first[numbered]) + found.rows - 1))
         found.newest = _shown(last, time)
     return found
+
+
+async def layout_of(session: Session, number: int) -> Layout:
+    """An archive's columns by the meter's own word; by what is known of such meters where it does not describe them.
+
+    Raises:
+        MeterRefusal: when the meter does not have that archive, or does not show it.
+    """
+    layout = await session.layout(number)
+    if layout.sources or layout.names:
+        return layout
+    row = await first_row(session, number, 1, "")
+    return completed(layout, session.model, number, [row] if row else [])
 
 
 async def first_row(session: Session, archive: int, position: int, start: str) -> list[str] | None:

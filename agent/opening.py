@@ -161,13 +161,17 @@ class Opening:
             MeterRefusal: when the meter says no, and the same no once more (a question may have been misheard).
             RemoteProtocolError: when no answer could be used; with the last one as it came.
         """
+
+        def ours(data: iec62056.Data) -> bool:
+            return self.manner.matches(address, data.address)
+
         failure: Exception | None = None
         came: str | None = None
         refused: int | None = None
         for _ in range(self.times.repeats * (2 if twice else 1)):
             try:
                 asked = iec62056.ReadCommand(address, self.manner.argument, command)
-                data = data_only(await self.conversation.ask(asked, again=True))
+                data = data_only(await self.conversation.ask(asked, again=True, ours=ours))
             except iec62056.MeterRefusal as refusal:
                 if refusal.code in {codes.NO_RIGHT_TO_READ, refused}:
                     raise
@@ -287,9 +291,10 @@ class Opening:
             if isinstance(failure, NoAnswer) and self.identification is None and not failure.broken_off:
                 called = self._left_unanswered()
                 if failed >= self.calls:
+                    asleep = "" if self.line.wake_up else "; a battery device that sleeps needs the wake-up"
                     raise SilentMeter(
                         f"{self.who} does not answer: called {called}x, last for {wait:g} s; check cable, address "
-                        "and rate, and that its port does not speak another protocol (Modbus)"
+                        f"and rate, and that its port does not speak another protocol (Modbus){asleep}"
                     ) from failure
             if failed >= max(self.calls, self.times.tries):
                 raise SessionError(f"{self.who} could not be opened in {failed} tries: {failure}") from failure

@@ -204,7 +204,7 @@ class Session:
         talk, blocks = self._opening.conversation, self._blocks(readout.archive)
         asked = self._rows_per_block(readout.archive)
         command = iec62056.ReadBlocks(lis200.archive_address(readout.archive), readout.argument(asked))
-        block = data_only(await talk.ask(command, again=True, expected=blocks.characters(asked)))
+        block = data_only(await talk.ask(command, again=True, expected=blocks.characters(asked), ours=_has_rows))
         stuck = 0
         while True:
             block, rows = await self._sound(block, readout, checks)
@@ -214,7 +214,7 @@ class Session:
             if fresh:
                 yield [hidden_in_row(row) for row in fresh]
             del rows, fresh  # of many lines that are waited for, none keeps a block
-            if readout.over:
+            if readout.over or readout.asks_on:
                 return
             if (self._between_blocks is not None and await self._between_blocks(self)) or anew:
                 readout.interrupted()
@@ -418,6 +418,11 @@ def cause_of(error: Exception, meter: str) -> str:
     raw = hidden_in_bytes(error.raw) if isinstance(error, iec62056.RemoteProtocolError) else b""
     came = f"; the telegram as it came, with its parity bits: {raw[:MOST_RAW].hex(' ')}" if raw else ""
     return f"{meter}: {hidden(error.what if isinstance(error, LinkError) else str(error))}{came}"
+
+
+def _has_rows(block: iec62056.Data) -> bool:
+    """Whether a block may be one of an archive: those have no address in front. LIS-200 fact sheet 3.3."""
+    return not block.address
 
 
 def _zone(device: Device, meter: str) -> zoneinfo.ZoneInfo:

@@ -109,6 +109,11 @@ class Trace:
         self._line_rate = rate
 
 
+def telegrams_in(data: bytes) -> list[bytes]:
+    """The whole telegrams among raw bytes, as characters; noise between them is left out."""
+    return _TELEGRAM.findall(strip_parity(data))
+
+
 def readable(data: bytes) -> str:
     """The characters of raw bytes, control characters by their names, runs of them counted."""
     named = "".join(f"<{_NAMES[byte]}>" if byte in _NAMES else chr(byte) for byte in strip_parity(data))

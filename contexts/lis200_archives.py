@@ -68,8 +68,7 @@ async def read_archive_by_offset_seconds(meter: Meter, moment: Moment, kwargs: R
     archive, position = kwargs.archive_number, kwargs.control_position
     layout = await meter.layout(archive)
     _check_position(meter, layout, archive, position)
-    counted_from = moment.reference if moment.since is None else min(moment.since, moment.reference)
-    start = counted_from - dt.timedelta(seconds=kwargs.offset_seconds)
+    start = _counted_back(moment, kwargs.offset_seconds)
     held = meter.held(archive)
     read = None
     if held is not None and held.start <= start <= held.through:
@@ -78,11 +77,7 @@ async def read_archive_by_offset_seconds(meter: Meter, moment: Moment, kwargs: R
         begin = held.start
     else:
         read, begin = await _read_window(meter, layout, archive, position, start, None), start
-    now_held = held
-    if read.rows:
-        last, through = read.rows[-1]
-        now_held = None if last.number is None else Held(begin, through, last.number)
-    return dataclasses.replace(_answer(meter, archive, read), archive=archive, held=now_held)
+    return dataclasses.replace(_answer(meter, archive, read), archive=archive, held=_held_with(read, begin, held))
 
 
 async def read_archive_since_last(meter: Meter, moment: Moment, kwargs: ReadArchiveSinceLast) -> Answer:
@@ -158,13 +153,23 @@ async def _read_new(
         # Nothing is held, or the meter has its last row no more: what was overwritten since cannot be read again.
         start = held.through if held else None
         if start is None and offset_seconds is not None:
-            counted_from = moment.reference if moment.since is None else min(moment.since, moment.reference)
-            start = begin = counted_from - dt.timedelta(seconds=offset_seconds)
+            start = begin = _counted_back(moment, offset_seconds)
         read = await _read_window(meter, layout, archive, position, start, None)
-    if read.rows:
-        last, through = read.rows[-1]
-        return read, None if last.number is None else Held(begin, through, last.number)
-    return read, held
+    return read, _held_with(read, begin, held)
+
+
+def _counted_back(moment: Moment, seconds: int) -> dt.datetime:
+    """So many seconds before the run's tick, or before the last one that was done if some were missed since."""
+    counted_from = moment.reference if moment.since is None else min(moment.since, moment.reference)
+    return counted_from - dt.timedelta(seconds=seconds)
+
+
+def _held_with(read: _Read, begin: dt.datetime, held: Held | None) -> Held | None:
+    """What is held once these rows are; None where the archive has no numbers to go on by."""
+    if not read.rows:
+        return held
+    last, through = read.rows[-1]
+    return None if last.number is None else Held(begin, through, last.number)
 
 
 async def _read_window(

@@ -17,17 +17,16 @@ import enum
 import re
 from collections.abc import Sequence
 from decimal import Decimal
-from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from contexts.lis200_columns import Columns, LayoutError, columns
+from contexts.lis200_forms import NUMBER, Format, decimals, exact_number, messages_in, row_number
 from contexts.lis200_rows import packed
 from contexts.lis200_times import candidates
 from contexts.meters import Layout
 from protocol.iec62056.errors import RemoteProtocolError, UnreadableValue
-from protocol.iec62056.lis200 import ArchiveRange, Row, parse_datetime, parse_event_code, parse_status
+from protocol.iec62056.lis200 import ArchiveRange, Row, parse_datetime, parse_event_code
 
-_NUMBER = re.compile(r"[+-]?\d+(?:\.(\d+))?", re.ASCII)
 _STATUS = re.compile(r"st(\.?\d+|\.?sy|atus)?", re.IGNORECASE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d, ?\d\d:\d\d:\d\d", re.ASCII)
 _CLOCK_WAS_SET = frozenset({0x80, 0x82, 0x83})
@@ -37,7 +36,8 @@ _CLOCK_OBJECT = "0001:0400"
 _MONTH = dt.timedelta(days=27)
 _LONGEST_MONTH = dt.timedelta(days=32)
 _LONGEST_CHANGE = dt.timedelta(hours=2)
-_MESSAGES, _ALARMS = 16, 2
+_ALARMS = 2
+"""Messages up to this one are alarms. LIS-200 fact sheet 5.2."""
 _LEAP = 100
 """A total that grows by more than so many times the most that it grew before is doubted."""
 _GROWTHS = 3
@@ -80,16 +80,6 @@ class Doubt(RemoteProtocolError):  # noqa: N818 - a doubt is no verdict
 
 
 @dataclasses.dataclass(slots=True)
-class _Format:
-    """How a column's numbers have looked so far: decimals, whether they are fixed, and the length of padded ones."""
-
-    decimals: int
-    same: bool = True
-    fixed: bool = False
-    padded: int = 0
-
-
-@dataclasses.dataclass(slots=True)
 class _Before:
     """What the rows before have shown."""
 
@@ -105,7 +95,7 @@ class _Before:
     clock_set: bool = False
     totals: dict[int, Decimal] = dataclasses.field(default_factory=dict)
     growths: dict[int, tuple[int, Decimal]] = dataclasses.field(default_factory=dict)
-    formats: dict[int, _Format] = dataclasses.field(default_factory=dict)
+    formats: dict[int, Format] = dataclasses.field(default_factory=dict)
     law: float | None = None
 
     def copy(self) -> "_Before":
@@ -249,7 +239,7 @@ class ArchiveChecks:
                 low, high = (parse_datetime(text) if text else None for text in (asked.start, asked.end))
                 outside = (low is not None and time < low) or (high is not None and time > high)
             elif position is not None and found.number is not None and position == found.number + 1:
-                number = _int(row, found.number)
+                number = row_number(row, found.number)
                 first, last = (int(text) if text else None for text in (asked.start, asked.end))
                 outside = number is None or not (number if first is None else first) <= number
                 outside = outside or (last is not None and number is not None and number > last)
@@ -266,7 +256,7 @@ class ArchiveChecks:
         for at, was, consecutive in pairs:
             if at is None:
                 continue
-            number = _int(row, at)
+            number = row_number(row, at)
             if number is None:
                 return self._say(Kind.FORM, f"{row[at]!r} is no row number")
             if was is not None and number <= was:
@@ -300,7 +290,7 @@ class ArchiveChecks:
             return self._say(Kind.RASTER, f"a period ends with 0x{event:04X} where 0x{before.boundary_event:04X} stood")
         if before.boundary is None or before.period is None or before.clock_set:
             return None
-        number = None if found.number is None else _int(row, found.number)
+        number = None if found.number is None else row_number(row, found.number)
         if self._consecutive and before.number is not None and number != before.number + 1:
             return None  # rows are missing in the meter itself, and their time with them
         if self._one_period(before.boundary, time, before.period):
@@ -323,7 +313,7 @@ class ArchiveChecks:
         if not before.texts or _was_set(event) or _was_set(before.event):
             return None
         for at, was in before.totals.items():
-            now = _decimal(row, at)
+            now = exact_number(row, at)
             if now is None:
                 continue
             if now < was:
@@ -334,13 +324,11 @@ class ArchiveChecks:
         if found.event is None:
             return None
         for part, whole, may_grow in self._pairs:
-            numbers = [_decimal(texts, at) for texts in (row, before.texts) for at in (whole, part)]
+            numbers = [exact_number(texts, at) for texts in (row, before.texts) for at in (whole, part)]
             if any(number is None for number in numbers):
                 continue
             total, undisturbed, total_before, undisturbed_before = (number or Decimal(0) for number in numbers)
-            step = max(
-                Decimal(1).scaleb(-_decimals(texts[at])) for texts in (row, before.texts) for at in (whole, part)
-            )
+            step = max(Decimal(1).scaleb(-decimals(texts[at])) for texts in (row, before.texts) for at in (whole, part))
             moved = (total - undisturbed) - (total_before - undisturbed_before)
             if abs(moved) > 2 * step and not (may_grow and moved > 0 and self._alarm(row, before)):
                 return self._say(Kind.TOTAL, f"two totals that belong together part by {moved} without an alarm")
@@ -349,22 +337,24 @@ class ArchiveChecks:
     def _alarm(self, row: Row, before: _Before) -> bool:
         """Whether a status shows an alarm now or in the row before: then a volume counts as disturbed."""
         texts = [row[at] for at in self._statuses] + [before.texts[at] for at in self._statuses if before.texts]
-        return not self._statuses or any(0 < message <= _ALARMS for text in texts for message in _messages(text) or ())
+        return not self._statuses or any(
+            0 < message <= _ALARMS for text in texts for message in messages_in(text) or ()
+        )
 
     def _judge_forms(self, found: Columns, row: Row, time: dt.datetime, before: _Before) -> Doubt | None:
         for at in self._statuses:
-            messages = _messages(row[at])
+            messages = messages_in(row[at])
             if messages is None:
                 return self._say(Kind.FORM, f"a status shows {row[at]!r}")
         for quantity in found.quantities:
             at = quantity.position
             text = row[at].strip()
             seen = before.formats.get(at)
-            number = _NUMBER.fullmatch(text)
+            number = NUMBER.fullmatch(text)
             if number is None:
                 if seen is not None:
                     return self._say(Kind.FORM, f"{text!r} stands where numbers stood")
-            elif seen is not None and not _fits(text, len(number[1] or ""), seen):
+            elif seen is not None and not seen.fits(text):
                 return self._say(Kind.FORM, f"{text!r} is written otherwise than the numbers before it")
             own = row[at + 1] if not quantity.total and at + 1 < len(row) else ""
             if _TIME.fullmatch(own.strip()) and not self._plausible(own, time):
@@ -391,7 +381,7 @@ class ArchiveChecks:
         if self._gas is None:
             return None
         pressure, temperature, deviation, conversion = self._gas
-        if not all(_NUMBER.fullmatch(row[at].strip()) for at in self._gas if at is not None):
+        if not all(NUMBER.fullmatch(row[at].strip()) for at in self._gas if at is not None):
             return None
         p, t, c = (float(row[column]) for column in (pressure, temperature, conversion))
         k = 1.0 if deviation is None else float(row[deviation])
@@ -415,8 +405,8 @@ class ArchiveChecks:
                 before.period = gap
             before.boundary, before.boundary_event, before.gap = time, event, gap
             before.clock_set = False
-        before.number = None if found.number is None else _int(row, found.number)
-        before.global_number = None if self._global is None else _int(row, self._global)
+        before.number = None if found.number is None else row_number(row, found.number)
+        before.global_number = None if self._global is None else row_number(row, self._global)
         for quantity in found.quantities:
             self._learn_number(row, quantity.position, before, total=quantity.total)
         before.time, before.event, before.texts, before.law = time, event, row, self._law(row)
@@ -424,15 +414,10 @@ class ArchiveChecks:
     @staticmethod
     def _learn_number(row: Row, at: int, before: _Before, *, total: bool) -> None:
         text = row[at].strip()
-        number = _NUMBER.fullmatch(text)
-        if number is None:
+        if NUMBER.fullmatch(text) is None:
             return
-        decimals = len(number[1] or "")
-        seen = before.formats.get(at)
-        if seen is None:
-            seen = before.formats[at] = _Format(decimals, padded=len(text) if _is_padded(text) else 0)
-        seen.same = seen.same and decimals == seen.decimals
-        seen.fixed = seen.fixed or (decimals > 0 and text.endswith("0"))
+        seen = before.formats.setdefault(at, Format.of(text))
+        seen.learn(text)
         if total:
             value, was = Decimal(text), before.totals.get(at)
             before.totals[at] = value
@@ -451,22 +436,6 @@ def _columns(layout: Layout | None) -> Columns | None:
         return None
 
 
-def _fits(text: str, decimals: int, seen: _Format) -> bool:
-    if seen.padded:
-        return len(text) == seen.padded and decimals == seen.decimals
-    if _is_padded(text):
-        return False
-    return not (seen.same and seen.fixed) or decimals == seen.decimals
-
-
-def _is_padded(text: str) -> bool:
-    return len(text) > 1 and text[0] == "0" and text[1].isdigit()
-
-
-def _decimals(text: str) -> int:
-    return len(text.strip().partition(".")[2])
-
-
 def _was_set(event: int | None) -> bool:
     return event is not None and event >> 8 in _CLOCK_WAS_SET
 
@@ -474,25 +443,3 @@ def _was_set(event: int | None) -> bool:
 def _tells_of_a_clock(event: int | None, row: Row, before: _Before) -> bool:
     """Whether this row or the one before it says that a clock was set, by its event or as an audit trail's object."""
     return _was_set(event) or _was_set(before.event) or _CLOCK_OBJECT in row or _CLOCK_OBJECT in before.texts
-
-
-def _int(row: Row, at: int) -> int | None:
-    text = row[at].strip() if at < len(row) else ""
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _decimal(row: Row, at: int) -> Decimal | None:
-    text = row[at].strip() if at < len(row) else ""
-    return Decimal(text) if _NUMBER.fullmatch(text) else None
-
-
-def _messages(text: str) -> tuple[int, ...] | None:
-    """The messages of a status in rising order, or None if these are none."""
-    if text in {"0", ""}:
-        return ()
-    try:
-        messages = parse_status(text)
-    except UnreadableValue:
-        return None
-    rising = all(earlier < later for earlier, later in pairwise(messages))
-    return messages if rising and all(message <= _MESSAGES for message in messages) else None

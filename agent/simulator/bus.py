@@ -6,6 +6,7 @@ on a wire for as long as their context lasts; what goes wrong while serving is r
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import re
 import zoneinfo
@@ -56,7 +57,7 @@ def virtual_bus(
 ) -> VirtualBus:
     """Build meters from ``ADDRESS:SERIAL:MODEL`` texts (models EK280, TC220, ELECTRIC-C) and the bus that they share.
 
-    A text may say more of its meter: ``1:4711:EK280,drift=90,locked``.
+    A text may say more of its meter: ``1:4711:EK280,drift=90,locked,fault=battery``.
 
     Args:
         specs: the meters.
@@ -82,10 +83,10 @@ def virtual_bus(
     Raises:
         ValueError: for an unknown model, fault, rate or zone, or a text that cannot be read.
     """
-    described = [(*read_meter(spec.partition(",")[0]), *_states(spec, drift, locked)) for spec in specs]
+    described = [(*read_meter(spec.partition(",")[0]), _state(spec, drift, locked)) for spec in specs]
     addresses = [address for address, *_ in described] + [persona.address for persona in recorded]
     _refuse_twins([address.lstrip("0") for address in addresses])
-    read_faults(faults, "")  # before any file is opened
+    read_faults([*faults, *(fault for *_, own in described for fault in own.faults)], "")  # before any file is opened
     meters = [
         VirtualMeter(
             address,
@@ -96,14 +97,14 @@ def virtual_bus(
             zone=_zone(timezone),
             interval=interval,
             history_days=history_days,
-            drift=own_drift,
-            locked=own_lock,
+            drift=own.drift,
+            locked=own.locked,
             codes=codes,
             language=language,
             rate_id=None if offered_rate is None else _rate_id(offered_rate),
             truth=truth,
         )
-        for address, serial, persona, own_drift, own_lock in described
+        for address, serial, persona, own in described
         if not isinstance(persona, ElectricPersona)
     ]
     electric = [
@@ -114,18 +115,19 @@ def virtual_bus(
             seed=seed,
             now=now,
             zone=_zone(timezone),
-            drift=own_drift,
-            locked=own_lock,
+            drift=own.drift,
+            locked=own.locked,
             codes=codes,
             truth=truth,
         )
-        for address, serial, persona, own_drift, own_lock in described
+        for address, serial, persona, own in described
         if isinstance(persona, ElectricPersona)
     ]
     return VirtualBus(
         meters,
         others=[*electric, *(RecordedMeter(persona, now=now) for persona in recorded)],
         faults=faults,
+        own_faults={address: own.faults for address, *_, own in described},
         throttle=throttle,
         opening_rate=opening_rate,
         fixed_rate=fixed_rate,
@@ -135,8 +137,18 @@ def virtual_bus(
     )
 
 
-def _states(spec: str, drift: float, locked: bool) -> tuple[float, bool]:  # noqa: FBT001 - private, both named in specs
+@dataclasses.dataclass(frozen=True, slots=True)
+class _State:
+    """How one meter is set up: its clock ahead by ``drift`` seconds, whether it guards reading, its own faults."""
+
+    drift: float
+    locked: bool
+    faults: tuple[str, ...] = ()
+
+
+def _state(spec: str, drift: float, locked: bool) -> _State:  # noqa: FBT001 - private, both named in specs
     """What a text says of its own meter behind the first comma, else what holds for all."""
+    faults: list[str] = []
     for word in spec.split(",")[1:]:
         name, _, value = word.partition("=")
         number = re.fullmatch(r"[+-]?\d+(\.\d+)?", value)
@@ -144,9 +156,11 @@ def _states(spec: str, drift: float, locked: bool) -> tuple[float, bool]:  # noq
             locked = True
         elif name == "drift" and number is not None:
             drift = float(value)
+        elif name == "fault" and value:
+            faults.append(value)
         else:
-            raise ValueError(f"{spec!r}: {word!r} is neither drift=SECONDS nor locked")
-    return drift, locked
+            raise ValueError(f"{spec!r}: {word!r} is neither drift=SECONDS, locked nor fault=NAME")
+    return _State(drift, locked, tuple(faults))
 
 
 def _refuse_twins(addresses: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def read_codes(path: Path) -> dict[int, str]:
     "--meter",
     "meters",
     multiple=True,
-    metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked]",
+    metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked][,fault=NAME[=P]]",
     help=f"A meter; may be repeated. Models: {', '.join([*PERSONAS, *ELECTRICITY])}. Default: {DEFAULT_METER}.",
 )
 @click.option(
@@ -84,7 +84,7 @@ def read_codes(path: Path) -> dict[int, str]:
 )
 @click.option("--offer", "offered_rate", type=int, metavar="BAUD", help="Rate that the meters offer.")
 @click.option("--fixed-rate", is_flag=True, help="The line never changes its rate.")
-@click.option("--strict-rate", is_flag=True, help="Be deaf to a pseudo-terminal at another rate, as a UART is.")
+@click.option("--strict-rate", is_flag=True, help="Be deaf to calls of a pseudo-terminal at another rate.")
 @click.option("--interval", default=60, show_default=True, metavar="MINUTES", help="Measuring period.")
 @click.option(
     "--history",

@@ -146,6 +146,23 @@ EK_MONTH_MEANS: Layout = (
 )
 """Thirty-six columns."""
 
+EK_OUTPUT: Layout = (
+    _GONO,
+    _AONO,
+    _TIME,
+    _measured("2:302", "VnG", "VbT", "m3"),
+    _measured("4:302", "VbG", "VT", "m3"),
+    _measured("2:310", "Qn", "Qb", "m3|h"),
+    _measured("4:310", "Qb", "Q", "m3|h"),
+    _measured("7:310", "p", "p", " bar"),
+    _measured("6:310_1", "T", "T", "{C"),
+    _measured("5:310", "Z", "C", ""),
+    _SYSTEM,
+    _EVENT,
+    _CHECK,
+)
+"""Thirteen columns: the standard output archive; no source tells its columns, so these are the simulator's own."""
+
 TC_HOURS: Layout = (
     _AONO,
     _TIME,

@@ -97,6 +97,24 @@ EK280 = Persona(
     version="1.20",
     battery=False,
 )
+EK220 = Persona(
+    model="EK220",
+    escapes="",
+    rate_id="5",
+    archives=(
+        Archive(1, Content.MONTHS, layouts.EK_MONTH_COUNTERS, 24, 34, MONTH_ROW),
+        Archive(2, Content.MONTHS, layouts.EK_MONTH_MEANS, 24, 50, MONTH_ROW),
+        Archive(3, Content.INTERVALS, layouts.EK_INTERVALS, 7_000, 65, INTERVAL_ROW),
+        Archive(4, Content.EVENTS, layouts.EVENT_LOG, 500, 3),
+        Archive(5, Content.CHANGES, layouts.AUDIT_TRAIL, 300, 67),
+        Archive(7, Content.DAYS, layouts.EK_INTERVALS, 600, 20, DAY_ROW),
+        Archive(10, Content.INTERVALS, layouts.EK_OUTPUT, 2_000, 51, INTERVAL_ROW),
+    ),
+    echo=Echo.MEDIUM,
+    code="00000000",
+    version="1.10",
+)
+"""An EK with the standard output archive (10)."""
 TC220 = Persona(
     model="TC220",
     escapes="",
@@ -182,5 +200,5 @@ DL240 = Persona(
     numeric_check=True,
 )
 
-PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, TC220, DL220, EK260, DL240)}
+PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, EK220, TC220, DL220, EK260, DL240)}
 """By the word that ``--meter`` takes."""

@@ -11,7 +11,7 @@ nobody is intelligible, as on RS-485.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class VirtualBus:
         meters: who is on the line; addressed by ``/?<address>!``, all of them by the general call.
         others: meters on the same line that are not LIS-200: electricity meters, recorded conversations.
         faults: named faults, e.g. ``["corrupt_bcc=0.1", "echo"]`` (``agent.simulator.faults``).
+        own_faults: those of single meters, by their address; ``echo`` and ``mute_reconnect`` are the whole line's.
         throttle: bytes take their time, 10 bits each at the present rate, in both directions.
         opening_rate: Bd of the request.
         fixed_rate: the line never changes its rate.
@@ -55,6 +56,7 @@ class VirtualBus:
         *,
         others: Sequence[AnyMeter] = (),
         faults: Sequence[str] = (),
+        own_faults: Mapping[str, Sequence[str]] | None = None,
         throttle: bool = False,
         opening_rate: int = 300,
         fixed_rate: bool = False,
@@ -70,9 +72,9 @@ class VirtualBus:
         self._echoes = self._mutes_again = False
         self._connections = 0
         for meter in self.everybody:
-            own = read_faults(faults, f"{seed}/{meter.serial}")
-            self._echoes = any(fault.echoes for fault in own)
-            self._mutes_again = any(fault.mute_again for fault in own)
+            own = read_faults([*faults, *(own_faults or {}).get(meter.address, ())], f"{seed}/{meter.serial}")
+            self._echoes = self._echoes or any(fault.echoes for fault in own)
+            self._mutes_again = self._mutes_again or any(fault.mute_again for fault in own)
             if any(fault.other_serial for fault in own):
                 meter.shown_serial = _other(meter.serial)
             self._conversations.append(Conversation(meter, own, opening_rate=opening_rate, fixed_rate=fixed_rate))

@@ -107,6 +107,16 @@ class NoAddress(Fault):
         return event
 
 
+class EarlyEnd(Fault):
+    """A block that others follow ends as the last one does: noise has made an ETX of its EOT, and its check fits."""
+
+    def told(self, event: Event) -> Event:
+        """Change the end before it is framed."""
+        if isinstance(event, Data) and not event.last and self.strikes():
+            return replace(event, last=True)
+        return event
+
+
 class LastRowEnd(Fault):
     """The last row of a block ends with CR LF too."""
 

@@ -82,12 +82,17 @@ _STARTS: dict[Kind, int] = {
     Kind.NAK: NAK,
 }
 _LINES = {Role.READER: REQUEST_LINE, Role.METER: IDENTIFICATION_LINE}
+_COMMANDED = frozenset({State.READING, State.WRITING})
+"""Where a meter owes an answer to a command, and never says SOH."""
 
 
 def _sought(state: State, sender: Role) -> Sought:
     kinds = legal_kinds(state, sender)
-    starts = bytes(sorted({_STARTS[kind] for kind in kinds if kind in _STARTS}))
-    return Sought(starts, _LINES[sender], option_select=Kind.PROGRAMMING in kinds)
+    starts = {_STARTS[kind] for kind in kinds if kind in _STARTS}
+    foreign = sender is Role.METER and state in _COMMANDED
+    if foreign:
+        starts.add(SOH)
+    return Sought(bytes(sorted(starts)), _LINES[sender], option_select=Kind.PROGRAMMING in kinds, foreign=foreign)
 
 
 _SOUGHT = {(state, sender): _sought(state, sender) for state in State for sender in Role}
@@ -139,6 +144,7 @@ class Connection:
         self._naks = 0
         self._block: Data | None = None
         self._state = State.IDLE
+        self._before: tuple[State, Data | None] = (self._state, None)
         self._receiver = Receiver(max_telegram)
         self._queue: deque[Event | Effect | RemoteProtocolError] = deque()
 
@@ -253,6 +259,15 @@ class Connection:
             self._receiver.expect_echo(raw)
         return raw
 
+    def pass_over(self) -> None:
+        """The block that was understood last answers another master: a reader waits on for the answer to its own.
+
+        Raises LocalProtocolError if something is not fetched.
+        """
+        if self._queue:
+            raise LocalProtocolError("fetch everything with next_event() before a telegram is passed over")
+        self._state, self._block = self._before
+
     def reset(self) -> None:
         """Forget the conversation: nobody spoke for too long, or the line was lost; back to the opening rate."""
         self._receiver.clear()
@@ -270,12 +285,19 @@ class Connection:
 
     def _hear(self, raw: bytes) -> None:
         """Queue what follows from one telegram."""
+        block = self._role is Role.READER and raw[0] & 0x7F == SOH
         try:
             event = self._understand(raw)
             kind = kind_of(event)
         except RemoteProtocolError as error:
-            self._hear_wrong(error, raw)
+            if block and self._sought.foreign:
+                self._receiver.put_back(raw)
+            else:
+                self._hear_wrong(error, raw)
             return
+        if block and kind is not Kind.PROMPT:
+            return  # only readers say commands: this is another master's. LIS-200 fact sheet 8.6
+        self._before = (self._state, self._block)
         key = (self._state, self._role.peer, kind)
         following = TRANSITIONS.get(key)
         if following is None:

@@ -21,6 +21,8 @@ from protocol.iec62056.telegrams import MAX_LINE, OPTION_SELECT_LINE, REQUEST_LI
 _BREAK = b"\x01B0\x03q"
 _NOT_PRINTABLE = re.compile(rb"[^ -~]")
 _END = re.compile(rb"[\x03\x04]")
+_COMMAND = re.compile(rb"\x01(?:$|[PWREB](?:$|[0-9](?:$|\x02?[ -~]*(?:$|[\x03\x04]))))")
+"""A command of a reader up to its end, and every beginning of one that nothing else follows."""
 _LINE_FILLERS = bytes((NUL, DEL))
 _DAMAGED_ECHO_BITS = 2
 """A returned byte that differs in more bits than this is not our own."""
@@ -34,11 +36,13 @@ class Sought:
         starts: the characters that do.
         line: what a line that begins with ``/`` must look like.
         option_select: whether an ACK begins an option select; otherwise it stands alone.
+        foreign: whether SOH is among the starts only to cut out whole what another master says.
     """
 
     starts: bytes
     line: re.Pattern[bytes]
     option_select: bool
+    foreign: bool = False
 
     @property
     def restarts(self) -> bool:
@@ -77,6 +81,12 @@ class Receiver:
         if len(self._echo) > self._limit:
             self._forget_echo()
         self._echo += sent
+
+    def put_back(self, raw: bytes) -> None:
+        """What was cut out and is none stands in front again, its first byte left out."""
+        self._raw[:0] = raw[1:]
+        self._characters[:0] = strip_parity(raw[1:])
+        self._searched = 0
 
     def clear(self) -> None:
         """Throw away everything that has come."""
@@ -128,6 +138,9 @@ class Receiver:
         first = self._characters[0]
         if first == NAK or (first == ACK and not sought.option_select):
             return 1
+        if first == SOH and sought.foreign and not _COMMAND.match(self._characters):
+            self._drop(1)
+            return 0
         if first in {SOH, STX}:
             return self._block_length(restarts=sought.restarts)
         return self._line_length(OPTION_SELECT_LINE if first == ACK else sought.line)

@@ -82,6 +82,7 @@ CASES: dict[str, Case] = {
     "trailing blanks and CR LF": Case(("last_row_end", "trailing_blanks")),
     "a device closes early": Case(("close_early=1",), tcp=True, error=LinkError, says="closed the connection"),
     "a device stops early": Case(("close_early=1",), error=SessionError, says="stopped in the middle"),
+    "an end before the end": Case(("early_end",)),
     "damaged answers": Case(("corrupt_bcc=0.2",)),
     "flipped bits": Case(("parity_error=0.2",)),
     "flipped pairs": Case(("flip_pairs=0.1",)),

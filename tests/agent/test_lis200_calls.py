@@ -35,6 +35,13 @@ LOGS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("EK", {1, 2, 3, 4, 5, 7, 10}), ("TC", {1, 3, 4, 5, 7}), ("DL", {1, 2, 3, 4, 5, 7, 10})]
+)
+def test_every_archive_that_the_sources_agree_on_is_among_those_read_here(kind: str, numbers: set[int]) -> None:
+    assert numbers <= {number for model, number in ARCHIVES if model.startswith(kind)}
+
+
 def bus_of(model: str, **settings: Any) -> VirtualBus:  # noqa: ANN401 - what virtual_bus takes
     return virtual_bus(f"1:4711:{model}", **{"seed": 7, "now": lambda: NOW, **settings})
 

@@ -54,6 +54,8 @@ def read(
         while not readout.over:
             block, left = left[:2], left[2:]
             got += readout.take(block, last=not left)
+            if readout.asks_on:
+                break
             if not readout.over and next(turns, False):
                 readout.interrupted()
                 break
@@ -99,3 +101,34 @@ def test_without_numbers_a_clock_that_only_went_forward_is_enough(
 def test_an_overwritten_row_is_asked_around_a_bounded_number_of_times() -> None:
     readout = Readout(3, 3, "", "", LAYOUT)
     assert [readout.goes_on_after(109, 3) for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_a_last_block_that_could_be_cut_is_asked_behind_and_only_that() -> None:
+    """What it costs is said by how often the meter is asked: once more behind a full last block, else not."""
+
+    def asked(held: int, block: int, *, struck: frozenset[int] = frozenset(), end: str = "") -> tuple[int, list[int]]:
+        rows = [(str(2 * n), str(n), f"2025-03-{n:02},06:00:00", "1") for n in range(1, held + 1)]
+        readout = Readout(3, 3, "", end, LAYOUT)
+        got: list[list[str]] = []
+        questions = 0
+        while not readout.over:
+            wanted = lis200.ArchiveRange.parse(readout.argument(block))
+            questions += 1
+            left = [row for row in rows if wanted.position != 2 or int(row[1]) >= int(wanted.start or "0")]
+            left = [row for row in left if not end or wanted.position == 2 or row[2] <= end]
+            if not left:
+                assert readout.goes_on_after(103, 3)
+            while left and not readout.over:
+                part, left = left[:block], left[block:]
+                last = not left or int(part[-1][1]) in struck
+                got += readout.take(part, last=last)
+                if last:
+                    break
+        return questions, [int(row[1]) for row in got]
+
+    assert asked(10, 4) == (1, list(range(1, 11)))
+    assert asked(8, 4) == (2, list(range(1, 9)))
+    assert asked(8, 4, end="2025-03-08,06:00:00") == (1, list(range(1, 9)))
+    assert asked(10, 4, struck=frozenset({4})) == (2, list(range(1, 11)))
+    assert asked(10, 4, struck=frozenset({4, 8})) == (3, list(range(1, 11)))
+    assert asked(10, 4, struck=frozenset({4}), end="2025-03-06,06:00:00") == (2, list(range(1, 7)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.contexts.test_generic_lis200 import ScriptedMeter, call
+from tests.contexts.scripted_meters import ScriptedMeter, call
 
 TOTALS = ("2:300", "2:301", "2:302", "4:300", "4:301", "4:302")
 MEASURED = {

@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from agent.simulator.cli import command
+from agent.simulator.faults import FAULTS
+from agent.simulator.personas import PERSONAS
 from tests.docs.blocks import ROOT
 
 PAGE = (ROOT / "docs" / "lis200.md").read_text(encoding="utf-8")
@@ -40,6 +43,32 @@ def test_each_fact_is_held_by_tests_that_there_are(row: list[str]) -> None:
     assert len(named) == tests.count("`") // 2, "something that is no test"
     for file, name in named:
         assert name in names_in(ROOT / file), f"{file} has no test {name}"
+
+
+def rows_of(title: str) -> list[list[str]]:
+    """Return the cells of the table under a title."""
+    table = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+
+
+LINES, CHECKS = rows_of("Everything lines do"), rows_of("What is checked beyond the block check")
+
+
+@pytest.mark.parametrize("row", [*LINES, *CHECKS], ids=lambda row: row[0][:50])
+def test_what_lines_do_and_what_is_checked_is_held_by_tests_that_there_are(row: list[str]) -> None:
+    named = _TEST.findall(row[-1])
+    assert named
+    assert len(named) == row[-1].count("`") // 2
+    for file, name in named:
+        assert name in names_in(ROOT / file), f"{file} has no test {name}"
+
+
+def test_everything_that_lines_do_can_be_simulated_by_name() -> None:
+    named = {name for row in LINES for name in re.findall(r"`([\w-]+)`", row[1])}
+    assert all(row[1].count("`") for row in LINES)
+    options = {name for option in command.params for name in option.opts}
+    assert named <= {*FAULTS, *PERSONAS, *options}
+    assert set(FAULTS) <= named
 
 
 def test_every_section_is_there_and_what_is_not_shown_says_why() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import pytest
+
 from protocol.iec62056 import (
     Ack,
     Connection,
@@ -115,10 +117,21 @@ def opened(parity: Parity = Parity.AUTO, split: Split = whole) -> Wire:
     return wire.open()
 
 
+SLOW = Identification("ELS", "5", "EK260")
+BLOCKS = ["(1)(a)\r\n(2)(b)", "(3)(c)\r\n(4)(d)", "(5)(e)"]
+
+both_splits = pytest.mark.parametrize("split", [whole, one_byte_at_a_time])
+both_parities = pytest.mark.parametrize("parity", [Parity.AUTO, Parity.EVEN, Parity.NONE])
+
 __all__ = [
+    "BLOCKS",
     "EK280",
+    "SLOW",
     "Heard",
+    "Split",
     "Wire",
+    "both_parities",
+    "both_splits",
     "fetch",
     "one_byte_at_a_time",
     "opened",
