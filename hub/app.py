@@ -27,8 +27,10 @@ from hub import (
     quarantined,
     reading_series,
     readings,
+    receivers,
     runs,
     staged_readings,
+    undecodable_pushes,
 )
 from hub.auth import TokenAuthentication
 from hub.bodies import StrictBody
@@ -54,10 +56,12 @@ RESOURCES = (
     staged_readings,
     events,
     callers,
+    receivers,
     commands,
     runs,
     loss_records,
     quarantined,
+    undecodable_pushes,
     health,
 )
 

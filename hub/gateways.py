@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
-from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, RunReport, StagedReading
+from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, Receiver, RunReport, StagedReading
 from hub.models import Gateway as Row
 from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
@@ -151,6 +151,7 @@ RESOURCE = Resource(
     used_by=(
         Use("network interfaces", NetworkInterface, "gateway"),
         Use("callers", Caller, "gateway"),
+        Use("receivers", Receiver, "gateway"),
         Use("commands", Command, "gateway"),
         Use("batches", Batch, "gateway"),
         Use("staged readings", StagedReading, "gateway"),

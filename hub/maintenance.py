@@ -15,6 +15,7 @@ from hub import adoption
 from hub.clocks import Clock
 from hub.database import reading, writing
 from hub.models import Quarantined, StagedReading
+from hub.undecodable_pushes import forget_oldest
 
 SWEEP_SECONDS = 2.0
 """Real seconds between two sweeps over staged readings, while there are any."""
@@ -58,13 +59,14 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
 
 
 async def forget(engine: AsyncEngine, now: dt.datetime) -> None:
-    """Delete what has done its service: quarantined payloads that were replayed long ago."""
+    """Delete what has done its service: quarantined payloads replayed long ago, old ones of what was pushed in vain."""
     async with writing(engine) as session:
         await session.execute(
             sa.delete(Quarantined)
             .where(Quarantined.replayed_at < now - dt.timedelta(days=REPLAYED_DAYS))
             .execution_options(synchronize_session=False)
         )
+        await forget_oldest(session)
 
 
 async def make_partitions(engine: AsyncEngine, now: dt.datetime) -> list[str]:

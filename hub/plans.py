@@ -23,6 +23,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.identities import identity_field
 from hub.models import (
     AmrTask,
     Caller,
@@ -32,9 +33,11 @@ from hub.models import (
     MeterDeviceConfig,
     MeterDeviceType,
     NetworkInterface,
+    Receiver,
     device_groups,
     device_tasks,
     group_tasks,
+    receiver_meters,
 )
 from hub.once import insert_once
 from hub.problems import Conflict
@@ -68,12 +71,16 @@ class Content:
     devices: list[plans.Device] = dataclasses.field(default_factory=list)
     tasks: list[plans.Task] = dataclasses.field(default_factory=list)
     callers: list[plans.CallerGrant] = dataclasses.field(default_factory=list)
+    receivers: list[plans.Receiver] = dataclasses.field(default_factory=list)
 
     def digest(self) -> bytes:
         """Digest by which two contents are compared: 16 bytes of SHA-256."""
         state = hashlib.sha256()
         for items in (self.lines, self.devices, self.tasks, self.callers):
             state.update(encode(cast("Any", items)))
+        if self.receivers:
+            # Only then: what was the same before there were receivers stays the same.
+            state.update(encode(cast("Any", self.receivers)))
         return state.digest()[:16]
 
     def render(self, gateway: str, revision: int, issued: dt.datetime) -> bytes:
@@ -86,7 +93,13 @@ class Content:
             devices=self.devices,
             tasks=self.tasks,
             callers=self.callers,
+            receivers=self.receivers,
         )
+
+    def meters(self) -> list[uuid.UUID]:
+        """The meters whose readings this gateway brings, polled or pushed, each once."""
+        pushed = (meter.device for receiver in self.receivers for meter in receiver.meters)
+        return list(dict.fromkeys([*(device.id for device in self.devices), *pushed]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,13 +160,18 @@ async def gateways_of_config(session: AsyncSession, *configs: uuid.UUID) -> set[
 
 
 async def _gateways(session: AsyncSession, meters: sa.ColumnElement[bool]) -> set[uuid.UUID]:
-    statement = (
+    polled = (
         select(NetworkInterface.gateway)
         .join(MeterDevice, MeterDevice.network_interface == NetworkInterface.id)
         .where(meters, NetworkInterface.gateway.is_not(None))
-        .distinct()
     )
-    return {gateway for gateway in (await session.scalars(statement)).all() if gateway is not None}
+    pushed = (
+        select(Receiver.gateway)
+        .join(receiver_meters, receiver_meters.c.receiver == Receiver.id)
+        .join(MeterDevice, MeterDevice.id == receiver_meters.c.device)
+        .where(meters)
+    )
+    return {gateway for gateway in (await session.scalars(polled.union(pushed))).all() if gateway is not None}
 
 
 async def one_at_a_time(session: AsyncSession) -> None:
@@ -198,7 +216,7 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
             .where(Gateway.id == row.id)
             .values(desired_revision=revision, desired_at=now, content_digest=digest, updated_at=now)
         )
-        await _remember_devices(session, row.id, [device.id for device in content.devices], now)
+        await _remember_devices(session, row.id, content.meters(), now)
         raised.append(row.gateway_id)
     return raised
 
@@ -237,7 +255,7 @@ def _check_size(gateway: str, content: Content, revision: int, now: dt.datetime)
 
 
 def _lists(content: Content) -> Iterable[list[Any]]:
-    return (content.lines, content.devices, content.tasks, content.callers)
+    return (content.lines, content.devices, content.tasks, content.callers, content.receivers)
 
 
 async def _remember_devices(
@@ -284,7 +302,31 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
         grant = _item("caller", caller.name, lambda: _grant(caller))  # noqa: B023 - as above
         if grant is not None:
             contents[caller.gateway].callers.append(grant)
+    await _read_receivers(session, contents)
     return contents
+
+
+async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Content]) -> None:
+    """Add the active receivers of the gateways with their meters."""
+    statement = select(Receiver).where(Receiver.gateway.in_(contents), Receiver.is_active).order_by(Receiver.id)
+    receivers = (await session.scalars(statement)).all()
+    if not receivers:
+        return
+    meters: dict[uuid.UUID, list[tuple[MeterDevice, str | None, list[Any] | None]]] = {}
+    pairs = (
+        select(receiver_meters.c.receiver, MeterDevice, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
+        .join(MeterDevice, MeterDevice.id == receiver_meters.c.device)
+        .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
+        .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
+        .where(receiver_meters.c.receiver.in_([row.id for row in receivers]))
+        .order_by(MeterDevice.id)
+    )
+    for receiver, meter, timezone, mappings in (await session.execute(pairs)).all():
+        meters.setdefault(receiver, []).append((meter, timezone, mappings))
+    for row in receivers:
+        item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, [])))  # noqa: B023 - called at once
+        if item is not None:
+            contents[row.gateway].receivers.append(item)
 
 
 async def _read_tasks(
@@ -370,6 +412,31 @@ def _task(task: AmrTask) -> plans.Task:
         call=task.task_call,
         kwargs=task.task_kwargs or {},
         missed=task.missed_policy,
+    )
+
+
+def _receiver(row: Receiver, meters: list[tuple[MeterDevice, str | None, list[Any] | None]]) -> plans.Receiver:
+    field = identity_field(row.receiver)
+    return plans.Receiver(
+        id=row.id,
+        name=row.name,
+        receiver=row.receiver,
+        endpoint=row.endpoint,
+        kwargs=row.receiver_kwargs,
+        meters=[
+            plans.PushMeter(
+                device=meter.id,
+                name=meter.name,
+                identity=(getattr(meter, field) if field else None) or "",
+                timezone=meter.timezone or timezone or "UTC",
+                mappings=[
+                    plans.SeriesMapping(entry["archive"], entry["source"], entry["series"])
+                    for entry in mappings or []
+                    if not entry["archive"]
+                ],
+            )
+            for meter, timezone, mappings in meters
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""What gateways report besides readings: runs, command updates, applied plans, events of meters, losses.
+"""What gateways report besides readings: runs, command updates, applied plans, events, losses, undecodable pushes.
 
 Everything has a UUID made when it was stored, so a repeated report changes nothing. State-like reports carry
 (session, sequence): a lower one never overwrites a higher one.
@@ -35,6 +35,7 @@ async def store_reports(
     losses: list[dict[str, Any]] = []
     events: list[tuple[int, reports.MeterSystemEvent]] = []
     updates: list[tuple[int, commands.CommandUpdate]] = []
+    pushes: list[dict[str, Any]] = []
     for position, report in enumerate(found):
         match report:
             case reports.RunReport():
@@ -45,10 +46,13 @@ async def store_reports(
                 events.append((position, report))
             case reports.PlanApplied():
                 await _note_applied(session, gateway, report, now)
+            case reports.UndecodablePush():
+                pushes.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
             case commands.CommandUpdate():
                 updates.append((position, report))
     await insert_once(session, models.RunReport, runs, "id")
     await insert_once(session, models.LossRecord, losses, "id")
+    await insert_once(session, models.UndecodablePush, pushes, "id")
     left |= await _store_events(session, gateway, organization, events, now)
     left |= await dispatch.apply_updates(session, gateway, organization, updates, now)
     return left

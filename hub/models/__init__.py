@@ -47,6 +47,7 @@ from hub.models.estate import (
     device_tasks,
     group_tasks,
 )
+from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
 from hub.models.validation import DevicePeriod, UnjudgedReadings
 
 __all__ = [
@@ -81,12 +82,15 @@ __all__ = [
     "Reading",
     "ReadingSeries",
     "ReadingVersion",
+    "Receiver",
     "RunReport",
     "StagedReading",
     "Token",
+    "UndecodablePush",
     "UnjudgedReadings",
     "config_series",
     "device_groups",
     "device_tasks",
     "group_tasks",
+    "receiver_meters",
 ]
