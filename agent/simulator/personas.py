@@ -200,5 +200,5 @@ DL240 = Persona(
     numeric_check=True,
 )
 
-PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, EK220, TC220, DL220, EK260, DL240)}
+PERSONAS: Mapping[str, Persona] = {persona.model: persona for persona in (EK280, TC220, DL220, EK260, DL240, EK220)}
 """By the word that ``--meter`` takes."""
