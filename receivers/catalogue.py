@@ -16,7 +16,7 @@ from receivers.receiver import Receiver, ReceiverError
 
 __all__ = ["NAMES", "Receiver", "ReceiverError", "check_receiver", "find_receiver", "kwargs_from_text"]
 
-NAMES: tuple[str, ...] = ("dsmr_p1", "iec62056_push")
+NAMES: tuple[str, ...] = ("amr_um", "dlms_push", "dsmr_p1", "iec62056_push")
 """The receivers by name: each is the module ``receivers.NAME`` with its ``RECEIVER``."""
 
 
