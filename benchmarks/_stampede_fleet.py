@@ -185,6 +185,8 @@ class Course(NamedTuple):
     offered_rate: float
     taken_rate: float
     """Both of the seconds in which new readings were stored; 0 where there were none."""
+    fed: tuple[float, float]
+    """From when to when (monotonic seconds) that was."""
     sent: int
     resent: int
     connections: int
@@ -206,17 +208,20 @@ class Course(NamedTuple):
         )
         taken = [has - waits for has, waits in zip(stored, waiting, strict=True)]
         each = [window / 1024 / count if count else 0.0 for window, count in zip(windows, online, strict=True)]
-        fed = max((i for i, moment in enumerate(moments) if any(line["feeding"] for line in moment)), default=0)
+        feeding = [i for i, moment in enumerate(moments) if all(line["feeding"] for line in moment)]
+        since, until = (feeding[0], feeding[-1]) if feeding else (0, 0)
+        fed = at[until] - at[since]
         sums = {name: sum(line[name] for line in moments[-1]) for name in ("sent", "resent", "connections")}
         begun = {name: sum(line[name] for line in moments[0]) for name in sums}
         return cls(
             seconds=at[-1] - at[0],
             taken=taken[-1] - taken[0],
             best_rate=_best(at, taken),
-            offered_rate=(stored[fed] - stored[0]) / (at[fed] - at[0]) if fed else 0.0,
-            taken_rate=(taken[fed] - taken[0]) / (at[fed] - at[0]) if fed else 0.0,
+            offered_rate=(stored[until] - stored[since]) / fed if fed else 0.0,
+            taken_rate=(taken[until] - taken[since]) / fed if fed else 0.0,
+            fed=(at[since], at[until]),
             window_most=max(each),
-            window_fed=each[fed],
+            window_fed=each[until],
             **{name: sums[name] - begun[name] for name in sums},
         )
 

@@ -7,9 +7,9 @@ lines of JSON on its input, one at a time:
 - ``{"do": "fill", "rows": N}``: every store gets N more readings, as in an outage; answered by ``{"did": "fill"}``.
 - ``{"do": "return", "rate": R, "seconds": S}``: answered by ``{"ready": "return"}`` when all is made that will be fed;
   then, at the next line, whatever it says, all uplinks begin at once. With a rate above 0 so many readings a
-  second are stored besides, all gateways together, for so long. Each second a line tells how things stand; the last one
-  has ``"did": "return"`` and how many readings each store was ever given. It comes when every row has its receipt, or
-  after a line ``{"do": "give up"}``; all connections are gone then.
+  second are stored besides, all gateways together, for so long, from when all are connected. Each second a line tells
+  how things stand; the last one has ``"did": "return"`` and how many readings each store was ever given. It comes when
+  every row has its receipt, or after a line ``{"do": "give up"}``; all connections are gone then.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ from benchmarks.backlog import rows_of
 from protocol.plans import plan_digest, read_plan
 from protocol.reports import Online
 
-NICE = 10
-"""These processes stand for as many other machines: they must not take the processor from the hub. (With 19 they would
-not get enough of two cores to offer twice the load.)"""
+NICE = 7
+"""These processes stand for as many other machines: they must not take the processor from the hub. (With more they
+would not get enough of two cores to offer twice the load.)"""
 
 PATIENT = Timing(answer=120.0, keepalive=600)
 """Hundreds of uplinks share what the hub leaves of a processor and look at the broker's answers late; all else is the
@@ -107,8 +107,10 @@ class Gateway:
         await self.uplink.run(self)
 
     def take_plan(self, body: bytes) -> None:
-        """Note that it is applied: there are no meters."""
-        self._plan_revision, self._plan_digest = read_plan(body).revision, plan_digest(body)
+        """Note that it is applied: there are no meters. The one that is known already changes nothing."""
+        if self._plan_digest == (digest := plan_digest(body)):
+            return
+        self._plan_revision, self._plan_digest = read_plan(body).revision, digest
         self.has_plan.set()
         self.uplink.announce()
 
@@ -135,7 +137,7 @@ def _standing(gateways: Sequence[Gateway]) -> dict[str, int]:
     return {
         "waiting": sum(gateway.store.depth() for gateway in gateways),
         "stored": sum(gateway.given for gateway in gateways),
-        "windows": sum(gateway.uplink.window_bytes for gateway in gateways),
+        "windows": sum(gateway.uplink.window_bytes for gateway in gateways if gateway.uplink.connected),
         "online": sum(gateway.uplink.connected for gateway in gateways),
         "connections": _counted("connections_total"),
         "sent": _counted("batches_sent_total"),
@@ -147,7 +149,7 @@ async def _feed(gateways: Sequence[Gateway], rate: float, seconds: float) -> Non
     """Store new readings, a few on each gateway in turn, all together so many a second."""
     begun = due = time.monotonic()
     for gateway in itertools.cycle(gateways):
-        if not rate or due - begun >= seconds:
+        if due - begun >= seconds:
             return
         gateway.read()
         due += ROWS_AT_ONCE / rate
@@ -177,21 +179,24 @@ async def _return(
         gateway.prepare(times)
     _tell(ready="return")
     await orders.get()
-    _tell(at=time.monotonic(), feeding=rate > 0, **_standing(gateways))
+    _tell(at=time.monotonic(), feeding=False, **_standing(gateways))
     tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
-    feeding = asyncio.create_task(_feed(gateways, rate, for_))
+    feeding: asyncio.Task[None] | None = None
     while orders.empty():
         await asyncio.sleep(LOOK)
         standing = _standing(gateways)
-        _tell(at=time.monotonic(), feeding=not feeding.done(), **standing)
-        if feeding.done() and not standing["waiting"]:
+        if rate and feeding is None and standing["online"] == len(gateways):
+            feeding = asyncio.create_task(_feed(gateways, rate, for_))
+            tasks.append(feeding)
+        _tell(at=time.monotonic(), feeding=feeding is not None and not feeding.done(), **standing)
+        if not standing["waiting"] and (not rate or (feeding is not None and feeding.done())):
             break
-        for task in (feeding, *tasks):
+        for task in tasks:
             if task.done():
-                # A bug of the product, not an outage: end with its cause.
+                # A bug of the product, not an outage: end with its cause. (Feeding ends without one.)
                 task.result()
     given = {gateway.name: gateway.given for gateway in gateways}
-    await _end([feeding, *tasks])
+    await _end(tasks)
     _tell(did="return", at=time.monotonic(), feeding=False, given=given, **_standing(gateways))
 
 

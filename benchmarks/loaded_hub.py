@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
@@ -158,13 +158,18 @@ class Watch:
 
     def quantile(self, share: float) -> float:
         """Return the figure below which this share of all lies; 0 without any."""
-        ordered = sorted(self.figures)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+        return quantile(self.figures, share)
 
     @property
     def median(self) -> float:
         """The figure in the middle; 0 without any."""
         return statistics.median(self.figures) if self.figures else 0.0
+
+
+def quantile(figures: Sequence[float], share: float) -> float:
+    """Return the figure below which this share of all lies; 0 without any."""
+    ordered = sorted(figures)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def timed(call: Callable[[], Any]) -> float:

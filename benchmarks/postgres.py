@@ -119,6 +119,11 @@ class Postgres:
             children = []
         return [pid, *map(int, children)]
 
+    def sql(self, text: str) -> None:
+        """Run statements in the database, all in one transaction."""
+        place = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", DATABASE)
+        self._run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *place, "-c", text)
+
     def signal(self, number: signal.Signals) -> None:
         """Send every process of the server a signal."""
         for pid in self.processes():
