@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -40,6 +41,9 @@ from agent.workers import Workers
 from protocol import reports
 from protocol.plans import Problem, read_plan
 from protocol.wire import ContractError, encode
+
+if TYPE_CHECKING:
+    from agent.receiving import Receiving
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +85,13 @@ class Agent:
             on_result=self._ended,
         )
         self._standing = Standing(
-            settings, self.store, clock, self._trust, uplink=self._connected, lines=self._lines.figures
+            settings,
+            self.store,
+            clock,
+            self._trust,
+            uplink=self._connected,
+            lines=self._lines.figures,
+            receivers=lambda: self._receiving,
         )
         self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._standing.life_sign)
         self.store.tell(self._uplink.stored)
@@ -98,6 +108,10 @@ class Agent:
         self._recorder = Recorder(self.store, self._desk)
         self._scheduler = Scheduler(self.store, clock, self._trust, self._submit, self._lines.withdraw)
         self._roster: Roster = EMPTY
+        self._connect = connect
+        self._receiving: Receiving | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._steady: list[asyncio.Task[None]] = []
         self._trouble = ""
         self._figures_kept: list[reports.LineFigures] = []
         if self.store.origin in ORIGINS:
@@ -118,9 +132,10 @@ class Agent:
             ends.callback(self.store.close)
             ends.push(self._doubt_damaged)
             async with asyncio.TaskGroup() as tasks:
+                self._group = tasks
                 self._lines.begin_in(tasks)
                 self._take_up()
-                steady = [
+                self._steady += [
                     tasks.create_task(self._uplink.run(self), name="uplink"),
                     tasks.create_task(self._scheduler.run(), name="scheduler"),
                     tasks.create_task(self._desk.watch(), name="commands"),
@@ -128,12 +143,12 @@ class Agent:
                 ]
                 if self._settings.metrics_port is not None:
                     serving = metrics.serve(self._settings.metrics_port, self._standing.page)
-                    steady.append(tasks.create_task(serving, name="metrics"))
+                    self._steady.append(tasks.create_task(serving, name="metrics"))
                 await stop.wait()
                 log.info("agent_stopping")
                 # Lines first: what they end is still stored, and told with the goodbye.
                 await self._lines.end()
-                for task in steady:
+                for task in self._steady:
                     task.cancel()
         log.info("agent_stopped")
 
@@ -199,7 +214,7 @@ class Agent:
             with contextlib.suppress(StoreFullError):
                 while self.store.relieve():  # noqa: ASYNC110 - steps of work, not a wait
                     await asyncio.sleep(0)
-        trouble = self.store.fault or self.store.budget.stopped
+        trouble = self.store.fault or self.store.budget.stopped or (self._receiving and self._receiving.trouble()) or ""
         if trouble != self._trouble:
             self._trouble = trouble
             self._uplink.announce()
@@ -247,6 +262,20 @@ class Agent:
         # Before lines go: what waits for one of them is taken back from it.
         self._revise(roster)
         self._lines.keep_only(roster.lines)
+        self._receive(roster)
+
+    def _receive(self, roster: Roster) -> None:
+        """Have the plan's receivers; what a gateway never receives it never loads."""
+        if self._receiving is None:
+            if not roster.receivers or self._group is None:
+                return
+            from agent.receiving import Receiving  # noqa: PLC0415 - as above
+
+            self._receiving = Receiving(
+                self.store, self._clock, connect=self._connect, believed=self._trust.believed, keys={}
+            )
+            self._steady.append(self._group.create_task(self._receiving.run(), name="receivers"))
+        self._receiving.keep(roster.receivers)
 
     def _tell_applied(self, roster: Roster) -> None:
         """Report what of the plan runs; inside a transaction."""

@@ -12,9 +12,11 @@ _COMMANDS = {
     "identify": ("agent.cli_identify", "Find the meter on a line: rate, parity, address, and what stands there."),
     "archive": ("agent.cli_archive", "Read an archive of a meter: a table, JSON lines or a CSV file."),
     "read": ("agent.cli_read", "Ask one meter one thing, without any hub."),
+    "listen": ("agent.cli_listen", "Show what meters push: P1 telegrams and other unasked readouts, without any hub."),
     "replay": ("agent.cli_replay", "Run a recorded conversation again, offline."),
     "capture": ("agent.cli_capture", "Make a simulated meter or a regression test of a recorded conversation."),
     "simulate": ("agent.simulator.cli", "Be meters: on a pseudo-terminal or over TCP, with faults on demand."),
+    "push": ("agent.simulator.cli_push", "Be meters that push, with loss, doubles, swaps and restarts on demand."),
     "invoke": ("agent.invoke", "Run a call on a meter through its gateway, over MQTT, hub or no hub."),
 }
 _HELP = """The edge of Metergate: reads meters where they stand and brings every reading home exactly once.

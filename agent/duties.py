@@ -1,7 +1,7 @@
 """What a plan means for this agent: which task runs on which meter, and what of the plan it cannot run.
 
 ``protocol.plans.read_plan`` judges the form of each item; here each is judged by what this version knows (schedules,
-contexts, calls, time zones). What cannot run is a problem and left out; the rest runs.
+contexts, calls, receivers, time zones). What cannot run is a problem and left out; the rest runs.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from contexts.calls import CallError
 from contexts.catalogue import check_call, find_call
-from protocol.plans import MISSED_POLICIES, CallerGrant, Device, Line, Plan, Problem, Task
+from protocol.plans import MISSED_POLICIES, CallerGrant, Device, Line, Plan, Problem, Receiver, Task
 from protocol.schedules import check_offset
 from protocol.wire import ContractError
 
@@ -42,6 +42,7 @@ class Roster:
     duties: Sequence[Duty]
     callers: Mapping[str, CallerGrant]
     problems: Sequence[Problem]
+    receivers: Mapping[uuid.UUID, Receiver] = dataclasses.field(default_factory=dict)
 
     def device_named(self, name: str) -> Device | None:
         """Return the meter of that name; None if there is none."""
@@ -86,17 +87,44 @@ def judge(plan: Plan) -> Roster:
         for task_id in sorted(unknown)
         if str(task_id) not in unreadable
     ]
-    return Roster(plan.revision, plan.digest, plan.lines, devices, duties, plan.callers, problems)
+    receivers = _judge_receivers(plan, problems)
+    return Roster(plan.revision, plan.digest, plan.lines, devices, duties, plan.callers, problems, receivers)
+
+
+def _judge_receivers(plan: Plan, problems: list[Problem]) -> dict[uuid.UUID, Receiver]:
+    receivers: dict[uuid.UUID, Receiver] = {}
+    for receiver in plan.receivers.values():
+        fault = _receiver_fault(receiver)
+        if fault:
+            problems.append(Problem("receiver", str(receiver.id), f"{receiver.name}: {fault}"))
+        else:
+            receivers[receiver.id] = receiver
+    return receivers
 
 
 def _device_fault(device: Device, plan: Plan) -> str:
     if device.line not in plan.lines:
         return f"its line {device.line} is not in the plan, or could not be read"
+    return _zone_fault(device.timezone)
+
+
+def _zone_fault(name: str) -> str:
     try:
-        zoneinfo.ZoneInfo(device.timezone)
+        zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return f"its time zone {device.timezone!r} is no IANA zone that this gateway knows"
+        return f"its time zone {name!r} is no IANA zone that this gateway knows"
     return ""
+
+
+def _receiver_fault(receiver: Receiver) -> str:
+    # A gateway without receivers never loads them: its memory is small.
+    from receivers.catalogue import ReceiverError, check_receiver  # noqa: PLC0415 - as above
+
+    try:
+        check_receiver(receiver.receiver, receiver.endpoint, receiver.kwargs)
+    except ReceiverError as error:
+        return str(error)
+    return next((f"{one.name}: {fault}" for one in receiver.meters if (fault := _zone_fault(one.timezone))), "")
 
 
 def _task_fault(task: Task) -> str:

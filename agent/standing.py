@@ -4,8 +4,8 @@ import contextlib
 import functools
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -36,6 +36,16 @@ class Connected(NamedTuple):
     warning: str
 
 
+class Receivers(Protocol):
+    """How the receivers stand; there are none while the plan has none."""
+
+    def trouble(self) -> str:
+        """What people should know."""
+
+    def samples(self) -> Iterable[metrics.Sample]:
+        """Their figures."""
+
+
 class Standing:
     """What is told of the gateway.
 
@@ -53,9 +63,10 @@ class Standing:
         *,
         uplink: Callable[[], Connected],
         lines: Callable[[], list[reports.LineFigures]],
+        receivers: Callable[[], Receivers | None],
     ) -> None:
         self._settings, self._store, self._clock, self._trust = settings, store, clock, trust
-        self._uplink, self._lines = uplink, lines
+        self._uplink, self._lines, self._receivers = uplink, lines, receivers
         self.roster: Roster = EMPTY
         self.doubt = ""
 
@@ -84,6 +95,7 @@ class Standing:
     def _status(self) -> str:
         """Say what people should know of this gateway, in a sentence each; ``metergate-agent outbox`` shows it too."""
         aside = self._store.readings.aside() + self._store.reports.aside()
+        receivers = self._receivers()
         parts = [
             self._trust.doubt(),
             self._uplink().warning,
@@ -91,6 +103,7 @@ class Standing:
             self._store.budget.stopped,
             ORIGINS.get(self._store.origin, ""),
             f"{aside} rows fit into no message that this broker takes" if aside else "",
+            receivers.trouble() if receivers is not None else "",
         ]
         status = "; ".join(part for part in parts if part)
         if status != self._store.get(STATUS):
@@ -106,6 +119,7 @@ class Standing:
             log.warning("metrics_without_store", cause=str(error))
             backlog = []
         lines = self._lines()
+        receivers = self._receivers()
         state = (
             ("connected", "Whether the broker is connected", self._uplink().connected),
             ("clock_believed", "Whether the clock was believed at the last look", not self.doubt),
@@ -118,6 +132,7 @@ class Standing:
             *(metrics.Sample(name, text, int(value)) for name, text, value in state),
             *backlog,
             *line_figures.samples(lines),
+            *(receivers.samples() if receivers is not None else ()),
             *metrics.counted(),
         ]
         return metrics.render(samples, metrics.of_process())

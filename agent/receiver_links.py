@@ -1,0 +1,216 @@
+"""The seam between receivers and what they listen to: serial ports, TCP both ways, UDP. Bytes only.
+
+Rules: everything is read in pieces and at the pace of ``Sink.hear``: while it waits nothing is read, so that a flood
+stays in the kernel's buffers, which are bounded; what a datagram socket loses there is counted and told. ``LinkError``
+is the only exception that leaves this module, and cancellation.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from agent.links import ADVICE, Link, LinkError
+from receivers.endpoints import Endpoint, Way
+from receivers.receiver import Decoder
+
+CHUNK = 8192
+"""Bytes of a stream that are taken at once."""
+
+MOST_CONNECTIONS = 256
+"""Meters that may be connected to one ``listen`` endpoint at once."""
+
+IDLE_SECONDS = 3600.0
+"""After so long without a byte a connection to a ``listen`` endpoint is given up: the meter has gone."""
+
+DATAGRAM_BYTES = 65_535
+_BATCH = 16
+_LOOK = 60.0
+_SO_RXQ_OVFL = 40
+"""Linux: a received datagram tells how many the kernel had to drop before it. socket(7)."""
+_BUFFER_BYTES = 1 << 20
+_COUNT = struct.Struct("=I")
+
+Connect = Callable[[str, int], Awaitable[Link]]
+
+
+class Sink(Protocol):
+    """Who takes what comes; ``silence`` is that of the receiver, in seconds."""
+
+    silence: float | None
+
+    def begin(self) -> Decoder:
+        """A decoder for one connection, port or datagram."""
+
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
+        """Take bytes; returns when more may come."""
+
+    def cease(self, decoder: Decoder, source: str) -> None:
+        """Nothing more comes from there."""
+
+    def missed(self, count: int) -> None:
+        """So many payloads were lost before anybody could take them."""
+
+    def works(self) -> None:
+        """The endpoint is open."""
+
+
+async def listen_to(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect) -> None:
+    """Take in what comes, for ever.
+
+    Raises:
+        LinkError: when the endpoint cannot be opened, or is gone; open it again later.
+    """
+    match endpoint.way:
+        case Way.SERIAL | Way.CONNECT:
+            await _from_link(endpoint, rate, sink, connect)
+        case Way.LISTEN:
+            await _from_callers(endpoint, sink)
+        case Way.DATAGRAMS:
+            await _from_datagrams(endpoint, sink)
+        case Way.BROKER:
+            raise LinkError(endpoint.text, "messages of the broker come by the gateway's own connection")
+
+
+async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect) -> None:
+    link = await connect(endpoint.text, rate)
+    decoder = sink.begin()
+    sink.works()
+    try:
+        while True:
+            data = await link.read(sink.silence or _LOOK)
+            if data:
+                await sink.hear(decoder, data, endpoint.text)
+            elif sink.silence is not None:
+                sink.cease(decoder, endpoint.text)
+    finally:
+        sink.cease(decoder, endpoint.text)
+        await link.aclose()
+
+
+async def _from_callers(endpoint: Endpoint, sink: Sink) -> None:
+    connected: set[asyncio.Task[None]] = set()
+
+    async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        peer = writer.get_extra_info("peername")
+        source = f"{peer[0]}:{peer[1]}" if peer else endpoint.text
+        try:
+            if task is None or len(connected) >= MOST_CONNECTIONS:
+                sink.missed(1)
+                return
+            connected.add(task)
+            await _from_caller(reader, sink, source)
+        except (ConnectionError, TimeoutError):
+            pass  # it has gone; what it said was taken
+        finally:
+            connected.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await writer.wait_closed()
+
+    try:
+        server = await asyncio.start_server(called, endpoint.host, endpoint.port, limit=CHUNK)
+    except OSError as error:
+        raise _failed(endpoint, error) from error
+    sink.works()
+    async with server:
+        try:
+            await server.serve_forever()
+        finally:
+            for task in connected:
+                task.cancel()
+            if connected:
+                await asyncio.wait(set(connected))
+
+
+async def _from_caller(reader: asyncio.StreamReader, sink: Sink, source: str) -> None:
+    decoder = sink.begin()
+    try:
+        quiet = 0.0
+        wait = min(sink.silence or IDLE_SECONDS, IDLE_SECONDS)
+        while quiet < IDLE_SECONDS:
+            try:
+                async with asyncio.timeout(wait) as scope:
+                    data = await reader.read(CHUNK)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                quiet += wait
+                sink.cease(decoder, source)
+                continue
+            if not data:
+                return
+            quiet = 0.0
+            await sink.hear(decoder, data, source)
+    finally:
+        sink.cease(decoder, source)
+
+
+async def _from_datagrams(endpoint: Endpoint, sink: Sink) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        door = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _failed(endpoint, error) from error
+    with door:
+        try:
+            door.setblocking(False)  # noqa: FBT003 - the standard library's own
+            with contextlib.suppress(OSError):
+                door.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+            door.bind(address)
+        except OSError as error:
+            raise _failed(endpoint, error) from error
+        sink.works()
+        dropped = 0
+        while True:
+            await _readable(door)
+            for _ in range(_BATCH):
+                try:
+                    data, extra, _, peer = door.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(4))
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    raise _failed(endpoint, error) from error
+                now = _overflow(extra, dropped)
+                if now != dropped:
+                    sink.missed((now - dropped) % 2**32)
+                    dropped = now
+                source = f"{peer[0]}:{peer[1]}"
+                decoder = sink.begin()
+                await sink.hear(decoder, data, source)
+                sink.cease(decoder, source)
+            await asyncio.sleep(0)
+
+
+def _overflow(extra: list[tuple[int, int, bytes]], known: int) -> int:
+    """What the kernel says that it dropped since the socket was opened."""
+    for level, kind, data in extra:
+        if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) >= _COUNT.size:
+            (count,) = _COUNT.unpack_from(data)
+            return int(count)
+    return known
+
+
+async def _readable(door: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(door.fileno(), _settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(door.fileno())
+
+
+def _settle(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _failed(endpoint: Endpoint, error: OSError) -> LinkError:
+    return LinkError(endpoint.text, ADVICE.get(error.errno or 0, error.strerror or str(error)))

@@ -1,0 +1,110 @@
+"""``metergate-agent listen`` and ``push`` as processes: what one says, the other shows; what is wrong is said."""
+
+import asyncio
+import json
+import pathlib
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.parts.commands import Said, tool
+
+ROOT = pathlib.Path(__file__).parents[2]
+TELEGRAMS = ROOT / "tests" / "receivers" / "transcripts"
+
+
+@asynccontextmanager
+async def pushing(*arguments: str) -> AsyncIterator[str]:
+    """Have ``push`` run; gives where it says what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent.entry", "push", *arguments), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            yield json.loads(await process.stdout.readline())["place"]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def saying(payload: bytes) -> AsyncIterator[str]:
+    """A device server that says one thing to whoever comes."""
+
+    async def called(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(payload)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(called, "127.0.0.1", 0) as server:
+        yield f"socket://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def values(said: Said) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said.out.splitlines()]
+
+
+async def test_what_a_simulated_p1_port_says_is_shown(tmp_path: pathlib.Path) -> None:
+    truth = tmp_path / "truth.jsonl"
+    faults = ("--double", "0.3", "--noise", "0.2", "--seed", "5")
+    async with pushing("dsmr_p1", "serve:127.0.0.1:0", "--every", "0.05", "--truth", str(truth), *faults) as place:
+        said = await tool("listen", place, "dsmr_p1", "--count", "30", "--json")
+    assert said.status == 0, said.err
+    shown = [one for one in values(said) if "series" in one]
+    assert len(shown) == 30
+    told = {
+        (row["meter"], row["series"], row["timestamp"].replace("+00:00", "Z"), row["value"])
+        for row in map(json.loads, truth.read_text().splitlines())
+    }
+    assert {(one["meter"], one["series"], one["timestamp"], one["value"]) for one in shown} <= told
+    assert all("damaged" in one["cause"] for one in values(said) if "series" not in one)
+
+
+async def test_a_pseudo_terminal_with_parity_is_listened_to() -> None:
+    async with pushing("iec62056_push", "pty", "--every", "0.05", "--serial", "4711") as place:
+        said = await tool("listen", place, "iec62056_push", "rate=9600", "--count", "2")
+    assert said.status == 0, said.err
+    head, first, second = said.out.splitlines()
+    assert head.split() == ["meter", "series", "last", "seen", "value", "unit"]
+    assert first.split()[:3] == ["4711", "1-0:1.8.0*255", "-"]
+    assert second.split()[1:] == ["1-0:21.7.0*255", "-", "747.85", "W"]
+
+
+async def test_real_telegrams_are_shown_until_the_other_side_closes() -> None:
+    payload = (TELEGRAMS / "dsmr_p1" / "emucs-fluvius-gas-water").read_bytes()
+    async with saying(payload + payload[:200]) as place:
+        said = await tool("listen", place, "dsmr_p1")
+    assert said.status == 1
+    assert "7FLO2123015189" in said.out
+    assert "the telegram was cut: it has no end" in said.err
+    assert "the other side has closed the connection" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("/dev/ttyUSB0", "telepathy"), "'telepathy' is no known receiver"),
+        (("ttyUSB0", "dsmr_p1"), "'ttyUSB0' is none of /dev/..."),
+        (("/dev/ttyUSB0", "dsmr_p1", "rastr=hour"), "receiver_kwargs.rastr: unknown"),
+        (("mqtt:other", "dsmr_p1"), "endpoint"),
+    ],
+)
+async def test_wrong_usage_is_said_with_what_there_is(arguments: tuple[str, ...], expected: str) -> None:
+    said = await tool("listen", *arguments)
+    assert said.status == 2
+    assert expected in said.err
+
+
+async def test_where_nothing_comes_that_is_said() -> None:
+    async with saying(b"") as place:
+        silent = await tool("listen", place, "dsmr_p1", "--seconds", "1")
+    assert silent.status == 1
+    away = await tool("listen", place, "dsmr_p1")
+    assert away.status == 1
+    assert "connection refused" in away.err
