@@ -170,6 +170,19 @@ async def test_silent(clock: SetClock) -> None:
             await reader.open("1")
 
 
+async def test_a_fault_may_be_that_of_one_meter_alone(clock: SetClock) -> None:
+    def bus() -> VirtualBus:
+        return virtual_bus("1:11111:EK280", "2:22222:EK280,fault=silent", now=clock.now)
+
+    async with opened(serve_pty, bus()) as reader:
+        assert "11111" in await reader.read("1:180")
+    async with serve_pty(bus()) as endpoint, reading(endpoint, patience=0.2) as reader:
+        with pytest.raises(Silence):
+            await reader.open("2")
+    with pytest.raises(ValueError, match="no fault is called 'nonsense'"):
+        virtual_bus("1:11111:EK280,fault=nonsense", now=clock.now)
+
+
 async def test_echo(clock: SetClock) -> None:
     async with serve_tcp(virtual_bus("1:4711:EK280", now=clock.now, faults=["echo"])) as endpoint:
         host, port = endpoint.removeprefix("socket://").split(":")
