@@ -240,7 +240,8 @@ class Searcher:
         try:
             async with self._open(link, way.setting, address, ear, learned, with_code=False) as session:
                 found = self._settings_of(way.setting, address, ear, learned)
-                if self._stage.code is None:
+                echoes = ear.echoes and not self._echo
+                if self._stage.code is None and not echoes:
                     await self._look_around(session, found)
         except (SessionError, RemoteProtocolError) as error:
             self._failed_at = learned.failed_at
@@ -248,6 +249,9 @@ class Searcher:
         finally:
             ear.end()
             self._overheard(ear)
+        if echoes:
+            self._echo = True
+            return await self._called(link, way, address)
         if self._stage.code is not None:
             async with self._open(link, way.setting, address, ear, learned, with_code=True) as session:
                 await self._look_around(session, found)
