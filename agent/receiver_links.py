@@ -12,12 +12,14 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import structlog
+
 from agent.links import ADVICE, Link, LinkError
 from receivers.endpoints import Endpoint, Way
 from receivers.receiver import Decoder
 
-CHUNK = 8192
-"""Bytes of a stream that are taken at once."""
+CHUNK = 16_384
+"""Bytes of a stream that are taken at once, more or less."""
 
 MOST_CONNECTIONS = 256
 """Meters that may be connected to one ``listen`` endpoint at once."""
@@ -32,6 +34,8 @@ _SO_RXQ_OVFL = 40
 """Linux: a received datagram tells how many the kernel had to drop before it. socket(7)."""
 _BUFFER_BYTES = 1 << 20
 _COUNT = struct.Struct("=I")
+
+log = structlog.get_logger(__name__)
 
 Connect = Callable[[str, int], Awaitable[Link]]
 
@@ -81,6 +85,9 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
     try:
         while True:
             data = await link.read(sink.silence or _LOOK)
+            # What has come meanwhile is taken together; a flood would cost a turn of the loop for every bit of it.
+            while data and len(data) < CHUNK and (more := await link.read(0)):
+                data += more
             if data:
                 await sink.hear(decoder, data, endpoint.text)
             elif sink.silence is not None:
@@ -91,39 +98,37 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
 
 
 async def _from_callers(endpoint: Endpoint, sink: Sink) -> None:
-    connected: set[asyncio.Task[None]] = set()
+    connected = 0
+    callers = asyncio.TaskGroup()
 
-    async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
         peer = writer.get_extra_info("peername")
-        source = f"{peer[0]}:{peer[1]}" if peer else endpoint.text
+        connected += 1
         try:
-            if task is None or len(connected) >= MOST_CONNECTIONS:
+            if connected > MOST_CONNECTIONS:
                 sink.missed(1)
                 return
-            connected.add(task)
-            await _from_caller(reader, sink, source)
+            await _from_caller(reader, sink, f"{peer[0]}:{peer[1]}" if peer else endpoint.text)
         except (ConnectionError, TimeoutError):
-            pass  # it has gone; what it said was taken
+            log.debug("caller_gone", endpoint=endpoint.text)
         finally:
-            connected.discard(task)
+            connected -= 1
             writer.close()
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await writer.wait_closed()
 
+    def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of ours: asyncio's own cannot be cancelled without a complaint in Python 3.11.
+        callers.create_task(serve(reader, writer))
+
     try:
-        server = await asyncio.start_server(called, endpoint.host, endpoint.port, limit=CHUNK)
+        server = await asyncio.start_server(called, endpoint.host, endpoint.port, limit=CHUNK, start_serving=False)
     except OSError as error:
         raise _failed(endpoint, error) from error
     sink.works()
-    async with server:
-        try:
-            await server.serve_forever()
-        finally:
-            for task in connected:
-                task.cancel()
-            if connected:
-                await asyncio.wait(set(connected))
+    async with callers, server:
+        await server.serve_forever()
 
 
 async def _from_caller(reader: asyncio.StreamReader, sink: Sink, source: str) -> None:

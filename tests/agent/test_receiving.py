@@ -11,12 +11,13 @@ import pytest
 
 from agent import reception
 from agent.clocks import Clock
+from agent.duties import judge
 from agent.links import Link, open_link
 from agent.receiving import Receiving
 from agent.simulator.pushing import Hazards, ModeDMeter, P1Meter, PushingMeter, Way
 from agent.simulator.pushing_ways import Outlet, outlet
 from agent.store import Store
-from protocol.plans import PushMeter, Receiver, SeriesMapping
+from protocol.plans import PushMeter, Receiver, SeriesMapping, read_plan, render_plan
 from protocol.readings import FROM_METER, NewMeterReading
 from protocol.reports import UndecodablePush, decode_report
 from protocol.wire import decode
@@ -271,3 +272,19 @@ async def test_while_the_disk_is_full_nothing_is_lost_that_was_taken(tmp_path: p
         one.store._db.execute("PRAGMA max_page_count = 100000")
         await until(lambda: len(one.readings()) == 120)
         assert {row.timestamp for row in one.readings()} == set(times)
+
+
+def test_a_receiver_that_this_version_cannot_run_is_a_problem_and_the_rest_runs() -> None:
+    good = p1("socket://10.0.0.7:23")
+    strange = [
+        Receiver(uuid.UUID(int=8), "later", "telepathy", "udp://0.0.0.0:1"),
+        Receiver(uuid.UUID(int=9), "wrong", "dsmr_p1", "udp://0.0.0.0:1"),
+        Receiver(uuid.UUID(int=10), "odd", "dsmr_p1", "/dev/x", {}, [PushMeter(METER, "m", "", "Mars/Olympus")]),
+    ]
+    body = render_plan("gw-1", 3, AT, lines=[], devices=[], tasks=[], callers=[], receivers=[good, *strange])
+    roster = judge(read_plan(body))
+    assert roster.receivers == {good.id: good}
+    told = {problem.item: problem.text for problem in roster.problems}
+    assert set(told) == {str(one.id) for one in strange}
+    assert "'telepathy' is no known receiver" in told[str(uuid.UUID(int=8))]
+    assert {problem.kind for problem in roster.problems} == {"receiver"}

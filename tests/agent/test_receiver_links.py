@@ -1,0 +1,154 @@
+"""What receivers listen to: datagrams one by one, losses counted, callers bounded, failures told as what they are."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import socket
+
+import pytest
+
+from agent import receiver_links
+from agent.links import LinkError, open_link
+from agent.receiver_links import listen_to
+from receivers.endpoints import parse_endpoint
+from receivers.receiver import Arrival
+
+
+class Lines:
+    """A decoder that knows nothing."""
+
+    def receive(self, data: bytes, at: dt.datetime) -> list[Arrival]:
+        del data, at
+        return []
+
+    def end(self, at: dt.datetime) -> list[Arrival]:
+        del at
+        return []
+
+
+class Heard:
+    """A sink that keeps what it hears."""
+
+    silence: float | None = None
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[bytes, str]] = []
+        self.ceased: list[str] = []
+        self.lost = 0
+        self.open = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def begin(self) -> Lines:
+        return Lines()
+
+    async def hear(self, decoder: Lines, data: bytes, source: str) -> None:
+        del decoder
+        self.heard.append((data, source))
+        await self.gate.wait()
+
+    def cease(self, decoder: Lines, source: str) -> None:
+        del decoder
+        self.ceased.append(source)
+
+    def missed(self, count: int) -> None:
+        self.lost += count
+
+    def works(self) -> None:
+        self.open.set()
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+async def until(what: object, seconds: float = 10) -> None:
+    assert callable(what)
+    async with asyncio.timeout(seconds):
+        while not what():  # noqa: ASYNC110 - what is waited for is counted elsewhere
+            await asyncio.sleep(0.01)
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+async def test_each_datagram_is_heard_by_itself_with_its_source() -> None:
+    port, sink = free_port(socket.SOCK_DGRAM), Heard()
+    task = asyncio.create_task(listen_to(parse_endpoint(f"udp://127.0.0.1:{port}"), 9600, sink, open_link))
+    await sink.open.wait()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as meter:
+        meter.bind(("127.0.0.1", 0))
+        for payload in (b"one", b"", b"x" * 60_000):
+            meter.sendto(payload, ("127.0.0.1", port))
+        source = f"127.0.0.1:{meter.getsockname()[1]}"
+        await until(lambda: len(sink.heard) == 3)
+    assert sink.heard == [(b"one", source), (b"", source), (b"x" * 60_000, source)]
+    assert sink.ceased == [source] * 3
+    await ended(task)
+
+
+async def test_datagrams_that_the_kernel_drops_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_links, "_BUFFER_BYTES", 4096)
+    port, sink = free_port(socket.SOCK_DGRAM), Heard()
+    task = asyncio.create_task(listen_to(parse_endpoint(f"udp://127.0.0.1:{port}"), 9600, sink, open_link))
+    await sink.open.wait()
+    sink.gate.clear()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as meter:
+        for _ in range(300):
+            meter.sendto(b"y" * 500, ("127.0.0.1", port))
+        await until(lambda: sink.heard)
+        sink.gate.set()
+        await asyncio.sleep(0.2)
+        # What was dropped is told with the next one that comes.
+        meter.sendto(b"last", ("127.0.0.1", port))
+        await until(lambda: sink.heard[-1][0] == b"last")
+    assert sink.lost > 0
+    assert len(sink.heard) + sink.lost == 301
+    await ended(task)
+
+
+async def test_more_callers_than_there_is_room_for_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_links, "MOST_CONNECTIONS", 2)
+    port, sink = free_port(socket.SOCK_STREAM), Heard()
+    task = asyncio.create_task(listen_to(parse_endpoint(f"listen://127.0.0.1:{port}"), 9600, sink, open_link))
+    await sink.open.wait()
+    writers = []
+    for number in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        writer.write(b"%d" % number)
+        if number == 2:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        else:
+            await until(lambda wanted=number + 1: len(sink.heard) == wanted)
+    assert (sink.lost, [data for data, _ in sink.heard]) == (1, [b"0", b"1"])
+    for writer in writers:
+        writer.close()
+    await until(lambda: len(sink.ceased) == 2)
+    await ended(task)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "cause"),
+    [
+        ("/dev/no-such-port", "no such port"),
+        ("socket://127.0.0.1:{taken}", "refused"),
+        ("listen://127.0.0.1:{held}", "in use"),
+        ("listen://no.such.host.invalid:4059", "known"),
+        ("udp://no.such.host.invalid:4059", "known"),
+        ("mqtt:other", "broker"),
+    ],
+)
+async def test_what_cannot_be_opened_says_why(endpoint: str, cause: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        text = endpoint.format(taken=free_port(socket.SOCK_STREAM), held=held.getsockname()[1])
+        with pytest.raises(LinkError) as caught:
+            await listen_to(parse_endpoint(text), 9600, Heard(), open_link)
+    assert cause in caught.value.what.lower()
