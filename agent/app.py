@@ -246,6 +246,11 @@ class Agent:
         """Give a command of the hub to the desk."""
         self._desk.from_hub(body)
 
+    def take_push(self, name: str, payload: bytes) -> None:
+        """Give a message of other people's devices to the receiver that has their topic."""
+        if self._receiving is not None:
+            self._receiving.take_message(name, payload, "mqtt")
+
     def take_invocation(
         self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
     ) -> None:
@@ -272,7 +277,7 @@ class Agent:
             from agent.receiving import Receiving  # noqa: PLC0415 - as above
 
             self._receiving = Receiving(
-                self.store, self._clock, connect=self._connect, believed=self._trust.believed, keys={}
+                self.store, self._clock, connect=self._connect, believed=self._trust.believed, keys=self._settings.keys
             )
             self._steady.append(self._group.create_task(self._receiving.run(), name="receivers"))
         self._receiving.keep(roster.receivers)

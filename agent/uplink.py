@@ -67,6 +67,9 @@ class Listener(Protocol):
     def take_command(self, body: bytes) -> None:
         """Hear a command that the hub signed."""
 
+    def take_push(self, name: str, payload: bytes) -> None:
+        """Hear what somebody pushed to the topic of the endpoint ``mqtt:NAME``; nobody has signed it."""
+
     def take_invocation(
         self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
     ) -> None:
@@ -87,6 +90,7 @@ class Uplink:
     ) -> None:
         self._settings = settings
         self._gateway = settings.gateway
+        self._pushes = topic_for(settings.gateway, Channel.PUSH, "x").removesuffix("x")
         self._key = key
         self._store = store
         self._clock = clock
@@ -222,6 +226,9 @@ class Uplink:
 
     async def _receive(self, connection: Connection) -> None:
         async for message in connection.messages():
+            if message.topic.startswith(self._pushes):
+                self._take_push(message)
+                continue
             try:
                 await self._hear(message)
             except (ContractError, StoreFullError) as error:
@@ -255,6 +262,10 @@ class Uplink:
             listener.take_command(signed.body)
         elif topic.channel is Channel.RECEIPT:
             self._take_receipt(signed.body)
+
+    def _take_push(self, message: Incoming) -> None:
+        if self._listener is not None:
+            self._listener.take_push(message.topic.removeprefix(self._pushes), message.payload)
 
     def _greet(self) -> None:
         """A relay has started: end the back-off and say that we are online, with jitter."""

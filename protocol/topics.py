@@ -1,7 +1,8 @@
 """The only topic strings of the repository, built and parsed side by side.
 
 ``amr/v1/<gateway>/<channel>`` for a gateway's channels, ``.../invoke/<caller>`` and ``.../reply/<caller>`` for direct
-invocation, ``amr/v1/hub/hello`` for all. The gateway id ``hub`` is therefore not allowed.
+invocation, ``.../push/<name>`` for what receivers take, ``amr/v1/hub/hello`` for all. The gateway id ``hub`` is
+therefore not allowed.
 """
 
 import enum
@@ -33,6 +34,7 @@ class Channel(enum.StrEnum):
     ONLINE = "online"
     INVOKE = "invoke"
     REPLY = "reply"
+    PUSH = "push"
 
     @property
     def retained(self) -> bool:
@@ -41,8 +43,8 @@ class Channel(enum.StrEnum):
 
     @property
     def has_caller(self) -> bool:
-        """Whether the topic ends with a caller's name."""
-        return self in {Channel.INVOKE, Channel.REPLY}
+        """Whether the topic ends with a name: a caller's, or of a receiver's endpoint ``mqtt:NAME``."""
+        return self in {Channel.INVOKE, Channel.REPLY, Channel.PUSH}
 
 
 class Topic(NamedTuple):
@@ -99,10 +101,10 @@ def check_gateway_id(gateway: str) -> str:
 
 def agent_filters(gateway: str) -> list[str]:
     """Return what an agent subscribes to."""
-    invoke = f"{_ROOT}/{gateway}/{Channel.INVOKE}/+"
+    named = (f"{_ROOT}/{gateway}/{channel}/+" for channel in (Channel.INVOKE, Channel.PUSH))
     return [
         *(topic_for(gateway, channel) for channel in (Channel.PLAN, Channel.COMMAND, Channel.RECEIPT)),
-        invoke,
+        *named,
         HELLO,
     ]
 

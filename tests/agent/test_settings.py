@@ -46,6 +46,26 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
     assert "00000042" not in repr(settings.passwords)
 
 
+def test_keys_of_what_a_meter_pushes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "broker.secret").write_text("swordfish")
+    (tmp_path / "meter.secret").write_text("42")
+    (tmp_path / "guek.hex").write_text("00112233 44556677 8899AABB CCDDEEFF\n")
+    more = 'lock = 3\nencryption_key_file = "guek.hex"\nauthentication_key = "d0d1d2d3d4d5d6d7d8d9dadbdcdddedf"'
+    settings = read_settings(written(tmp_path, GOOD.replace("lock = 3", more)))
+    assert settings.keys == {
+        "station 7": {
+            "encryption": bytes.fromhex("00112233445566778899aabbccddeeff"),
+            "authentication": bytes(range(0xD0, 0xE0)),
+        }
+    }
+    assert "d0d1" not in repr(settings).lower()
+    for wrong in ('dedicated_key = "12"', 'broadcast_key = "no hex"', f'{more[9:]}\nencryption_key = "{"0" * 32}"'):
+        with pytest.raises(SettingsError, match="_key") as caught:
+            read_settings(written(tmp_path, GOOD.replace("lock = 3", wrong)))
+        assert "no hex" not in str(caught.value)
+        assert "station 7" in str(caught.value)
+
+
 @pytest.mark.parametrize("lock", [3, 4, 5, 6])
 def test_every_lock_that_a_code_opens_can_be_named(tmp_path: pathlib.Path, lock: int) -> None:
     (tmp_path / "broker.secret").write_text("swordfish")

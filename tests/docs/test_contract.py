@@ -48,7 +48,8 @@ def test_every_layout_is_the_structs(kind: type[msgspec.Struct]) -> None:
 
 @pytest.mark.parametrize("channel", Channel)
 def test_every_channel_has_its_row(channel: Channel) -> None:
-    topic = f"amr/v1/<gateway>/{channel}" + ("/<caller>" if channel.has_caller else "")
+    named = "name" if channel is Channel.PUSH else "caller"
+    topic = f"amr/v1/<gateway>/{channel}" + (f"/<{named}>" if channel.has_caller else "")
     row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{topic}` | {channel} |"))
     assert row.split("|")[4].strip().startswith("yes") == channel.retained
 

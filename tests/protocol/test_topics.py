@@ -60,7 +60,7 @@ def test_the_hubs_own_topic_is_no_gateways() -> None:
 @given(IDS.filter(lambda name: name != "hub"), CHANNELS, IDS)
 def test_every_message_to_an_agent_reaches_it_and_no_other(gateway: str, channel: Channel, caller: str) -> None:
     topic = topic_for(gateway, channel, caller if channel.has_caller else "")
-    inward = {Channel.PLAN, Channel.COMMAND, Channel.RECEIPT, Channel.INVOKE}
+    inward = {Channel.PLAN, Channel.COMMAND, Channel.RECEIPT, Channel.INVOKE, Channel.PUSH}
     assert any(matches(pattern, topic) for pattern in agent_filters(gateway)) == (channel in inward)
     assert not any(matches(pattern, topic) for pattern in agent_filters("another" + gateway[:50]))
     outward = {Channel.READINGS, Channel.REPORT, Channel.ONLINE}
