@@ -8,6 +8,7 @@ part expects ends the process: whoever supervises it (systemd) starts it again, 
 import asyncio
 import contextlib
 import dataclasses
+import datetime as dt
 import functools
 import logging
 import signal
@@ -21,6 +22,7 @@ import msgspec
 import structlog
 
 from agent import footprint, line_figures, metrics
+from agent.background import Background
 from agent.clocks import Clock
 from agent.commands import CommandDesk
 from agent.duties import EMPTY, Roster, judge
@@ -79,6 +81,12 @@ class Agent:
                 passwords=settings.passwords,
                 connect=connect,
                 clock_believed=self._trust.believed,
+                background=Background(
+                    share=settings.background_share,
+                    next_scheduled=self._next_scheduled,
+                    on_part=self._part,
+                    open=self._takes_archives,
+                ),
             ),
             settings.endpoints,
             on_started=self._started,
@@ -316,6 +324,16 @@ class Agent:
         if not self._lines.submit(run):
             cause = f"{run.device.name}: its line is not in the plan of revision {self._roster.revision}"
             self._recorder.ended(RunResult(run, reports.FAILED, cause, None, self._clock.now()))
+
+    def _next_scheduled(self, line: uuid.UUID) -> dt.datetime | None:
+        return self._scheduler.next_due_on(line)
+
+    def _takes_archives(self) -> bool:
+        return not (self.store.fault or self.store.budget.stopped)
+
+    def _part(self, result: RunResult, rest: Run) -> bool:
+        self._lines.paused(rest)
+        return self._recorder.part(result, rest)
 
     def _started(self, run: Run) -> None:
         self._scheduler.started(run)

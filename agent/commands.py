@@ -11,6 +11,7 @@ come before it.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from agent.runs import Run
 from agent.store import Store
 from agent.trust import ClockTrust
 from contexts.calls import CallError
-from contexts.catalogue import check_call
+from contexts.catalogue import check_call, find_call
 from protocol import commands as states
 from protocol.commands import Command, CommandUpdate
 from protocol.plans import Device
@@ -206,6 +207,7 @@ class CommandDesk:
             kwargs=command.kwargs,
             command=command.id,
             not_before=self._clock.now() + delay if delay else None,
+            background=command.background,
         )
         with self._store.transaction():
             self._store.runs.begin(run)
@@ -269,7 +271,8 @@ class CommandDesk:
             return
         self._deadlines.pop(run.command, None)
         order = self._store.commands.find(run.command)
-        if order is not None and order.state not in states.FINAL_STATES:
+        # A background run begins once for each of its slices.
+        if order is not None and order.state not in {*states.FINAL_STATES, states.RUNNING}:
             self._step(order, states.RUNNING)
 
     def ended(
@@ -283,7 +286,8 @@ class CommandDesk:
         order = self._store.commands.find(run.command)
         if order is None or order.state in states.FINAL_STATES:
             return
-        parts = _parts(readings)
+        # Nobody waits for those of a background run: they go the way of all readings, once.
+        parts = _parts(() if run.background else readings)
         for part in parts[1:]:
             self._step(order, states.RUNNING, readings=part)
         outcome = dict(result)
@@ -301,7 +305,7 @@ class CommandDesk:
             found = runs.get(order.command.id)
             device = self._device(order.command)
             remaining = order.deadline - self._clock.system_now().timestamp()
-            if found is None or found[1] == RUN_IS_RUNNING:
+            if found is None or (found[1] == RUN_IS_RUNNING and not _may_repeat(found[0])):
                 self._close(order, found and found[0], states.INTERRUPTED, "the gateway restarted while it ran")
             elif device is None:
                 self._close(order, found[0], states.INTERRUPTED, "the meter is no longer in this gateway's plan")
@@ -311,12 +315,10 @@ class CommandDesk:
             elif remaining <= 0:
                 self._close(order, found[0], states.EXPIRED, "it expired while the gateway was off")
             else:
-                run = found[0]
-                self._put_to_work(
-                    Run(run.id, device, run.context, run.call, run.kwargs, command=run.command,
-                        not_before=run.not_before),
-                    min(remaining, order.command.ttl_seconds),
-                )  # fmt: skip
+                with self._store.transaction():
+                    self._store.runs.wait_again(found[0].id)
+                run = dataclasses.replace(found[0], device=device)
+                self._put_to_work(run, min(remaining, order.command.ttl_seconds))
 
     async def watch(self) -> None:
         """End, for ever, the commands whose time is over before their line could begin."""
@@ -399,6 +401,11 @@ class CommandDesk:
             result=dict(result or {}),
             command=order.command if order.origin != HUB and small else None,
         )
+
+
+def _may_repeat(run: Run) -> bool:
+    """Whether a run that the end of the process interrupted may go on: it reads, and nobody waits for its end."""
+    return run.background and not find_call(run.context, run.call).writes
 
 
 _NO_UPDATE = CommandUpdate(uuid.UUID(int=0), uuid.UUID(int=0), "", dt.datetime.fromtimestamp(0, dt.UTC), 0, 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from agent.runs import Run
+from agent.runs import NOTHING_EARLIER, Earlier, Run
 from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS, Command, CommandUpdate
 from protocol.plans import Device
 from protocol.wire import ContractError, decode, encode
@@ -47,6 +47,12 @@ class _Work(msgspec.Struct, frozen=True, array_like=True):
     context: str
     call: str
     kwargs: dict[str, Any]
+    background: bool = False
+    earlier: Earlier = NOTHING_EARLIER
+
+
+def _work(run: Run) -> bytes:
+    return encode(_Work(run.device, run.context, run.call, run.kwargs, run.background, run.earlier))
 
 
 def is_work(body: object) -> bool:
@@ -69,7 +75,6 @@ class Runs:
 
         A tick that was missed by a clock that was ahead is begun when it comes.
         """
-        work = _Work(run.device, run.context, run.call, run.kwargs)
         if run.task is not None:
             self._db.execute(
                 "DELETE FROM runs WHERE task = ? AND device = ? AND tick = ? AND outcome = 'missed'",
@@ -86,7 +91,7 @@ class Runs:
                 run.command.bytes if run.command else None,
                 _seconds(run.since),
                 run.not_before.timestamp() if run.not_before else None,
-                encode(work),
+                _work(run),
                 WAITING,
             ),
         )
@@ -143,6 +148,14 @@ class Runs:
         """Note that the line has begun to work on it."""
         self._db.execute("UPDATE runs SET state = ? WHERE id = ? AND state = ?", (RUNNING, run_id.bytes, WAITING))
 
+    def go_on(self, rest: Run) -> bool:
+        """Note what is left of a background run after a slice, and that it waits; False if it has ended."""
+        cursor = self._db.execute(
+            "UPDATE runs SET state = ?, body = ? WHERE id = ? AND ended_at IS NULL",
+            (WAITING, _work(rest), rest.id.bytes),
+        )
+        return cursor.rowcount == 1
+
     def wait_again(self, run_id: uuid.UUID) -> None:
         """Note that an interrupted run is to be done again."""
         self._db.execute("UPDATE runs SET state = ? WHERE id = ? AND state = ?", (WAITING, run_id.bytes, RUNNING))
@@ -175,6 +188,8 @@ class Runs:
                 task=uuid.UUID(bytes=task) if task else None,
                 command=uuid.UUID(bytes=command) if command else None,
                 not_before=_instant(not_before),
+                background=work.background,
+                earlier=work.earlier,
             )
             found.append((run, state))
         return found

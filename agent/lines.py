@@ -1,7 +1,8 @@
 """One worker per line: the only one who opens it, one conversation at a time, everything due on a meter in one session.
 
-Rules, in this order: commands before scheduled runs; scheduled runs by due time; nothing before its ``not_before``.
-A scheduled archive readout lends the line to a waiting command between two blocks and goes on after its last row. A
+Rules, in this order: commands before scheduled runs; scheduled runs by due time; nothing before its ``not_before``;
+background commands when nothing else is due (``agent.background``). A scheduled archive readout lends the line to a
+waiting command between two blocks and goes on after its last row, one for the background to whatever is due. A
 run ends in exactly one ``RunResult``, whatever happens: what a call, a port or a meter can do wrong is named in
 ``agent.session.FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one
 time-out (``agent.silence``); its runs wait for the probe, and a command is a probe.
@@ -13,9 +14,11 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
+from agent.background import Background, IdleTime, comes_in_slices, rest_of
 from agent.clocks import Clock
 from agent.conversation import Times
 from agent.line_figures import LineTally
@@ -48,6 +51,9 @@ CLOCK_AGE = 3600.0
 """Real seconds for which a meter's clock offset, once read with an archive, stands for all of its readings."""
 LONGEST_WAIT = 60.0
 """Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
+LEAST_SLICE_ROWS = 2
+IDLE_LOOK = 1.0
+"""Real seconds after which a waiting worker looks again whether a background command may begin."""
 _FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -57,8 +63,12 @@ class _Current:
 
     run: Run
     scope: asyncio.Timeout
+    begun: float
     cancelled: bool = False
+    cut: bool = False
     bytes_of_others: int = 0
+    blocks: int = 0
+    block_begun: float = 0.0
 
 
 class LineWorker:
@@ -75,6 +85,7 @@ class LineWorker:
         clock_believed: Whether the gateway's own clock may be written into a meter now.
         times: Time-outs of the wire.
         limits: Bounds of runs and back-off.
+        background: What background commands may have of the line.
     """
 
     def __init__(
@@ -90,6 +101,7 @@ class LineWorker:
         clock_believed: Callable[[], bool] = lambda: True,
         times: Times = DEFAULT_TIMES,
         limits: Limits = DEFAULT_LIMITS,
+        background: Background | None = None,
     ) -> None:
         self._line = self._next_line = line
         self._memory, self._clock, self._passwords = memory, clock, passwords
@@ -97,10 +109,14 @@ class LineWorker:
         self._connect, self._clock_believed, self._times, self._limits = connect, clock_believed, times, limits
         self._queue: list[Run] = []
         self._started: dict[uuid.UUID, dt.datetime] = {}
+        self._resuming: set[uuid.UUID] = set()  # begun, and waiting for their next slice
         self._executing: list[_Current] = []
         self._silences = Silences(limits, clock.monotonic)
         self._learned = Learned()
         self._tally = LineTally(line, clock.now())
+        self._background = background or Background()
+        self._idle = IdleTime(self._background, clock.monotonic(), times.block)
+        self._executed = 0.0  # seconds of calls
         # By meter: its clock's offset in seconds (None: it shows no clock), and when it was asked (monotonic).
         self._offsets: dict[uuid.UUID, tuple[float | None, float]] = {}
         self._link: Link | None = None
@@ -149,7 +165,7 @@ class LineWorker:
             while True:
                 self._wake.clear()
                 await self._adopt_line()
-                run = self._next_due()
+                run = self._next_due() or self._next_in_background()
                 if run is None:
                     # An idle line is given back: a device server serves others, an operator can plug in.
                     await self._close_link()
@@ -162,33 +178,65 @@ class LineWorker:
     # --- what is due -----------------------------------------------------------------------------------------------
 
     def _next_due(
-        self, *, device: uuid.UUID | None = None, commands: bool = False, manner: Manner | None = None
+        self,
+        *,
+        device: uuid.UUID | None = None,
+        commands: bool = False,
+        manner: Manner | None = None,
+        background: bool = False,
     ) -> Run | None:
-        """Return what is next: of one meter (and manner), or (``commands``) only what overtakes a readout."""
+        """Return what is next: of one meter (and manner), or (``commands``) only what overtakes a readout.
+
+        With ``background`` only of what is for the background, which otherwise does not count.
+        """
         now, instant = self._clock.now(), self._clock.monotonic()
 
         def due(run: Run) -> bool:
-            if run.not_before is not None and run.not_before > now:
+            if run.background is not background or (run.not_before is not None and run.not_before > now):
                 return False
             if (device is not None and run.device.id != device) or manner not in {None, _manner(run)}:
                 return False
-            return run.command is not None or (not commands and self._silences.until(run.device.id) <= instant)
+            return run.urgent or (not commands and self._silences.until(run.device.id) <= instant)
 
         return min(filter(due, self._queue), key=self._precedence, default=None)
 
     def _precedence(self, run: Run) -> tuple[bool, bool, dt.datetime]:
         """Commands first, neighbours of a meter that says nothing, due time; equal ones as they were submitted."""
-        behind = run.command is None and self._silences.behind(run.device.id)
-        return run.command is None, behind, run.not_before or run.tick or _FOREVER_AGO
+        behind = not run.urgent and self._silences.behind(run.device.id)
+        return not run.urgent, behind, run.not_before or run.tick or _FOREVER_AGO
+
+    def _next_in_background(self, *, device: uuid.UUID | None = None, manner: Manner | None = None) -> Run | None:
+        """Return what has the line while nobody else wants it, if it may begin now."""
+        run = self._next_due(device=device, manner=manner, background=True)
+        if run is None or not self._idle.may_begin(self._until_wanted(), self._clock.monotonic()):
+            return None
+        return run
+
+    def _until_wanted(self) -> float:
+        """In how many real seconds something else is due on this line; 0 when it is, and infinite when nothing is."""
+        if self._next_due() is not None:
+            return 0.0
+        now, instant = self._clock.now(), self._clock.monotonic()
+        queued = (
+            max(self._until_due(run, now), 0.0 if run.urgent else self._silences.until(run.device.id) - instant)
+            for run in self._queue
+            if not run.background
+        )
+        scheduled = self._background.next_scheduled(self._line.id)
+        until_scheduled = math.inf if scheduled is None else (scheduled - now).total_seconds() / self._clock.rate
+        return max(0.0, min(*queued, until_scheduled, math.inf))
+
+    def _until_due(self, run: Run, now: dt.datetime) -> float:
+        return (run.not_before - now).total_seconds() / self._clock.rate if run.not_before else 0.0
 
     async def _sleep(self) -> None:
         """Wait until something was submitted or something queued may become due."""
         now, instant = self._clock.now(), self._clock.monotonic()
         wait = LONGEST_WAIT
         for run in self._queue:
-            until_due = (run.not_before - now).total_seconds() / self._clock.rate if run.not_before else 0.0
-            until_probe = self._silences.until(run.device.id) - instant if run.command is None else 0.0
-            wait = min(wait, max(until_due, until_probe, 0.001))
+            until_probe = 0.0 if run.urgent else self._silences.until(run.device.id) - instant
+            until_idle = max(self._idle.wait(instant), IDLE_LOOK) if run.background else 0.0
+            wait = min(wait, max(self._until_due(run, now), until_probe, until_idle, 0.001))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await self._wake.wait()
@@ -204,15 +252,15 @@ class LineWorker:
         try:
             link = await self._opened_link()
         except LinkError as error:
-            self._fail_due(error, commands=commands)
+            self._fail_due(error, commands=commands, background=first.background)
             return
         try:
             async with self._session(link, first) as session:
                 self._silences.answered(device.id)
                 usable, before = True, 0
-                while usable and (run := self._next_due(device=device.id, commands=commands, manner=session.manner)):
+                while usable and (run := self._next_on(session, commands=commands)):
                     overtaking = self._next_due(commands=True)
-                    if run.command is None and overtaking is not None and not _fits(overtaking, session):
+                    if not run.urgent and overtaking is not None and not _fits(overtaking, session):
                         break
                     if not self._refused(run):
                         usable = await self._execute(run, session, before)
@@ -220,15 +268,21 @@ class LineWorker:
         except CONVERSATION_FAILURES as error:
             await self._not_served(first, error, commands=commands)
 
+    def _next_on(self, session: Session, *, commands: bool) -> Run | None:
+        """Return what is next in a session."""
+        device, manner = session.device.id, session.manner
+        run = self._next_due(device=device, commands=commands, manner=manner)
+        return run if run or commands else self._next_in_background(device=device, manner=manner)
+
     async def _not_served(self, first: Run, error: Exception, *, commands: bool) -> None:
         """End what was due on a meter whose session failed, unless it may be called again after its neighbours."""
         if isinstance(error, LinkError):
             await self._close_link()
         silent = isinstance(error, SilentMeter)
         called = self._learned.unanswered.get(first.device.id, 0)
-        given_up = first.command is not None or called >= self._times.tries
+        given_up = first.urgent or called >= self._times.tries
         if not silent or given_up:
-            self._fail_due(error, device=first.device.id, commands=commands)
+            self._fail_due(error, device=first.device.id, commands=commands, background=first.background)
         if silent:
             self._silences.unanswered(first.device.id, first.device.name, silent=given_up)
             await self._renew_link()
@@ -240,10 +294,11 @@ class LineWorker:
             device.id,
             unanswered=self._learned.unanswered.get(device.id, 0),
             tries=self._times.tries,
-            command=first.command is not None,
+            command=first.urgent,
             parity=self._learned.parity if self._line.parity == Parity.AUTO.value else Parity(self._line.parity),
         )
-        begun, lent = asyncio.get_running_loop().time(), self._lent
+        loop = asyncio.get_running_loop()
+        begun, lent, executed = loop.time(), self._lent, self._executed
         try:
             async with open_session(
                 link,
@@ -259,17 +314,25 @@ class LineWorker:
                 calls=calls,
                 manner=_manner(first),
             ) as session:
+                self._idle.opened(loop.time() - begun)
                 yield session
         finally:
             # Seconds that it lent to sessions with others are counted there.
-            seconds = asyncio.get_running_loop().time() - begun
+            seconds = loop.time() - begun
+            if first.background:
+                # Without its calls: what is executed in it is counted there.
+                around = max(0.0, seconds - (self._executed - executed))
+                self._idle.took(around, self._clock.monotonic())
             self._tally.session(seconds - (self._lent - lent))
             self._lent = lent + seconds
 
     async def _between_blocks(self, session: Session) -> bool:
         """Lend the line of a scheduled readout to the commands that wait; whether any was served."""
         outer = self._executing[-1]
-        if outer.run.command is not None or self._next_due(commands=True) is None:
+        self._block_came(outer)
+        if comes_in_slices(outer.run):
+            return self._ends_here(outer, session)
+        if outer.run.urgent or self._next_due(commands=True) is None:
             return False
         deadline = outer.scope.when()
         loop = asyncio.get_running_loop()
@@ -292,6 +355,24 @@ class LineWorker:
             await asyncio.sleep(0)
         return True
 
+    def _block_came(self, current: _Current) -> None:
+        """Learn how long a block takes in the background, and the first one of any readout with what goes before it."""
+        instant = self._clock.monotonic()
+        if not current.blocks or comes_in_slices(current.run):
+            self._idle.block_came(instant - (current.block_begun or current.begun), first=not current.blocks)
+        current.block_begun, current.blocks = instant, current.blocks + 1
+
+    def _ends_here(self, current: _Current, session: Session) -> bool:
+        """Cut a background readout if the line is wanted, or has given enough; whether it was."""
+        instant = self._clock.monotonic()
+        if self._idle.may_go_on(self._until_wanted(), instant - current.begun, instant):
+            return False
+        # The first row of a slice is the last one of that before it.
+        if session.slice_rows < LEAST_SLICE_ROWS:
+            return False
+        session.cut()
+        return True
+
     # --- one run ---------------------------------------------------------------------------------------------------
 
     async def _execute(self, run: Run, session: Session, bytes_before: int) -> bool:
@@ -302,24 +383,20 @@ class LineWorker:
             return True
         self._take(run)
         scope = asyncio.timeout(self._limits.run)
-        current = _Current(run, scope)
+        current = _Current(run, scope, self._clock.monotonic())
         outcome, cause, answer, usable = reports.DONE, "", None, True
         try:
             async with scope:
-                self._executing.append(current)
-                try:
+                with self._counted(current, session):
                     answer = await self._make_call(run, session)
-                finally:
-                    self._executing.pop()
             if answer.ended_by is not None:
                 raise answer.ended_by
-            if answer.problems:
-                outcome, cause = reports.FAILED, f"{session.who}: {answer.problems[0]}"
+            problem = run.earlier.problem or next(iter(answer.problems), "")
+            if problem and not current.cut:
+                outcome, cause = reports.FAILED, f"{session.who}: {problem}"
         except TimeoutError:
             usable = False
-            outcome, cause = reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended"
-            if current.cancelled:
-                outcome, cause = reports.CANCELLED, "cancelled while it was executed"
+            outcome, cause = self._cut_off(current, session)
         except asyncio.CancelledError:
             self._end(run, reports.INTERRUPTED, "the agent was stopped", session.line_bytes - bytes_before)
             raise
@@ -331,8 +408,48 @@ class LineWorker:
             if isinstance(error, LinkError):
                 await self._close_link()
         moved = session.line_bytes - bytes_before - current.bytes_of_others
-        self._end(run, outcome, cause, moved, answer)
+        if not self._goes_on(current, moved, answer):
+            self._end(run, outcome, cause, moved, answer)
         return usable
+
+    def _cut_off(self, current: _Current, session: Session) -> tuple[str, str]:
+        """Outcome and cause of a run that was ended from outside."""
+        if current.cancelled:
+            return reports.CANCELLED, "cancelled while it was executed"
+        return reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended"
+
+    @contextlib.contextmanager
+    def _counted(self, current: _Current, session: Session) -> Iterator[None]:
+        """Have a call among those that are executed, and count its seconds."""
+        self._executing.append(current)
+        if comes_in_slices(current.run):
+            session.begin_slice(self._idle.block_seconds)
+        try:
+            yield
+        finally:
+            self._executing.pop()
+            current.cut = session.end_slice()
+            if not current.blocks and find_call(current.run.context, current.run.call).archive:
+                self._block_came(current)
+            instant = self._clock.monotonic()
+            self._executed += instant - current.begun
+            if current.run.background:
+                self._idle.took(instant - current.begun, instant)
+
+    def _goes_on(self, current: _Current, moved: int, answer: Answer | None) -> bool:
+        """Hand on what a slice brought, and queue the rest; False when the run is over, or did not get on."""
+        if not current.cut or answer is None:
+            return False
+        run = current.run
+        result = RunResult(
+            run, reports.DONE, "", self._started.get(run.id), self._clock.now(), answer, moved, self._offset(run)
+        )
+        rest = rest_of(result)
+        if rest.kwargs == run.kwargs:
+            return False
+        self._resuming.add(run.id)
+        self._queue.append(rest if self._background.on_part(result, rest) else run)
+        return True
 
     async def _make_call(self, run: Run, session: Session) -> Answer:
         kwargs = check_call(run.context, run.call, run.kwargs)
@@ -358,8 +475,9 @@ class LineWorker:
         return False
 
     def _begin(self, run: Run) -> None:
-        if run.id not in self._started:
-            self._started[run.id] = self._clock.now()
+        if run.id not in self._started or run.id in self._resuming:
+            self._resuming.discard(run.id)
+            self._started.setdefault(run.id, self._clock.now())
             self._on_started(run)
 
     def _take(self, run: Run) -> None:
@@ -367,12 +485,18 @@ class LineWorker:
 
     def _end(self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None) -> None:
         started = self._started.pop(run.id, None)
-        offset = self._offsets[run.device.id][0] if self._offset_is_known(run.device.id) else None
-        self._on_result(RunResult(run, outcome, cause, started, self._clock.now(), answer, moved, offset))
+        self._resuming.discard(run.id)
+        now = self._clock.now()
+        self._on_result(RunResult(run, outcome, cause, started, now, answer, moved, self._offset(run)))
 
-    def _fail_due(self, error: Exception, *, device: uuid.UUID | None = None, commands: bool) -> None:
+    def _offset(self, run: Run) -> float | None:
+        return self._offsets[run.device.id][0] if self._offset_is_known(run.device.id) else None
+
+    def _fail_due(
+        self, error: Exception, *, device: uuid.UUID | None = None, commands: bool = False, background: bool = False
+    ) -> None:
         """End what was due when its session or line could not be opened: one attempt stands for all of it."""
-        while (run := self._next_due(device=device, commands=commands)) is not None:
+        while (run := self._next_due(device=device, commands=commands, background=background)) is not None:
             self._take(run)
             self._begin(run)
             self._end(run, *_outcome(error, who(run.device, self._line)))

@@ -73,6 +73,21 @@ class Recorder:
             self._unwritten.append(_without_archive(result, self._store.fault))
             log.warning("run_not_stored_yet", run=str(result.run.id), cause=self._store.fault)
 
+    def part(self, result: RunResult, rest: Run) -> bool:
+        """Store what a slice of a background run brought, and where it goes on; False if that cannot be written."""
+        readings = _readings(result, [])
+        try:
+            with self._store.transaction():
+                if not self._store.runs.go_on(rest):
+                    return True
+                self._store.readings.append([encode(reading) for reading in readings])
+                self._store.reports.append([encode(event) for event in _events(result)])
+        except StoreFullError:
+            return False
+        metrics.count("readings_total", len(readings))
+        log.debug("slice_stored", run=str(rest.id), meter=rest.device.name, readings=len(readings))
+        return True
+
     def catch_up(self) -> None:
         """Store what could not be written before."""
         while self._unwritten and self._written(self._unwritten[0]):
@@ -102,7 +117,7 @@ class Recorder:
 
     def _write(self, result: RunResult) -> None:
         run = result.run
-        if run.task is not None and result.outcome == reports.INTERRUPTED:
+        if (run.task is not None or run.background) and result.outcome == reports.INTERRUPTED:
             # The agent is being stopped: the next start finds the run open and takes it up again.
             return
         faults: list[str] = []
@@ -123,8 +138,8 @@ class Recorder:
             command=run.command,
             tick=run.tick,
             cause=cause,
-            readings=len(readings),
-            line_bytes=result.line_bytes,
+            readings=run.earlier.readings + len(readings),
+            line_bytes=run.earlier.line_bytes + result.line_bytes,
         )
         with self._store.transaction():
             if not self._store.runs.end(run.id, outcome):

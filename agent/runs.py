@@ -10,8 +10,21 @@ import datetime as dt
 import uuid
 from typing import Any, Protocol
 
+import msgspec
+
 from contexts.meters import Answer, Held, Layout
 from protocol.plans import Device
+
+
+class Earlier(msgspec.Struct, frozen=True, array_like=True):
+    """What the slices of a background run have brought before: readings stored, bytes moved, the first problem."""
+
+    readings: int = 0
+    line_bytes: int = 0
+    problem: str = ""
+
+
+NOTHING_EARLIER = Earlier()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +42,8 @@ class Run:
         task: The task that it runs for; None for a command.
         command: The command that it runs for; None for a task. Commands come before scheduled runs.
         not_before: UTC before which the run must not start (tick plus offset, or a command's delay); None: at once.
+        background: Whether it has the line only while nothing else is due there, see ``agent.background``.
+        earlier: What its slices have brought so far.
     """
 
     id: uuid.UUID
@@ -41,6 +56,13 @@ class Run:
     task: uuid.UUID | None = None
     command: uuid.UUID | None = None
     not_before: dt.datetime | None = None
+    background: bool = False
+    earlier: Earlier = NOTHING_EARLIER
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for it: a command overtakes what is scheduled, unless it is for the background."""
+        return self.command is not None and not self.background
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ meter still has what they were to bring: by the next one, within a month.
 
 import asyncio
 import bisect
+import collections
 import contextlib
 import datetime as dt
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -48,6 +49,9 @@ MOST_BEHIND = dt.timedelta(days=30)
 
 LONGEST_SLEEP = 20.0
 """Real seconds between two looks at most: the clock may have been set meanwhile."""
+
+A_MOMENT = 0.5
+"""Real seconds within which what is due reaches its line."""
 
 _LAST_LOOK = "last_look"
 _FURTHEST = "furthest_look"
@@ -103,6 +107,8 @@ class Scheduler:
         self._submit = submit
         self._withdraw = withdraw
         self._duties: list[tuple[Duty, dt.datetime]] = []
+        # Schedules with their offsets, by line.
+        self._timetables: collections.defaultdict[uuid.UUID, set[tuple[str, int]]] = collections.defaultdict(set)
         self._last: dt.datetime | None = store.get_instant(_LAST_LOOK)
         self._furthest: dt.datetime | None = store.get_instant(_FURTHEST)
         self._recovers = False
@@ -127,6 +133,9 @@ class Scheduler:
             # The plan runs all the same; the next start takes what is not remembered for new.
             known = dict.fromkeys(by_timetable, now)
         self._duties = [(duty, known[timetable]) for timetable, duty in by_timetable.items()]
+        self._timetables = collections.defaultdict(set)
+        for duty, _ in self._duties:
+            self._timetables[duty.device.line].add((duty.task.schedule, duty.task.run_offset_seconds))
         if self._last is None:
             # The first look of this store: what becomes due after it is missed if nobody looks.
             self.look()
@@ -199,8 +208,15 @@ class Scheduler:
 
     def next_due(self) -> dt.datetime | None:
         """Return when the next run of any duty is due."""
-        now = self._clock.now()
-        timetables = {(duty.task.schedule, duty.task.run_offset_seconds) for duty, _ in self._duties}
+        return self._next_of({(duty.task.schedule, duty.task.run_offset_seconds) for duty, _ in self._duties})
+
+    def next_due_on(self, line: uuid.UUID) -> dt.datetime | None:
+        """Return when the next run on a line is due; one that was due a moment ago may not have reached it yet."""
+        timetables = self._timetables.get(line, set())
+        return self._next_of(timetables, self._clock.now() - dt.timedelta(seconds=A_MOMENT * self._clock.rate))
+
+    def _next_of(self, timetables: Collection[tuple[str, int]], after: dt.datetime | None = None) -> dt.datetime | None:
+        now = after or self._clock.now()
         return min(
             (
                 tick_after(schedule, now - dt.timedelta(seconds=offset)) + dt.timedelta(seconds=offset)

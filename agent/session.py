@@ -7,6 +7,7 @@ shielded and with a short deadline of its own. How a meter is opened and left is
 import asyncio
 import contextlib
 import datetime as dt
+import math
 import zoneinfo
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -96,6 +97,10 @@ class Session:
         self._layouts: dict[int, Layout] = {}
         self._remembered: set[int] = set()
         self._behind: str | None = ""
+        # Of a slice: the rows that came, so that a call which asks twice gets them again; None outside of one.
+        self._slice: list[list[list[str]]] | None = None
+        self._cut = False
+        self._block_seconds = math.inf
 
     # --- what a context sees ---------------------------------------------------------------------------------------
 
@@ -173,10 +178,22 @@ class Session:
 
         It goes on by the archive's own row numbers where there are some, because a meter's clock may have gone back.
         """
+        if self._cut:
+            for rows in self._slice or ():
+                yield rows
+            return
+        async for rows in self._readout(archive, position, start, end):
+            if self._slice is not None:
+                self._slice.append(rows)
+            yield rows
+            del rows
+
+    async def _readout(self, archive: int, position: int, start: str, end: str) -> AsyncIterator[list[list[str]]]:
+        """Ask for the rows, and again from the last good one, until all have come or the slice ends."""
         readout = Readout(archive, position, start, end, self._layouts.get(archive))
         checks = ArchiveChecks(archive, self._layouts.get(archive), self._zone)
         asked_anew = 0
-        while not readout.over:
+        while not (readout.over or self._cut):
             try:
                 async for rows in self._answer(readout, checks):
                     yield rows
@@ -225,6 +242,25 @@ class Session:
             if stuck > self._opening.times.repeats:
                 raise iec62056.TooManyRepeats
             block = await talk.next_block(good=True, expected=blocks.characters(asked))
+
+    def begin_slice(self, block_seconds: float) -> None:
+        """From now on an archive's readout may be cut after any block; blocks last no longer than that."""
+        self._slice, self._cut, self._block_seconds = [], False, block_seconds
+
+    @property
+    def slice_rows(self) -> int:
+        """How many rows the slice has brought."""
+        return sum(map(len, self._slice or ()))
+
+    def cut(self) -> None:
+        """End the readout with the rows that have come: for the call it is over."""
+        self._cut = True
+
+    def end_slice(self) -> bool:
+        """Let readouts go to their end again; whether this one was cut."""
+        was, self._slice, self._cut = self._cut, None, False
+        self._block_seconds = math.inf
+        return was
 
     def held(self, archive: int) -> Held | None:
         """Return what the gateway already holds of this archive."""
@@ -286,7 +322,7 @@ class Session:
         return len(layout.sources or layout.names) if layout else None
 
     def _rows_per_block(self, archive: int) -> int:
-        rate, seconds = self._opening.conversation.core.rate, self._opening.times.block
+        rate, seconds = self._opening.conversation.core.rate, min(self._opening.times.block, self._block_seconds)
         return self._blocks(archive).rows(seconds, rate, self._columns(archive))
 
     def _blocks(self, archive: int) -> Blocks:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.background import DEFAULT_SHARE
 from agent.budget import DEFAULT_BYTES, LEAST_BYTES
 from protocol.topics import check_gateway_id
 from protocol.wire import ContractError
@@ -28,6 +29,7 @@ _KEY_BYTES = 16
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 OutboxBytes = Annotated[int, msgspec.Meta(ge=LEAST_BYTES)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -86,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str | None = None
     hub_key: str | None = None
     outbox_bytes: OutboxBytes = DEFAULT_BYTES
+    background_share: Share = DEFAULT_SHARE
     log_level: str = "info"
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     meters: dict[str, MeterSettings] = {}
@@ -123,6 +126,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     key_file: pathlib.Path
     timing: Timing
     outbox_bytes: int = DEFAULT_BYTES
+    background_share: float = DEFAULT_SHARE
     log_level: str = "info"
     metrics_port: int | None = None
     broker_password: str | None = None
@@ -214,6 +218,7 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
         ca_file=folder / settings.ca_file if settings.ca_file else None,
         hub_key=settings.hub_key,
         outbox_bytes=settings.outbox_bytes,
+        background_share=settings.background_share,
         passwords={
             name: password
             for name, meter in settings.meters.items()

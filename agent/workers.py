@@ -133,6 +133,10 @@ class Workers:
         self._withdrawn.discard(run_id)
         return found
 
+    def paused(self, run: Run) -> None:
+        """Hear that a run waits for its next slice: its line may end without it."""
+        self._busy[run.device.line].discard(run.id)
+
     def figures(self) -> list[LineFigures]:
         """Return what each line did; also from another thread."""
         return [line.worker.figures() for line in list(self._lines.values())]

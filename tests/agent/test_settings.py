@@ -124,8 +124,8 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     example = pathlib.Path(__file__).parents[2] / "deploy" / "edge" / "agent.toml"
     settings = read_settings(example)
     assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
-    keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "[", "password_file", "lock",
-            "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
+    keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "background_share", "[",
+            "password_file", "lock", "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
     lines = example.read_text(encoding="utf-8").splitlines()
     switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
     for name in ("broker.password", "station-7.password"):
@@ -136,4 +136,5 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     # The defaults that it shows are the defaults.
     assert everything.timing == settings.timing
     assert everything.outbox_bytes == settings.outbox_bytes
+    assert everything.background_share == settings.background_share
     assert everything.hub_key
