@@ -117,6 +117,9 @@ class Gateway:
     def take_command(self, body: bytes) -> None:
         """Leave the command: there are no meters."""
 
+    def take_push(self, name: str, payload: bytes) -> None:
+        """Leave what is pushed: there are no meters."""
+
     def take_invocation(
         self, caller: str, key: bytes, body: bytes, *, misdirected: bool, correlation: bytes | None
     ) -> None:

@@ -17,7 +17,7 @@ def test_offered_and_taken_are_of_the_seconds_in_which_all_processes_store() -> 
     second = [told(0, 100, 100), told(10, 200, 150, feeding=True), told(20, 400, 300, feeding=True)]
     second += [told(30, 600, 420, feeding=True), told(40, 600, 0)]
     course = Course.of([[{"ready": "return"}, *first], second])
-    assert course.fed == (20, 30)
+    assert course.fed == (20.0, 30.0)
     # Stored: from 700 to 1,100; without receipt: from 540 to 800.
     assert (course.offered_rate, course.taken_rate) == (40.0, 14.0)
     assert (course.seconds, course.taken) == (50, 1100)
@@ -26,7 +26,7 @@ def test_offered_and_taken_are_of_the_seconds_in_which_all_processes_store() -> 
 
 def test_a_course_in_which_nothing_is_stored_has_no_load() -> None:
     course = Course.of([[told(0, 100, 100), told(10, 100, 0)]])
-    assert (course.offered_rate, course.taken_rate, course.fed) == (0.0, 0.0, (0, 0))
+    assert (course.offered_rate, course.taken_rate, course.fed) == (0.0, 0.0, (0.0, 0.0))
     assert course.best_rate == 10.0
 
 
