@@ -6,12 +6,15 @@ start them: whoever wants a token does not wait for a web framework.
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
 
 import click
 from click.core import ParameterSource
+from msgspec import json
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -232,6 +235,43 @@ def revoke_token_command(name: str, data: Path | None, database: str | None) -> 
     if not count:
         raise StartError(f"there is no valid token called {name!r}; see metergate-hub token list")
     click.echo(f"{count} revoked")
+
+
+@commands.group("ledger")
+def ledger_commands() -> None:
+    """Which of the expected readings are stored: the hub keeps that by itself, beside a running hub or without."""
+
+
+_device_option = click.option("--device", type=click.UUID, default=None, help="One meter, by its id; else all.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@ledger_commands.command("check")
+@_device_option
+@_json_option
+@data_option
+@database_option
+def check_ledger_command(device: UUID | None, data: Path | None, database: str | None, *, as_json: bool) -> None:
+    """Compare the ledger with the stored readings; exit with 1 if they differ."""
+    from hub import cli_ledger  # noqa: PLC0415 - see above
+
+    found = cli_ledger.check(_database(data, database), device, system_clock())
+    click.echo(json.encode(found) if as_json else found.text())
+    if found.differing:
+        sys.exit(1)
+
+
+@ledger_commands.command("rebuild")
+@_device_option
+@_json_option
+@data_option
+@database_option
+def rebuild_ledger_command(device: UUID | None, data: Path | None, database: str | None, *, as_json: bool) -> None:
+    """Make the ledger anew from the stored readings."""
+    from hub import cli_ledger  # noqa: PLC0415 - see above
+
+    found = cli_ledger.rebuild(_database(data, database), device)
+    click.echo(json.encode(found) if as_json else found.text())
 
 
 async def _with_session(database: str, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:

@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.columns import to_microseconds
 from hub.expected_series import FROM_TASK, Expected, Polled, Setup, expected_of
 from hub.models import (
     AmrTask,
@@ -76,6 +77,10 @@ class Expecting:
             return None
         return found
 
+    def slot_at(self, timestamp: dt.datetime) -> int | None:
+        """Return the slot that a reading with this timestamp fills; None when it fills none."""
+        return self.slot(to_microseconds(timestamp))
+
     def window(self, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> tuple[int, int]:
         """Return the first and last slot that were expected within [start, end) and until now; none if first > last."""
         first, last = slots_within(self.raster, start, end, now)
@@ -103,6 +108,11 @@ async def expectations_by_id(session: AsyncSession, ids: Collection[int]) -> lis
     return await _read(session, Expectation.id, sorted(ids))
 
 
+async def expected_devices(session: AsyncSession) -> list[uuid.UUID]:
+    """Return the meters of which something is expected, in order."""
+    return list((await session.execute(select(Expectation.device).distinct().order_by(Expectation.device))).scalars())
+
+
 async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lock: bool = False) -> list[Expecting]:  # noqa: ANN401 - a mapped column
     statement = select(
         Expectation.id,
@@ -128,7 +138,8 @@ async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lo
             raster = rasters.get(row.raster)
             if raster is None:
                 raster = rasters[row.raster] = Raster(row.interval, row.anchor_seconds, row.zone)
-            found.append(Expecting(*row[:4], raster, *row[7:]))
+            id_, device, series, raster_id, _, _, _, *rest = row
+            found.append(Expecting(id_, device, series, raster_id, raster, *rest))
     return found
 
 

@@ -129,7 +129,7 @@ def _archived(setup: Setup) -> Iterable[Expected]:
 def _momentary(setup: Setup) -> Iterable[Expected]:
     named = {(entry["archive"], entry["source"]): entry["series"] for entry in setup.mappings}
     for task in setup.tasks:
-        raster = _ticks(task)
+        raster = ticks_of(task)
         if raster is None:
             continue
         for source in _sources(task):
@@ -138,8 +138,8 @@ def _momentary(setup: Setup) -> Iterable[Expected]:
                 yield Expected(series, raster, FROM_TASK, momentary=True)
 
 
-def _ticks(task: Polled) -> Raster | None:
-    """The raster of a task's runs; an offset as long as the period is the next tick."""
+def ticks_of(task: Polled) -> Raster | None:
+    """Return the raster of a task's runs; an offset as long as the period is the next tick."""
     interval = SCHEDULED.get(task.schedule)
     if interval is None:
         return None

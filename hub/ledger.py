@@ -77,13 +77,17 @@ async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
             )
         ]
     more = False
-    for due, work in zip(waiting, (_fold, lambda session: recompute(session, now), _rebuild), strict=True):
+
+    async def expect(writer: AsyncSession) -> int:
+        return await recompute(writer, now)
+
+    for due, work in zip(waiting, (_fold, expect, _rebuild), strict=True):
         if not due:
             continue
-        async with ledger_turn(engine, wait=False) as session:
-            if session is None:
+        async with ledger_turn(engine, wait=False) as writer:
+            if writer is None:
                 return False
-            more = bool(await work(session)) or more
+            more = bool(await work(writer)) or more
     return more
 
 
@@ -240,6 +244,18 @@ async def ask_for_rebuild(session: AsyncSession, devices: Collection[uuid.UUID] 
         statement = statement.where(Expectation.device.in_(devices))
     result = cast("sa.CursorResult[Any]", await session.execute(statement))
     return result.rowcount
+
+
+async def rebuild_all(engine: AsyncEngine) -> None:
+    """Make all chunks anew that are not to be believed, in turns of bounded size."""
+    while True:
+        async with reading(engine) as session:
+            waiting = select(Expectation.id).where(Expectation.rebuilding).limit(1)
+            if (await session.execute(waiting)).first() is None:
+                return
+        async with ledger_turn(engine, wait=True) as session:
+            if session is None or not await _rebuild(session):
+                return
 
 
 async def _rebuild(session: AsyncSession) -> int:

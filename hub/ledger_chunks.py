@@ -4,6 +4,7 @@ The slot ``chunk * size + i`` of an expectation is bit i: of byte ``i // 8`` the
 chunks of one interval have the same size, so that a window of time is the same bytes of every meter's chunk.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator
 
@@ -100,9 +101,8 @@ def cut(spans: Iterable[tuple[int, int]], at: Iterable[int]) -> Spans:
     found: Spans = []
     for first, last in spans:
         begin = first
-        for slot in cuts:
-            if begin < slot <= last:
-                found.append((begin, slot - 1))
-                begin = slot
+        for slot in cuts[bisect.bisect_right(cuts, first) : bisect.bisect_right(cuts, last)]:
+            found.append((begin, slot - 1))
+            begin = slot
         found.append((begin, last))
     return found

@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
 from hub.bodies import Body
+from hub.expected_series import ExpectedSeries, raster_of
 from hub.models import MeterDeviceConfig as Row
 from hub.models import MeterDeviceType, ReadingSeries, config_series
 from hub.problems import Wrong, WrongField, wrong
 from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
+from protocol.wire import ContractError
 
 _LARGEST_ARCHIVE = 99
 
@@ -30,7 +32,7 @@ class Mapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class MeterDeviceConfigBody(Body, kw_only=True):
-    """A config as clients send it. ``mappings`` is additive."""
+    """A config as clients send it. ``mappings`` and ``expectations`` are additive."""
 
     read_only = READ_ONLY | {"series_info"}
     organization: uuid.UUID
@@ -38,6 +40,7 @@ class MeterDeviceConfigBody(Body, kw_only=True):
     series: list[uuid.UUID]
     timezone: str = "UTC"
     mappings: list[Mapping] = msgspec.field(default_factory=list)
+    expectations: list[ExpectedSeries] = msgspec.field(default_factory=list)
 
 
 class MeterDeviceConfig(MeterDeviceConfigBody, kw_only=True):
@@ -73,8 +76,27 @@ async def _check(session: AsyncSession, _row: Row | None, values: Values, _now: 
         seen.add(source)
         if mapping["series"] not in names:
             errors.append(WrongField(f"mappings.{position}.series", f"{mapping['series']!r} is none of the series"))
+    expected = values["expectations"] = msgspec.to_builtins(values["expectations"])
+    errors += _wrong_expectations(expected, names, values["timezone"])
     if errors:
         raise Wrong(*errors)
+
+
+def _wrong_expectations(expected: Sequence[Values], names: set[str], zone: str) -> list[WrongField]:
+    errors = []
+    seen = set()
+    for position, one in enumerate(expected):
+        field = f"expectations.{position}"
+        if one["series"] in seen:
+            errors.append(WrongField(f"{field}.series", "this series stands in it before"))
+        seen.add(one["series"])
+        if one["series"] not in names:
+            errors.append(WrongField(f"{field}.series", f"{one['series']!r} is none of the series"))
+        try:
+            raster_of(one["interval"], one["anchor_seconds"], zone)
+        except ContractError as error:
+            errors.append(WrongField(f"{field}.interval", str(error)))
+    return errors
 
 
 async def _series_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:

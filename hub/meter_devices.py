@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
 from hub.bodies import Body
+from hub.judging import OLDEST
 from hub.meter_device_configs import check_timezone
 from hub.models import (
     AmrTask,
@@ -31,6 +32,7 @@ from hub.resources import READ_ONLY, Link, Resource, Values, router_of
 from hub.state import Hub, HubRequest
 from protocol.iec62056 import LocalProtocolError, Request
 from protocol.iec62056.telegrams import encode
+from protocol.wire import Instant
 
 PROTOCOLS = ("dlms-cosem", "iec62056-21", "i-flag", "mbus", "modbus", "lis-200")
 DISCONNECTOR_STATES = (0, 1, 2)
@@ -39,7 +41,7 @@ _Reference = Annotated[str, Meta(max_length=50)]
 
 
 class MeterDeviceBody(Body, kw_only=True):
-    """A meter as clients send it. ``timezone`` (additive) overrides its type's config's."""
+    """A meter as clients send it; from ``timezone`` on, which overrides its type's config's, all is additive."""
 
     read_only = READ_ONLY | {"network_interface_info"}
     organization: uuid.UUID | None = None
@@ -61,6 +63,8 @@ class MeterDeviceBody(Body, kw_only=True):
     has_disconnector: bool = False
     disconnector_status: int | None = None
     timezone: str | None = None
+    commissioned: Instant | None = None
+    decommissioned: Instant | None = None
 
 
 class MeterDevice(MeterDeviceBody, kw_only=True):
@@ -91,10 +95,20 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
         for field in ("current_transformer_ratio", "voltage_transformer_ratio")
         if not -(2**31) <= values[field] < 2**31
     ]
+    errors += _wrong_life(values["commissioned"], values["decommissioned"])
     if errors:
         raise Wrong(*errors)
     if values["timezone"] is not None:
         check_timezone("timezone", values["timezone"])
+
+
+def _wrong_life(commissioned: dt.datetime | None, decommissioned: dt.datetime | None) -> list[WrongField]:
+    errors = []
+    if commissioned is not None and commissioned < OLDEST:
+        errors.append(WrongField("commissioned", "it lies before 2000, and no reading is so old"))
+    if decommissioned is not None and decommissioned < (commissioned or OLDEST):
+        errors.append(WrongField("decommissioned", "it lies before commissioned, or before 2000"))
+    return errors
 
 
 async def _interface_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:

@@ -11,7 +11,7 @@ from litestar.params import JSONBody
 from sqlalchemy import ColumnElement, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import versions
+from hub import ledger_pending, versions
 from hub.bodies import Body
 from hub.judging import FUTURE, OLDEST
 from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersion, config_series
@@ -99,6 +99,8 @@ def _same_key(rows: Sequence[Row]) -> ColumnElement[bool]:
 
 async def _forget(session: AsyncSession, row: Row, _request: HubRequest) -> None:
     await session.execute(delete(ReadingVersion).where(_same_key([row])))
+    key = (row.meter_device.int, row.series.int, row.timestamp)
+    await ledger_pending.note(session, [key], removed=True)
 
 
 async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.datetime) -> Row:

@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import dispatch, plans
+from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
@@ -141,6 +142,9 @@ class Relay:
             group.create_task(
                 self._for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._adopt)),
                 name="relay-maintenance",
+            )
+            group.create_task(
+                self._for_ever("ledger", lambda: keep_ledger(self._engine, self._clock)), name="relay-ledger"
             )
 
     async def _for_ever(self, what: str, step: Callable[[], Awaitable[None]]) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import adoption, plans
+from hub import adoption, expectations, plans
 from hub.bodies import Body, given, partial
 from hub.database import reading, writing
 from hub.models import Organization
@@ -185,6 +185,7 @@ async def create(session: AsyncSession, resource: Resource, body: Body, hub: Hub
         await _tie(session, link, row.id, others)
     if resource.changed is not None:
         await resource.changed(session, row, hub)
+    await expectations.mark(session, resource.model, row.id)
     await plans.raise_changed(session, await resource.gateways(session, row.id), now)
     return row
 
@@ -212,6 +213,7 @@ async def change(session: AsyncSession, resource: Resource, row: Any, body: Body
         await _tie(session, link, row.id, others)
     if resource.changed is not None:
         await resource.changed(session, row, hub)
+    await expectations.mark(session, resource.model, row.id)
     if planned:
         await plans.raise_changed(session, before | await resource.gateways(session, row.id), now)
 
@@ -231,6 +233,7 @@ async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) 
     if uses:
         raise Conflict(f"this {resource.noun} cannot be deleted: it is used by {', '.join(uses)}")
     before = await resource.gateways(session, row.id)
+    await expectations.mark(session, resource.model, row.id)
     await session.delete(row)
     await flush(session, resource)
     await plans.raise_changed(session, before, hub.clock.now())

@@ -21,6 +21,7 @@ from typing import Any, cast
 from sqlalchemy import Table, bindparam, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import ledger_pending
 from hub.columns import to_microseconds
 from hub.models import Reading, ReadingVersion
 
@@ -112,6 +113,7 @@ async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.date
     new, other = await (_insert_postgresql if postgresql else _insert_sqlite)(session, firsts, now)
     for number in new:
         outcomes[positions[keys[number]][0]] = STORED
+    await ledger_pending.note(session, [keys[number] for number in sorted(new)])
     # Left to be joined: first arrivals that are not plain repetitions, and whatever else came for the same key.
     left = {keys[number]: positions[keys[number]] for number in other}
     left |= {key: where[1:] for key, where in positions.items() if len(where) > 1 and key not in left}

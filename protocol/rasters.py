@@ -126,7 +126,8 @@ class Raster:
         if count % 1_000_000:
             return None
         instant = _EPOCH + count * _MICROSECOND
-        slot = self.slot_at_or_before(instant)
+        # A slot's wall time, or what clocks that go forward make of it, lies in the interval that the slot begins.
+        slot = self._number(instant)
         return slot if self.instant_of(slot) == instant else None
 
     def slot_at_or_before(self, instant: dt.datetime) -> int:
@@ -136,9 +137,8 @@ class Raster:
             return ((checked_instant(instant) - _EPOCH) // _MICROSECOND - self.anchor_seconds * 1_000_000) // (
                 step * 1_000_000
             )
-        wall = checked_instant(instant).astimezone(_zone(self.zone)).replace(tzinfo=None)
         # One later than the wall clock says: clocks that go back pass the same wall time twice.
-        slot = _NUMBERS[self.interval][0]((wall - self._anchor).date()) + 1
+        slot = self._number(checked_instant(instant)) + 1
         while self.instant_of(slot) > instant:
             slot -= 1
         return slot
@@ -147,6 +147,11 @@ class Raster:
         """Return the earliest slot whose instant is not before this one."""
         slot = self.slot_at_or_before(instant)
         return slot if self.instant_of(slot) == instant else slot + 1
+
+    def _number(self, instant: dt.datetime) -> int:
+        """The calendar interval that the wall clock shows."""
+        wall = instant.astimezone(_zone(self.zone)).replace(tzinfo=None)
+        return _NUMBERS[self.interval][0]((wall - self._anchor).date())
 
     @property
     def _anchor(self) -> dt.timedelta:
