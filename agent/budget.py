@@ -1,9 +1,9 @@
 """The outbox's disk budget: how much the store may take, and what gives way when that is spent.
 
 In this order: the receipted tail; then scheduled archive reads stop, because the meter is the deeper buffer; then rows
-without a receipt go, archive rows first (the meter is asked for them again), then reports of runs, and last what nobody
-can read again: momentary values, events, steps of commands. No row without a receipt goes without a loss record, which
-is written in the same transaction.
+without a receipt go, archive rows first (the meter is asked for them again), then reports of runs and of pushes that
+could not be read, and last what nobody can read again: momentary values, events, steps of commands. No row without a
+receipt goes without a loss record, which is written in the same transaction.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ import structlog
 from agent.outbox import READINGS_TABLE, REPORTS_TABLE
 from protocol.commands import CommandUpdate
 from protocol.readings import FROM_METER, NewMeterReading
-from protocol.reports import LossRecord, MeterSystemEvent, PlanApplied, RunReport, decode_report
+from protocol.reports import LossRecord, MeterSystemEvent, PlanApplied, RunReport, UndecodablePush, decode_report
 from protocol.wire import ContractError, decode, encode
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ _MOST_SHED = 16 * 1024**2
 """Bytes that one step gives up: enough that its loss records weigh little, and never long for whoever waits."""
 
 _RUNS, _PLANS, _EVENTS, _STEPS = "run reports", "plan reports", "events", "command results"
+_PUSHES = "undecodable pushes"
 _CHUNK = 500
 _ASKED_AGAIN = "; the meter is asked for them again"
 _ASK_AGAIN = "; the meter is asked for them again where a task reads this archive, else ask for what it still holds"
@@ -119,7 +120,7 @@ class Budget:
         count = 0
         for table, candidates in (
             (READINGS_TABLE, self._readings(from_meter=True)),
-            (REPORTS_TABLE, self._reports(RunReport, PlanApplied)),
+            (REPORTS_TABLE, self._reports(RunReport, PlanApplied, UndecodablePush)),
             (READINGS_TABLE, self._readings(from_meter=False)),
             (REPORTS_TABLE, self._reports(MeterSystemEvent, CommandUpdate)),
         ):
@@ -163,6 +164,8 @@ class Budget:
                     yield _Row(sequence, len(body), report.device, "", _RUNS, report.ended)
                 case PlanApplied():
                     yield _Row(sequence, len(body), None, "", _PLANS, report.at)
+                case UndecodablePush():
+                    yield _Row(sequence, len(body), None, "", _PUSHES, report.came)
                 case MeterSystemEvent():
                     yield _Row(sequence, len(body), report.device, report.meter, _EVENTS, report.timestamp)
                 case CommandUpdate():

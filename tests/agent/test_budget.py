@@ -16,7 +16,7 @@ from agent.store import Store
 from contexts.meters import Held
 from protocol.plans import Device
 from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, batch_of
-from protocol.reports import DONE, LossRecord, RunReport, decode_report
+from protocol.reports import DONE, LossRecord, RunReport, UndecodablePush, decode_report
 from protocol.wire import decode, encode, parse_decimal
 
 METER, TASK = uuid.uuid4(), uuid.uuid4()
@@ -137,6 +137,19 @@ def test_a_record_says_who_asks_the_meter_again(tmp_path: pathlib.Path) -> None:
     assert told[4][1].endswith("had them; the meter is asked for them again")
     assert told[10][1].endswith("before the hub had them")
     assert store.memory.held(METER, 3) is None
+    store.close()
+
+
+def test_what_could_not_be_read_of_a_push_goes_before_what_nobody_can_read_again(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    fields = (uuid.uuid4(), "p1", NOW, "damaged on the way", b"x" * 4096, 4096)
+    with store.transaction():
+        store.reports.append([encode(UndecodablePush(uuid.uuid4(), *fields)) for _ in range(20)])
+    fill(store, 0.975, FROM_GATEWAY)
+    before = kept(store)[FROM_GATEWAY]
+    relieve(store)
+    assert kept(store)[FROM_GATEWAY] == before
+    assert {(loss.series, loss.device) for loss in losses(store)} == {("undecodable pushes", None)}
     store.close()
 
 
