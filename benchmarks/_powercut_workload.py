@@ -64,7 +64,9 @@ class Course:
             withdraw=lambda _: False,
             reply=lambda *_: None,
         )
-        plan = Plan(GATEWAY, 1, self._clock.now(), b"", {line.id: line}, {self._device.id: self._device}, {}, {}, [])
+        plan = Plan(
+            GATEWAY, 1, self._clock.now(), b"", {line.id: line}, {self._device.id: self._device}, {}, {}, {}, []
+        )
         self._desk.roster = judge(plan)
         self._recorder = Recorder(self.store, self._desk)
         self._waiting: list[Run] = []
