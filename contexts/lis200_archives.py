@@ -118,13 +118,14 @@ async def read_events(meter: Meter, moment: Moment, kwargs: ReadEvents) -> Answe
 class _Read:
     """What an archive answered: its columns, rows with their instants in the archive's order, and damaged rows.
 
-    ``before`` is the row before the first one, if it came, too.
+    ``before`` is the row before the first one, if it came, too; ``empty`` how the meter said that there is no row.
     """
 
     columns: Columns | None = None
     rows: Sequence[tuple[Row, dt.datetime]] = ()
     damaged: Sequence[DamagedRow] = ()
     before: Row | None = None
+    empty: str = ""
 
     @property
     def faults(self) -> list[str]:
@@ -238,7 +239,7 @@ async def _read_once(
     except MeterRefusal as refusal:
         if refusal.code not in _EMPTY or whole:
             raise
-        return _Read()
+        return _Read(empty=str(refusal))
     if not whole:
         return _Read()
     texts = [row for block in whole for row in unpacked(block)]
@@ -258,7 +259,7 @@ async def _read_once(
 
 def _answer(meter: Meter, archive: int, read: _Read) -> Answer:
     if read.columns is None:
-        return Answer(result={"rows": 0})
+        return Answer(result={"rows": 0, **({"answer": read.empty} if read.empty else {})})
     problems = [f"archive {archive}: {problem}" for problem in (*map(str, read.damaged), *read.faults)]
     return Answer(
         values=readings(read.columns, read.rows, archive=archive, mappings=meter.mappings, zone=meter.zone),
