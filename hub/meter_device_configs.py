@@ -14,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import plans
 from hub.bodies import Body
 from hub.expected_series import ExpectedSeries, raster_of
+from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, config_series
 from hub.models import MeterDeviceConfig as Row
-from hub.models import MeterDeviceType, ReadingSeries, config_series
 from hub.problems import Wrong, WrongField, wrong
 from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
-from protocol.wire import ContractError
+from hub.unjudged import note_devices
+from hub.validation import Limit
+from protocol.wire import ContractError, checked_decimal
 
 _LARGEST_ARCHIVE = 99
 
@@ -32,7 +34,7 @@ class Mapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class MeterDeviceConfigBody(Body, kw_only=True):
-    """A config as clients send it. ``mappings`` and ``expectations`` are additive."""
+    """A config as clients send it. ``mappings``, ``expectations`` and ``limits`` are additive."""
 
     read_only = READ_ONLY | {"series_info"}
     organization: uuid.UUID
@@ -41,6 +43,7 @@ class MeterDeviceConfigBody(Body, kw_only=True):
     timezone: str = "UTC"
     mappings: list[Mapping] = msgspec.field(default_factory=list)
     expectations: list[ExpectedSeries] = msgspec.field(default_factory=list)
+    limits: list[Limit] = msgspec.field(default_factory=list)
 
 
 class MeterDeviceConfig(MeterDeviceConfigBody, kw_only=True):
@@ -62,7 +65,7 @@ def check_timezone(field: str, name: str) -> None:
         raise wrong(field, f"{name!r} is not an IANA time zone name, such as Europe/Berlin")
 
 
-async def _check(session: AsyncSession, _row: Row | None, values: Values, _now: dt.datetime) -> None:
+async def _check(session: AsyncSession, row: Row | None, values: Values, _now: dt.datetime) -> None:
     check_timezone("timezone", values["timezone"])
     mappings = values["mappings"] = msgspec.to_builtins(values["mappings"])
     statement = select(ReadingSeries.name).where(ReadingSeries.id.in_(values["series"]))
@@ -78,8 +81,41 @@ async def _check(session: AsyncSession, _row: Row | None, values: Values, _now: 
             errors.append(WrongField(f"mappings.{position}.series", f"{mapping['series']!r} is none of the series"))
     expected = values["expectations"] = msgspec.to_builtins(values["expectations"])
     errors += _wrong_expectations(expected, names, values["timezone"])
+    limits = msgspec.convert(msgspec.to_builtins(values["limits"]), list[Limit])
+    values["limits"] = msgspec.to_builtins(limits)
+    errors += _wrong_limits(limits, names)
     if errors:
         raise Wrong(*errors)
+    if row is not None and values["limits"] != row.limits:
+        devices = await session.scalars(
+            select(MeterDevice.id)
+            .join(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
+            .where(MeterDeviceType.config == row.id)
+        )
+        await note_devices(session, devices.all())
+
+
+def _wrong_limits(limits: Sequence[Limit], names: set[str]) -> list[WrongField]:
+    errors = []
+    seen = set()
+    for position, limit in enumerate(limits):
+        field = f"limits.{position}"
+        if limit.series in seen:
+            errors.append(WrongField(f"{field}.series", "this series stands in it before"))
+        seen.add(limit.series)
+        if limit.series not in names:
+            errors.append(WrongField(f"{field}.series", f"{limit.series!r} is none of the series"))
+        for name, value in (("min", limit.min), ("max", limit.max), ("max_per_hour", limit.max_per_hour)):
+            try:
+                if value is not None:
+                    checked_decimal(value)
+            except ContractError as error:
+                errors.append(WrongField(f"{field}.{name}", str(error)))
+        if limit.min is not None and limit.max is not None and limit.min > limit.max:
+            errors.append(WrongField(f"{field}.max", "it is less than min"))
+        if limit.max_per_hour is not None and limit.max_per_hour < 0:
+            errors.append(WrongField(f"{field}.max_per_hour", "it is the size of a change, so not negative"))
+    return errors
 
 
 def _wrong_expectations(expected: Sequence[Values], names: set[str], zone: str) -> list[WrongField]:

@@ -5,12 +5,15 @@ import uuid
 from typing import Annotated
 
 from msgspec import Meta
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
 from hub.bodies import Body
 from hub.models import MeterDevice, MeterDeviceConfig
 from hub.models import MeterDeviceType as Row
-from hub.resources import READ_ONLY, Resource, Use, router_of
+from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+from hub.unjudged import note_devices
 
 
 class MeterDeviceTypeBody(Body, kw_only=True):
@@ -33,6 +36,13 @@ class MeterDeviceType(MeterDeviceTypeBody, kw_only=True):
     updated_at: dt.datetime
 
 
+async def _check(session: AsyncSession, row: Row | None, values: Values, _now: dt.datetime) -> None:
+    if row is not None and values["config"] != row.config:
+        # It says by what the readings of the type's meters are judged.
+        devices = await session.scalars(select(MeterDevice.id).where(MeterDevice.type == row.id))
+        await note_devices(session, devices.all())
+
+
 RESOURCE = Resource(
     noun="meter device type",
     path="/v1/metering/meter-device-types",
@@ -41,6 +51,7 @@ RESOURCE = Resource(
     out=MeterDeviceType,
     references={"config": MeterDeviceConfig},
     used_by=(Use("meter devices", MeterDevice, "type"),),
+    check=_check,
     gateways=plans.gateways_of_type,
     adopts=True,
 )

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
 from hub.bodies import Body
+from hub.device_periods import note_serial
 from hub.judging import OLDEST
 from hub.meter_device_configs import check_timezone
 from hub.models import (
@@ -30,6 +31,7 @@ from hub.paging import equals
 from hub.problems import Conflict, Wrong, WrongField
 from hub.resources import READ_ONLY, Link, Resource, Values, router_of
 from hub.state import Hub, HubRequest
+from hub.unjudged import note_devices
 from protocol.iec62056 import LocalProtocolError, Request
 from protocol.iec62056.telegrams import encode
 from protocol.wire import Instant
@@ -76,7 +78,7 @@ class MeterDevice(MeterDeviceBody, kw_only=True):
     updated_at: dt.datetime
 
 
-async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now: dt.datetime) -> None:
+async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt.datetime) -> None:
     errors = []
     if values["protocol"] not in PROTOCOLS:
         errors.append(WrongField("protocol", f"{values['protocol']!r} is none of {', '.join(PROTOCOLS)}"))
@@ -100,6 +102,11 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
         raise Wrong(*errors)
     if values["timezone"] is not None:
         check_timezone("timezone", values["timezone"])
+    if row is not None:
+        await note_serial(session, row, values["manufacturer_serial"], now)
+        if values["type"] != row.type:
+            # Its config says by what its readings are judged.
+            await note_devices(session, [row.id])
 
 
 def _wrong_life(commissioned: dt.datetime | None, decommissioned: dt.datetime | None) -> list[WrongField]:

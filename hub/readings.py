@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from litestar import post
 from litestar.params import JSONBody
-from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlalchemy import ColumnElement, and_, delete, select, tuple_
+from sqlalchemy import text as text_of
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import ledger_pending, versions
@@ -17,9 +18,11 @@ from hub.judging import FUTURE, OLDEST
 from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
-from hub.problems import Wrong, WrongField
+from hub.problems import Wrong, WrongField, wrong
 from hub.resources import EVERYTHING, Resource, Values, in_transaction, router_of, show
 from hub.state import HubRequest, hub_of
+from hub.unjudged import Span, note
+from hub.validation import FLAGS, names_of
 from protocol.wire import ContractError, Instant, checked_decimal
 
 FROM_STAFF = "staff"
@@ -30,7 +33,17 @@ class MeterReadingsBody(Body, kw_only=True):
     """A reading as staff sends it."""
 
     read_only = frozenset(
-        {"id", "created_at", "unit", "collected", "provenance", "clock_offset", "version_count", "versions"}
+        {
+            "id",
+            "created_at",
+            "unit",
+            "collected",
+            "provenance",
+            "clock_offset",
+            "version_count",
+            "versions",
+            "flags",
+        }
     )
     organization: uuid.UUID
     meter_device: uuid.UUID
@@ -57,6 +70,7 @@ class MeterReadings(MeterReadingsBody, kw_only=True):
     provenance: str
     clock_offset: float | None
     version_count: int
+    flags: list[str]
     versions: list[Version] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -69,7 +83,8 @@ async def _more(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
         units = {row.id: row.unit for row in await session.execute(statement)}
     several = await _versions(session, rows)
     return [
-        {"unit": row.unit or units.get(row.series, ""), **values} for row, values in zip(rows, several, strict=True)
+        {"unit": row.unit or units.get(row.series, ""), "flags": names_of(row.flags), **values}
+        for row, values in zip(rows, several, strict=True)
     ]
 
 
@@ -101,6 +116,17 @@ async def _forget(session: AsyncSession, row: Row, _request: HubRequest) -> None
     await session.execute(delete(ReadingVersion).where(_same_key([row])))
     key = (row.meter_device.int, row.series.int, row.timestamp)
     await ledger_pending.note(session, [key], removed=True)
+    # The readings after it are judged by the one that is now before them.
+    await note(session, [Span(row.meter_device, row.series, row.timestamp, row.timestamp)])
+
+
+def _has_flag(name: str, text: str) -> ColumnElement[bool]:
+    """Filter by a flag, or ``any``."""
+    bits = sum(FLAGS.values()) if text == "any" else FLAGS.get(text)
+    if bits is None:
+        raise wrong(name, f"{text!r} is none of any, {', '.join(FLAGS)}")
+    # In the words of the index that has flagged readings only.
+    return and_(text_of("readings.flags <> 0"), Row.flags.bitwise_and(bits) != 0)
 
 
 async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.datetime) -> Row:
@@ -166,6 +192,7 @@ RESOURCE = Resource(
         "series": is_uuid(Row.series),
         "start_time": since(Row.timestamp),
         "end_time": until(Row.timestamp),
+        "flag": _has_flag,
     },
     more=_more,
     forget=_forget,

@@ -37,6 +37,7 @@ from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
+from hub.flagging import keep_judging
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
 from hub.lanes import Lanes
 from hub.lifesigns import LifeSign, Signs, note_life_signs
@@ -143,6 +144,7 @@ class Relay:
                 self._for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._adopt)),
                 name="relay-maintenance",
             )
+            group.create_task(self._for_ever("judging", lambda: keep_judging(self._engine)), name="relay-judging")
             group.create_task(
                 self._for_ever("ledger", lambda: keep_ledger(self._engine, self._clock)), name="relay-ledger"
             )

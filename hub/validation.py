@@ -158,7 +158,7 @@ class _Period:
     def _is_spike(self, rate: float, factor: float) -> bool:
         """Whether the step is one by the history before it; then it is part of the history."""
         ordered = self._ordered
-        spike = len(ordered) >= LEAST_STEPS and rate > factor * ordered[len(ordered) // 2]
+        spike = len(ordered) >= LEAST_STEPS and rate > factor * ordered[len(ordered) // 2] * _ROUNDING
         if len(self._rates) == STEPS and (gone := self._rates[0]):
             del ordered[bisect.bisect_left(ordered, gone)]
         self._rates.append(rate)
@@ -169,3 +169,5 @@ class _Period:
 
 _MICROSECOND = dt.timedelta(microseconds=1)
 _HOUR = decimal.Decimal(3_600_000_000)
+_ROUNDING = 1 + 1e-9
+"""Rates are floats: one of exactly so many times the median is no spike."""

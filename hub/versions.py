@@ -21,7 +21,7 @@ from typing import Any, cast
 from sqlalchemy import Table, bindparam, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import ledger_pending
+from hub import ledger_pending, unjudged
 from hub.columns import to_microseconds
 from hub.models import Reading, ReadingVersion
 
@@ -117,8 +117,9 @@ async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.date
     # Left to be joined: first arrivals that are not plain repetitions, and whatever else came for the same key.
     left = {keys[number]: positions[keys[number]] for number in other}
     left |= {key: where[1:] for key, where in positions.items() if len(where) > 1 and key not in left}
-    if left:
-        await _join(session, arrivals, left, outcomes)
+    changed = await _join(session, arrivals, left, outcomes) if left else []
+    touched = [keys[number] for number in sorted(new)]
+    await unjudged.note(session, unjudged.spans_of(sorted({*touched, *changed}) if changed else touched))
     return outcomes
 
 
@@ -142,7 +143,8 @@ def _same(one: Arrival, other: Arrival) -> bool:
 
 async def _join(
     session: AsyncSession, arrivals: Sequence[Arrival], left: dict[Key, list[int]], outcomes: list[str]
-) -> None:
+) -> list[Key]:
+    """Join what is left to what is stored; return the keys of which something changed."""
     named = {key: arrivals[where[0]] for key, where in left.items()}
     states = await _load(session, [named[key] for key in sorted(left)], lock=False)
     for key, where in left.items():
@@ -150,14 +152,17 @@ async def _join(
             outcomes[position] = states[key].join(arrivals[position])
     dirty = sorted(key for key, state in states.items() if state.dirty)
     if not dirty:
-        return
+        return []
     if session.get_bind().dialect.name == "postgresql":
         # Looked at without a lock, so that plain repetitions write nothing; what changes is joined again under it.
         states = await _load(session, [named[key] for key in dirty], lock=True)
         for key in dirty:
             for position in left[key]:
                 outcomes[position] = states[key].join(arrivals[position])
-    await _write(session, [states[key] for key in dirty if states[key].dirty])
+    dirty = [key for key in dirty if states[key].dirty]
+    if dirty:
+        await _write(session, [states[key] for key in dirty])
+    return dirty
 
 
 _PG_ARRIVALS = """
