@@ -17,11 +17,17 @@ import click
 
 from agent.clocks import Clock, system_clock
 from agent.simulator.pushing import Hazards, ModeDMeter, P1Meter, PushingMeter, Way
+from agent.simulator.pushing_dlms import CipheredDlmsMeter, DlmsMeter
 from agent.simulator.pushing_ways import outlet
 from protocol.wire import ContractError
 
-KINDS: dict[str, Callable[[int, str], PushingMeter]] = {"dsmr_p1": P1Meter, "iec62056_push": ModeDMeter}
-"""The meters that can be had, by the receiver that takes them apart."""
+KINDS: dict[str, Callable[[int, str], PushingMeter]] = {
+    "dsmr_p1": P1Meter,
+    "iec62056_push": ModeDMeter,
+    "dlms_push": DlmsMeter,
+    "dlms_push_ciphered": CipheredDlmsMeter,
+}
+"""The meters that can be had, by the receiver that takes them apart; ``dlms_push`` does so with both of its."""
 
 _PROBABILITY = click.FloatRange(0, 1)
 _HELP = f"""Be a meter that pushes, for the receiver KIND: {", ".join(KINDS)}.
@@ -39,6 +45,8 @@ lost or not. What the way does is drawn from --seed. Ends on SIGTERM or SIGINT, 
 \b
   metergate-agent push dsmr_p1 serve:127.0.0.1:8023 --every 1
   metergate-agent listen socket://127.0.0.1:8023 dsmr_p1
+  metergate-agent push dlms_push udp:127.0.0.1:4059 --loss 0.1
+  metergate-agent listen udp://127.0.0.1:4059 dlms_push security=none
 
 Exit status: 0 ended, 1 the work failed (the cause is on standard error), 2 wrong usage.
 """
