@@ -125,13 +125,16 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     settings = read_settings(example)
     assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
     keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "background_share", "[",
-            "password_file", "lock", "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
+            "password_file", "lock", "encryption_key_file", "authentication_key_file", "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
     lines = example.read_text(encoding="utf-8").splitlines()
     switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
     for name in ("broker.password", "station-7.password"):
         (tmp_path / name).write_text("secret")
+    for name in ("station-7.guek", "station-7.gak"):
+        (tmp_path / name).write_text("00" * 16)
     everything = read_settings(written(tmp_path, "\n".join(switched)))
     assert everything.passwords.keys() == {"station 7 corrector"}
+    assert everything.keys["station 7 corrector"].keys() == {"encryption", "authentication"}
     assert everything.endpoints.keys() == {"optical head"}
     # The defaults that it shows are the defaults.
     assert everything.timing == settings.timing
