@@ -125,7 +125,8 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     settings = read_settings(example)
     assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
     keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "background_share", "[",
-            "password_file", "lock", "encryption_key_file", "authentication_key_file", "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
+            "password_file", "lock", "encryption_key_file", "authentication_key_file",
+            "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
     lines = example.read_text(encoding="utf-8").splitlines()
     switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
     for name in ("broker.password", "station-7.password"):
