@@ -27,6 +27,9 @@ MOST_CONNECTIONS = 256
 IDLE_SECONDS = 3600.0
 """After so long without a byte a connection to a ``listen`` endpoint is given up: the meter has gone."""
 
+QUIET_SECONDS = 300.0
+"""After so long without a byte a connection that the gateway has made is made anew."""
+
 DATAGRAM_BYTES = 65_535
 _BATCH = 16
 _LOOK = 60.0
@@ -82,6 +85,7 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
     link = await connect(endpoint.text, rate)
     decoder = sink.begin()
     sink.works()
+    quiet = 0.0
     try:
         while True:
             data = await link.read(sink.silence or _LOOK)
@@ -89,9 +93,17 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
             while data and len(data) < CHUNK and (more := await link.read(0)):
                 data += more
             if data:
+                quiet = 0.0
                 await sink.hear(decoder, data, endpoint.text)
-            elif sink.silence is not None:
+                continue
+            if sink.silence is not None:
                 sink.cease(decoder, endpoint.text)
+            quiet += sink.silence or _LOOK
+            if quiet >= QUIET_SECONDS:
+                # A device server that lost its power says nothing of it, and a connection to it leads nowhere.
+                quiet = 0.0
+                await link.renew()
+                decoder = sink.begin()
     finally:
         sink.cease(decoder, endpoint.text)
         await link.aclose()

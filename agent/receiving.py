@@ -126,6 +126,7 @@ class Receiving:
         for one in self.figures():
             labels = {"receiver": one.name}
             yield Sample("receiver_open", "Whether its endpoint is open", int(not one.fault), labels)
+            yield Sample("receiver_silent_seconds", "Since the last byte came", one.silent_seconds, labels)
             for name, text, value in (
                 ("receiver_bytes_total", "Bytes that came", one.bytes),
                 ("receiver_readings_total", "Readings stored", one.readings),

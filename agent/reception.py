@@ -78,6 +78,7 @@ class ReceiverFigures:
     undecodable: int = 0
     missed: int = 0
     undated: int = 0
+    silent_seconds: float = 0.0
     fault: str = ""
 
 
@@ -123,6 +124,7 @@ class Reception:
         self._unreported = 0
         self._last: tuple[Undecodable, str] | None = None
         self._figures = ReceiverFigures(receiver.name)
+        self._heard = clock.monotonic()
 
     # --- agent.receiver_links.Sink
 
@@ -134,6 +136,7 @@ class Reception:
         """Take bytes; returns when more may come."""
         begun = time.perf_counter()
         self._figures.bytes += len(data)
+        self._heard = self._clock.monotonic()
         self._take(decoder.receive(data, self._clock.now()), source)
         self._pace.pay(time.perf_counter() - begun)
         await self._pace.rest()
@@ -169,6 +172,7 @@ class Reception:
     def figures(self) -> ReceiverFigures:
         """What it did since it was begun."""
         self._figures.superfluous = self._intake.superfluous
+        self._figures.silent_seconds = round(self._clock.monotonic() - self._heard, 1)
         return dataclasses.replace(self._figures)
 
     def keep_house(self) -> None:

@@ -14,12 +14,17 @@ MOST_KEYS = 512
 """Meters whose slots are remembered; of more, those that were silent longest are forgotten."""
 
 
+LATE = dt.timedelta(minutes=2)
+"""A payload that is at most so much older than the one before it was overtaken."""
+
+
 class Thinning:
     """Which slots are taken, per key (a meter). Without a raster everything passes."""
 
     def __init__(self, raster: Raster | None, kept: bytes = b"") -> None:
         self.raster = raster
         self._taken: dict[str, int] = {}
+        self._latest: dict[str, dt.datetime] = {}
         if raster is not None and kept:
             try:
                 named, self._taken = msgspec.msgpack.decode(kept, type=tuple[str, dict[str, int]])
@@ -37,13 +42,20 @@ class Thinning:
         slot = self.slot(instant)
         if slot is None:
             return True
-        # Not only later ones: a clock that was put back begins slots that it had before.
-        if self._taken.get(key) == slot:
+        taken, latest = self._taken.get(key), self._latest.get(key, instant)
+        self._latest[key] = instant
+        if taken == slot:
+            return False
+        if taken is not None and slot < taken and latest - instant <= LATE:
+            # It was overtaken on its way. One that is older still is of a clock that was put back: slots begin anew.
+            self._latest[key] = latest
             return False
         self._taken.pop(key, None)
         self._taken[key] = slot
         if len(self._taken) > MOST_KEYS:
-            del self._taken[next(iter(self._taken))]
+            silent = next(iter(self._taken))
+            del self._taken[silent]
+            self._latest.pop(silent, None)
         return True
 
     def kept(self) -> bytes:

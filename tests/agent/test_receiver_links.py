@@ -11,7 +11,7 @@ from agent import receiver_links
 from agent.links import LinkError, open_link
 from agent.receiver_links import listen_to
 from receivers.endpoints import parse_endpoint
-from receivers.receiver import Arrival
+from receivers.receiver import Arrival, Decoder
 
 
 class Lines:
@@ -42,12 +42,12 @@ class Heard:
     def begin(self) -> Lines:
         return Lines()
 
-    async def hear(self, decoder: Lines, data: bytes, source: str) -> None:
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
         del decoder
         self.heard.append((data, source))
         await self.gate.wait()
 
-    def cease(self, decoder: Lines, source: str) -> None:
+    def cease(self, decoder: Decoder, source: str) -> None:
         del decoder
         self.ceased.append(source)
 
@@ -152,3 +152,23 @@ async def test_what_cannot_be_opened_says_why(endpoint: str, cause: str) -> None
         with pytest.raises(LinkError) as caught:
             await listen_to(parse_endpoint(text), 9600, Heard(), open_link)
     assert cause in caught.value.what.lower()
+
+
+async def test_a_connection_that_says_nothing_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_links, "QUIET_SECONDS", 0.1)
+    sink, calls = Heard(), list[asyncio.StreamWriter]()
+    sink.silence = 0.05
+
+    async def called(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(writer)
+        if len(calls) == 2:
+            writer.write(b"here again")
+
+    async with await asyncio.start_server(called, "127.0.0.1", 0) as server:
+        endpoint = parse_endpoint(f"socket://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        task = asyncio.create_task(listen_to(endpoint, 9600, sink, open_link))
+        await until(lambda: sink.heard)
+        await ended(task)
+        for writer in calls:
+            writer.close()
+    assert sink.heard[0][0] == b"here again"

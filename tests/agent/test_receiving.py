@@ -130,7 +130,7 @@ async def test_a_serial_port_is_opened_at_the_receivers_rate(tmp_path: pathlib.P
 async def test_through_loss_doubles_cuts_noise_and_restarts_each_slot_has_one_reading(tmp_path: pathlib.Path) -> None:
     """Every ten seconds for two hours of the meter's time; the way and the gateway are restarted meanwhile."""
     meter = P1Meter(3, "E0017", gas=False)
-    way = Way(Hazards(loss=0.1, double=0.1, cut=0.02, noise=0.02), seed=3)
+    way = Way(Hazards(loss=0.1, double=0.1, swap=0.05, cut=0.02, noise=0.02), seed=3)
     times = [AT.replace(second=0) + dt.timedelta(seconds=10 * step) for step in range(720)]
     expected = {said.timestamp: said.value for at in times for said in meter.said(at) if said.series == "1-0:1.8.1"}
     found: list[NewMeterReading] = []
@@ -267,8 +267,7 @@ async def test_while_the_disk_is_full_nothing_is_lost_that_was_taken(tmp_path: p
         for at in times:
             await push(out, meter, at)
         await until(lambda: one.store.fault)
-        await asyncio.sleep(0.3)
-        assert not one.readings()
+        assert len(one.readings()) < 120
         one.store._db.execute("PRAGMA max_page_count = 100000")
         await until(lambda: len(one.readings()) == 120)
         assert {row.timestamp for row in one.readings()} == set(times)

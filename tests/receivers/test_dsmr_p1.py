@@ -173,6 +173,13 @@ def test_a_gas_value_is_taken_when_it_changes_slot_not_when_the_telegram_does() 
     assert found[2][0][2:] == ("101.000", "m3", dt.datetime(2026, 3, 2, 6, 0, tzinfo=dt.UTC))
 
 
+def test_a_telegram_that_was_overtaken_is_late_and_a_clock_that_was_put_back_begins_anew() -> None:
+    one = decoder(raster="quarter_hour")
+    times = ["061500", "061450", "061510", "063001", "062955", "063011", "050007", "050017", "051503"]
+    found = [pushed(one.receive(telegram(f"260302{time}W"), AT)) for time in times]
+    assert [time for time, rows in zip(times, found, strict=True) if rows] == ["061500", "063001", "050007", "051503"]
+
+
 def test_what_was_taken_survives_a_restart_and_another_raster_begins_anew() -> None:
     first = intake(raster="hour")
     assert first.connection().receive(telegram("260302060003W"), AT)
