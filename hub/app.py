@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from hub import (
     amr_task_groups,
     amr_tasks,
+    backfills,
     callers,
     commands,
     device_periods,
@@ -60,6 +61,7 @@ RESOURCES = (
     callers,
     receivers,
     commands,
+    backfills,
     runs,
     loss_records,
     quarantined,
