@@ -252,8 +252,8 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: BrokerUrl, queue_bytes: int) -> AsyncIterator[Connection]:
-    """Open a connection for the length of the block.
+async def connect(url: BrokerUrl, queue_bytes: int, will: tuple[str, bytes] | None = None) -> AsyncIterator[Connection]:
+    """Open a connection for the length of the block; the broker publishes its will (topic, payload) when it is lost.
 
     Raises:
         ConnectionLostError: when the broker cannot be reached, refuses, or does not answer in time.
@@ -275,6 +275,7 @@ async def connect(url: BrokerUrl, queue_bytes: int) -> AsyncIterator[Connection]
         keepalive=KEEPALIVE_SECONDS,
         max_inflight_messages=IN_FLIGHT,
         tls_context=ssl.create_default_context() if url.tls else None,
+        will=None if will is None else aiomqtt.Will(*will, qos=QOS),
     )
     client.pending_calls_threshold = 10 * IN_FLIGHT
     connection = Connection(client, str(url))

@@ -55,6 +55,9 @@ POLL_SECONDS = 0.25
 RETRY_SECONDS = (0.2, 15.0)
 """Shortest and longest pause before the broker, or the database, is tried again."""
 
+GOODBYE_SECONDS = 2.0
+"""How long a relay that ends waits for the broker to take its last word."""
+
 SAY_EVERY = 5.0
 """Seconds between two lines in the log about a full queue."""
 
@@ -171,12 +174,18 @@ class Relay:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                async with connect(self._url, 2 * self._settings.queue_bytes) as connection:
+                # Its will: what the broker had given to a relay that is lost nobody else gets, until it is sent again.
+                will = (HELLO, self._hello())
+                async with connect(self._url, 2 * self._settings.queue_bytes, will) as connection:
                     await connection.subscribe(relay_filters())
                     _log.info("relay_connected", broker=str(self._url), relay=self._name)
                     pause = RETRY_SECONDS[0]
                     await self._begin(connection)
-                    await self._sort(connection)
+                    try:
+                        await self._sort(connection)
+                    except asyncio.CancelledError:
+                        await self._say_goodbye(connection)
+                        raise
             except (ConnectionLostError, *DATABASE_ERRORS) as error:
                 _log.warning("relay_disconnected", cause=_first_line(error), pause_seconds=pause)
             finally:
@@ -194,9 +203,20 @@ class Relay:
             found = await session.scalars(sa.select(Gateway.id).where(Gateway.desired_revision > 0))
             self._to_publish.update(found.all())
         self._wake.set()
-        await connection.publish(HELLO, self._sealed(HELLO, reports.Hello(self._clock.now(), self._name)))
+        await connection.publish(HELLO, self._hello())
         self._ready.set()
         _connected.set(1)
+
+    def _hello(self) -> bytes:
+        return self._sealed(HELLO, reports.Hello(self._clock.now(), self._name))
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        """Say what the will says, because a connection that is closed in order has none."""
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await connection.publish(HELLO, self._hello())
+        except (ConnectionLostError, TimeoutError):
+            _log.info("goodbye_not_said")
 
     async def _sort(self, connection: Connection) -> None:
         async for message in connection.messages():
@@ -271,7 +291,9 @@ class Relay:
     # Life signs
 
     def _hear(self, message: Incoming) -> None:
-        gone = self._signs.put(message)
+        self._tell_of_gone(self._signs.put(message))
+
+    def _tell_of_gone(self, gone: int) -> None:
         if gone:
             _dropped.inc(gone)
             _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
@@ -286,13 +308,9 @@ class Relay:
         try:
             await _all_or_each(signs, self._note, refused)
         except DATABASE_ERRORS:
-            self._hear_again(messages)
+            # Nobody sends them again while the connection lasts.
+            self._tell_of_gone(self._signs.put_back(messages))
             raise
-
-    def _hear_again(self, messages: Sequence[Incoming]) -> None:
-        """Keep what could not be noted: nobody sends it again while the connection lasts."""
-        for message in messages:
-            self._hear(message)
 
     async def _note(self, signs: Sequence[LifeSign]) -> None:
         """Note life signs, and answer them."""
@@ -477,6 +495,9 @@ async def _all_or_each(
 
 
 def _is_away(error: DBAPIError) -> bool:
+    if isinstance(error, InterfaceError) and isinstance(getattr(error.orig, "__cause__", None), ValueError):
+        # The driver calls a value that it cannot send an error of its interface; tried again it is no better.
+        return False
     return isinstance(error, (OperationalError, InterfaceError)) or is_out_of_strength(error)
 
 
