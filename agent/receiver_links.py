@@ -89,9 +89,14 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
     try:
         while True:
             data = await link.read(sink.silence or _LOOK)
-            # What has come meanwhile is taken together; a flood would cost a turn of the loop for every bit of it.
-            while data and len(data) < CHUNK and (more := await link.read(0)):
-                data += more
+            try:
+                # What has come meanwhile is taken together; a flood would cost a turn of the loop for every bit of it.
+                while data and len(data) < CHUNK and (more := await link.read(0)):
+                    data += more
+            except LinkError:
+                # What came before the end came all the same.
+                await sink.hear(decoder, data, endpoint.text)
+                raise
             if data:
                 quiet = 0.0
                 await sink.hear(decoder, data, endpoint.text)

@@ -19,6 +19,10 @@ FIRST_YEAR, LAST_YEAR = 1970, 2199
 """Years that a date may lie in: what every meter and database of ours can hold."""
 
 
+def _names_none(_: Any) -> tuple[str, ...]:  # noqa: ANN401 - the kwargs of any call
+    return ()
+
+
 class CallError(ValueError):
     """A call that cannot be made as asked; ``field`` names the key (``task_call``, ``task_kwargs.address``)."""
 
@@ -34,7 +38,7 @@ class Call:
 
     ``archive`` marks reads that a later read makes up for (missed runs coalesce); ``writes`` marks calls that change
     the meter (never repeated blindly). ``manner`` is how the session that it needs is opened and held: two calls with
-    equal manners share one.
+    equal manners share one. ``sources`` are the values that it was asked for by name, in the words of a mapping.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Call:
     archive: bool = False
     writes: bool = False
     manner: Manner = LIS200
+    sources: Callable[[Any], tuple[str, ...]] = _names_none
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -90,8 +90,20 @@ CONTEXT = Context(
     {
         call.name: call
         for call in (
-            Call("read_readout", ReadReadout, read_readout, manner=READOUT),
-            Call("read_register", ReadRegister, read_register, manner=SINGLE),
+            Call(
+                "read_readout",
+                ReadReadout,
+                read_readout,
+                manner=READOUT,
+                sources=lambda kwargs: tuple(asked.text for asked in kwargs.registers or ()),
+            ),
+            Call(
+                "read_register",
+                ReadRegister,
+                read_register,
+                manner=SINGLE,
+                sources=lambda kwargs: (kwargs.address.text,),
+            ),
         )
     },
 )

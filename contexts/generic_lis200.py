@@ -30,7 +30,12 @@ CONTEXT = Context(
     {
         call.name: call
         for call in (
-            Call("read_single_value", ReadSingleValue, read_single_value),
+            Call(
+                "read_single_value",
+                ReadSingleValue,
+                read_single_value,
+                sources=lambda kwargs: (kwargs.address.parsed.core,),
+            ),
             Call("read_archive_by_date", ReadArchiveByDate, read_archive_by_date, archive=True),
             Call(
                 "read_archive_by_offset_seconds",
@@ -40,7 +45,12 @@ CONTEXT = Context(
             ),
             Call("read_archive_since_last", ReadArchiveSinceLast, read_archive_since_last, archive=True),
             Call("read_events", ReadEvents, read_events, archive=True),
-            Call("read_values", ReadValues, read_values),
+            Call(
+                "read_values",
+                ReadValues,
+                read_values,
+                sources=lambda kwargs: tuple(asked.parsed.core for asked in kwargs.addresses),
+            ),
             Call("read_identity", ReadIdentity, read_identity),
             Call("set_time", SetTime, set_time, writes=True),
         )

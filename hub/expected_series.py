@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from protocol.iec62056.errors import UnreadableValue
-from protocol.iec62056.lis200 import Address
+from contexts.catalogue import CallError, check_call, find_call
 from protocol.rasters import Raster, local_anchor
 
 FROM_CONFIG, FROM_ARCHIVE, FROM_TASK = "config", "archive", "task"
@@ -36,7 +35,7 @@ SCHEDULED = {
 """The interval that a schedule's ticks are apart; all in UTC."""
 
 _MOST_ANCHORED = 86_400
-_LIS200, _PLAIN = "generic_lis200", "generic_iec6205621"
+_LIS200 = "generic_lis200"
 
 
 class ExpectedSeries(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -149,13 +148,9 @@ def ticks_of(task: Polled) -> Raster | None:
     return Raster(interval, min(offset, 27 * _MOST_ANCHORED - 1))
 
 
-def _sources(task: Polled) -> Iterable[str]:
-    if task.context == _LIS200 and task.call in {"read_single_value", "read_values"}:
-        asked = task.kwargs.get("addresses", [task.kwargs.get("address")])
-        for text in asked or ():
-            try:
-                yield Address.parse(str(text)).core
-            except UnreadableValue:
-                continue
-    elif task.context == _PLAIN:
-        yield from (str(text) for text in task.kwargs.get("registers") or [task.kwargs.get("address")] if text)
+def _sources(task: Polled) -> tuple[str, ...]:
+    try:
+        return find_call(task.context, task.call).sources(check_call(task.context, task.call, task.kwargs))
+    except CallError:
+        # Saved when it could be run; what cannot be run any more brings nothing.
+        return ()
