@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import dispatch, plans
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
-from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
+from hub.connection import Connection, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
 from hub.flagging import keep_judging
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
@@ -44,6 +44,7 @@ from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.settings import Settings
+from mqtt.connection import Access, BrokerError, Incoming
 from protocol import reports
 from protocol.commands import Command
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
@@ -109,7 +110,7 @@ class Relay:
     def __init__(
         self,
         settings: Settings,
-        url: BrokerUrl,
+        access: Access,
         engine: AsyncEngine,
         clock: Clock,
         key: SigningKey,
@@ -117,7 +118,7 @@ class Relay:
         wake: asyncio.Event,
     ) -> None:
         self._settings = settings
-        self._url = url
+        self._access = access
         self._engine = engine
         self._clock = clock
         self._key = key
@@ -168,13 +169,13 @@ class Relay:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                async with connect(self._url, 2 * self._settings.queue_bytes) as connection:
+                async with connect(self._access, 2 * self._settings.queue_bytes) as connection:
                     await connection.subscribe(relay_filters())
-                    _log.info("relay_connected", broker=str(self._url), relay=self._name)
+                    _log.info("relay_connected", broker=str(self._access.address), relay=self._name)
                     pause = RETRY_SECONDS[0]
                     await self._begin(connection)
                     await self._sort(connection)
-            except (ConnectionLostError, *DATABASE_ERRORS) as error:
+            except (BrokerError, *DATABASE_ERRORS) as error:
                 _log.warning("relay_disconnected", cause=_first_line(error), pause_seconds=pause)
             finally:
                 self._connection = None
@@ -205,7 +206,7 @@ class Relay:
             if channel is Channel.ONLINE:
                 self._hear(message)
                 continue
-            delivery = Delivery(message.topic, message.payload, message.properties, self._clock.now())
+            delivery = Delivery(message.topic, message.payload, message.user_properties, self._clock.now())
             if not self._lanes.put(delivery, channel):
                 self._drop(message.topic)
             _queued.set(self._lanes.bytes)
@@ -375,7 +376,7 @@ class Relay:
             payload = self._key.seal(topic, rendered.body)
             try:
                 await connection.publish(topic, payload, retain=True)
-            except ConnectionLostError as error:
+            except BrokerError as error:
                 _log.warning("plan_not_published", gateway=rendered.gateway, cause=str(error))
                 return
             if await self._note_published(gateway, rendered):
@@ -420,7 +421,7 @@ class Relay:
             return True
         try:
             await connection.publish(topic, payload, expiry=expiry)
-        except ConnectionLostError as error:
+        except BrokerError as error:
             _log.warning("not_published", topic=topic, cause=str(error))
             return False
         return True
