@@ -38,6 +38,7 @@ from agent.standing import ORIGINS, Connected, Standing
 from agent.storage_faults import DAMAGED, StoreFullError, storage_fault
 from agent.store import Store
 from agent.trust import ClockTrust
+from agent.turns import Turns
 from agent.uplink import Uplink
 from agent.workers import Workers
 from protocol import reports
@@ -87,6 +88,7 @@ class Agent:
                     on_part=self._part,
                     open=self._takes_archives,
                 ),
+                turns=Turns(),
             ),
             settings.endpoints,
             on_started=self._started,

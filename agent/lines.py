@@ -39,6 +39,7 @@ from agent.session import (
 )
 from agent.settings import MeterPassword
 from agent.silence import DEFAULT_LIMITS, Limits, Silences
+from agent.turns import Turns
 from contexts.catalogue import CallError, check_call, find_call
 from contexts.meters import LIS200, Answer, Manner, Moment
 from protocol import reports
@@ -86,6 +87,7 @@ class LineWorker:
         times: Time-outs of the wire.
         limits: Bounds of runs and back-off.
         background: What background commands may have of the line.
+        turns: Those of all lines of the process.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class LineWorker:
         times: Times = DEFAULT_TIMES,
         limits: Limits = DEFAULT_LIMITS,
         background: Background | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._line = self._next_line = line
         self._memory, self._clock, self._passwords = memory, clock, passwords
@@ -115,6 +118,7 @@ class LineWorker:
         self._learned = Learned()
         self._tally = LineTally(line, clock.now())
         self._background = background or Background()
+        self._turns = turns or Turns()
         self._idle = IdleTime(self._background, clock.monotonic(), times.block)
         self._executed = 0.0  # seconds of calls
         # By meter: its clock's offset in seconds (None: it shows no clock), and when it was asked (monotonic).
@@ -308,6 +312,7 @@ class LineWorker:
                 now=self._clock.now,
                 access=self._passwords.get(device.name),
                 between_blocks=self._between_blocks,
+                enough=self._enough,
                 times=self._times,
                 learned=self._learned,
                 observer=self._tally.ear(device.name or str(device.id)),
@@ -354,6 +359,13 @@ class LineWorker:
             outer.scope.reschedule(loop.time() if outer.cancelled else deadline + loop.time() - begun)
             await asyncio.sleep(0)
         return True
+
+    async def _enough(self, session: Session) -> None:
+        """Leave a meter on which nothing more is due, and wait for a turn to make an answer of what came."""
+        lent = len(self._executing) > 1
+        if not lent and self._next_on(session, commands=False) is None:
+            session.leave()
+        await self._turns.mine()
 
     def _block_came(self, current: _Current) -> None:
         """Learn how long a block takes in the background, and the first one of any readout with what goes before it."""
@@ -410,7 +422,7 @@ class LineWorker:
         moved = session.line_bytes - bytes_before - current.bytes_of_others
         if not self._goes_on(current, moved, answer):
             self._end(run, outcome, cause, moved, answer)
-        return usable
+        return usable and not session.left
 
     def _cut_off(self, current: _Current, session: Session) -> tuple[str, str]:
         """Outcome and cause of a run that was ended from outside."""

@@ -153,23 +153,28 @@ class Receiving:
 
     async def _work(self, receiver: uuid.UUID) -> None:
         room = self._rooms[receiver]
-        wait = _FIRST_WAIT
         try:
-            while True:
-                begun = self._clock.monotonic()
-                try:
-                    if room.endpoint.way is Way.BROKER:
-                        await self._messages(room)
-                    else:
-                        await listen_to(room.endpoint, room.reception.rate, room.reception, self._connect)
-                except LinkError as error:
-                    room.reception.fails(error.what)
-                if self._clock.monotonic() - begun > _STEADY:
-                    wait = _FIRST_WAIT
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-                wait = min(wait * 2, _LONGEST_WAIT)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(room.reception.storing(), name=f"storing-{room.reception.plan.name}")
+                await self._listen(room)
         finally:
             room.reception.end()
+
+    async def _listen(self, room: _Room) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            begun = self._clock.monotonic()
+            try:
+                if room.endpoint.way is Way.BROKER:
+                    await self._messages(room)
+                else:
+                    await listen_to(room.endpoint, room.reception.rate, room.reception, self._connect)
+            except LinkError as error:
+                room.reception.fails(error.what)
+            if self._clock.monotonic() - begun > _STEADY:
+                wait = _FIRST_WAIT
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            wait = min(wait * 2, _LONGEST_WAIT)
 
     async def _messages(self, room: _Room) -> None:
         while True:

@@ -119,7 +119,7 @@ class Reception:
         self._names: dict[tuple[str, str], tuple[PushMeter | None, str, str]] = {}
         self._waiting: list[bytes] = []
         self._reports: list[bytes] = []
-        self._flush: asyncio.TimerHandle | None = None
+        self._due = asyncio.Event()
         self._allowed, self._refilled = float(MOST_REPORTS), clock.monotonic()
         self._unreported = 0
         self._last: tuple[Undecodable, str] | None = None
@@ -181,11 +181,21 @@ class Reception:
             self._report(*self._last)
             self._later()
 
+    async def storing(self) -> None:
+        """Store what waits, for ever; what the disk does not take now it takes later."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(GATHER)
+            self._due.clear()
+            begun = time.perf_counter()
+            stored = self._stored()
+            self._pace.pay(time.perf_counter() - begun)
+            if not stored:
+                self._due.set()
+                await asyncio.sleep(_FULL_WAIT)
+
     def end(self) -> None:
         """Store what waits; what cannot be stored now is lost with the process, as it is with the power."""
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
         self._stored()
 
     # --- rows
@@ -242,15 +252,8 @@ class Reception:
         return found
 
     def _later(self) -> None:
-        if self._flush is None and (self._waiting or self._reports):
-            self._flush = asyncio.get_running_loop().call_later(GATHER, self._flushed)
-
-    def _flushed(self) -> None:
-        self._flush = None
-        begun = time.perf_counter()
-        if not self._stored():
-            self._flush = asyncio.get_running_loop().call_later(_FULL_WAIT, self._flushed)
-        self._pace.pay(time.perf_counter() - begun)
+        if self._waiting or self._reports:
+            self._due.set()
 
     def _stored(self) -> bool:
         """Store what waits; False when nothing can be written now."""

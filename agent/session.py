@@ -1,7 +1,8 @@
 """One session with one meter: opened, locked open if need be, used through ``contexts.meters.Meter``, always ended.
 
 Rules: ``open_session`` is the only way in, and its way out always says goodbye, also on errors and cancellation,
-shielded and with a short deadline of its own. How a meter is opened and left is in ``agent.opening``.
+shielded and with a short deadline of its own. The goodbye may begin before that (``leave``), while an answer is made of
+what came: the way out waits for its end. How a meter is opened and left is in ``agent.opening``.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_TIMES",
     "FAILURES",
     "Between",
+    "Enough",
     "Learned",
     "Session",
     "SilentMeter",
@@ -61,6 +63,8 @@ _LAYOUT_ATTRIBUTES = (lis200.SOURCES, lis200.NAMES, lis200.UNITS)
 
 Between = Callable[["Session"], Awaitable[bool]]
 """Called between two blocks; True when the line was used for something else and the archive has to be asked again."""
+Enough = Callable[["Session"], Awaitable[None]]
+"""Called when a call asks nothing more, as far as it knows, and goes on to make its answer."""
 
 
 class _Misunderstood(iec62056.RemoteProtocolError):
@@ -87,9 +91,14 @@ class Session:
         memory: LineMemory,
         now: Callable[[], dt.datetime],
         between_blocks: Between | None,
+        enough: Enough | None = None,
     ) -> None:
         self.device, self.who = opening.device, opening.who
         self._opening, self._memory, self._now, self._between_blocks = opening, memory, now, between_blocks
+        self._enough = enough
+        # The goodbye that began before the way out, and the bytes moved until then.
+        self._goodbye: asyncio.Task[None] | None = None
+        self._bytes_before_goodbye = 0
         self.rows_read = 0
         self._message: DataMessage | None = None
         self._zone = _zone(self.device, self.who)
@@ -121,14 +130,17 @@ class Session:
 
     async def read(self, address: str) -> list[str]:
         """Read one object (R1); an answer to another question is not taken for this one."""
+        await self._come_back()
         return await self._opening.read(address)
 
     async def write(self, address: str, value: str) -> None:
         """Write one object (W1), once: a write whose acknowledgement is missing is reported, not repeated."""
+        await self._come_back()
         await self._opening.write(address, value)
 
     async def register(self, address: str, *, command: str = "R1") -> str:
         """Read one register by its id and return the data sets of the answer as they came."""
+        await self._come_back()
         return (await self._opening.answer(address, command=command)).text
 
     async def readout(self, *, again: bool = False) -> DataMessage:
@@ -166,6 +178,7 @@ class Session:
     async def _attribute(self, archive: int, attribute: str) -> list[str]:
         """One row of column texts; nothing if this meter does not have that attribute."""
         try:
+            await self._come_back()
             # Read once and kept for years, so one wrong character here would name every reading wrongly.
             return await self._opening.read(lis200.archive_address(archive, attribute), twice=True)
         except iec62056.MeterRefusal as refusal:
@@ -218,6 +231,7 @@ class Session:
 
     async def _answer(self, readout: Readout, checks: ArchiveChecks) -> AsyncIterator[list[list[str]]]:
         """Ask once (R3) and bring the new rows of each block, until it is over or the line was lent."""
+        await self._come_back()
         talk, blocks = self._opening.conversation, self._blocks(readout.archive)
         asked = self._rows_per_block(readout.archive)
         command = iec62056.ReadBlocks(lis200.archive_address(readout.archive), readout.argument(asked))
@@ -270,6 +284,11 @@ class Session:
         """Return the gateway's UTC at this instant."""
         return self._now()
 
+    async def enough(self) -> None:
+        """Hear that the call asks nothing more, as far as it knows; what it asks after all opens the meter anew."""
+        if self._enough is not None:
+            await self._enough(self)
+
     def under_way(self, characters: int) -> dt.timedelta:
         """Return how long so many characters take on the line at its present rate, pauses not counted."""
         return dt.timedelta(seconds=characters * BITS / self._opening.conversation.core.rate)
@@ -283,8 +302,8 @@ class Session:
 
     @property
     def line_bytes(self) -> int:
-        """Bytes moved on the line so far, both directions."""
-        return self._opening.line_bytes
+        """Bytes moved on the line so far, both directions; those of the goodbye belong to no call."""
+        return self._opening.line_bytes if self._goodbye is None else self._bytes_before_goodbye
 
     async def begin(self) -> None:
         """Open the conversation, see ``Opening.begin``."""
@@ -298,8 +317,29 @@ class Session:
         return self._opening.manner
 
     async def end(self) -> None:
-        """Say goodbye, see ``Opening.end``."""
-        await self._opening.end()
+        """Say goodbye, see ``Opening.end``, or wait until it is said."""
+        if self._goodbye is None:
+            await self._opening.end()
+        else:
+            await asyncio.shield(self._goodbye)
+
+    def leave(self) -> None:
+        """Begin to say goodbye, once, while the call goes on to make its answer."""
+        if self._goodbye is None:
+            self._bytes_before_goodbye = self._opening.line_bytes
+            self._goodbye = asyncio.create_task(self._opening.end(), name="goodbye")
+
+    @property
+    def left(self) -> bool:
+        """Whether the goodbye is being said, or was: nothing else is executed in this session."""
+        return self._goodbye is not None
+
+    async def _come_back(self) -> None:
+        """Open the meter again that was left too early."""
+        if self._goodbye is not None:
+            await self.end()
+            self._goodbye = None
+            await self.begin()
 
     async def serial_number(self) -> str:
         """Read the number that the meter gives itself."""
@@ -392,6 +432,7 @@ async def open_session(
     now: Callable[[], dt.datetime],
     access: MeterPassword | None = None,
     between_blocks: Between | None = None,
+    enough: Enough | None = None,
     times: Times = DEFAULT_TIMES,
     learned: Learned | None = None,
     observer: Observer | None = None,
@@ -408,6 +449,7 @@ async def open_session(
         now: The gateway's UTC.
         access: The lock to open and its code; None leaves locks alone.
         between_blocks: Awaited between the blocks of an archive, see ``Between``.
+        enough: Awaited when a call asks nothing more, see ``Enough``.
         times: Time-outs and repeats.
         learned: What is known of the line from earlier sessions of this process; updated.
         observer: Told of everything that is said and heard, see ``agent.conversation.Observer``.
@@ -429,7 +471,7 @@ async def open_session(
         calls=calls,
         manner=manner,
     )
-    session = Session(opening, memory=memory, now=now, between_blocks=between_blocks)
+    session = Session(opening, memory=memory, now=now, between_blocks=between_blocks, enough=enough)
     try:
         await session.begin()
         yield session

@@ -136,6 +136,9 @@ class AnyMeter:
         """Always the same."""
         return NOW
 
+    async def enough(self) -> None:
+        """Nobody waits for it."""
+
     def under_way(self, characters: int) -> dt.timedelta:
         """As at 9600 Bd."""
         return dt.timedelta(seconds=characters / 960)

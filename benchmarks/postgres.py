@@ -31,7 +31,8 @@ def _programs() -> pathlib.Path:
 class Postgres:
     """One server process with one empty database; ``folder`` may be a mount of its own."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, shared_buffers: str = "32MB") -> None:
+        self._shared_buffers = shared_buffers
         self.port = free_port()
         self.folder = folder
         self._bin = _programs()
@@ -64,7 +65,7 @@ class Postgres:
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": 60,
-            "shared_buffers": "32MB",
+            "shared_buffers": self._shared_buffers,
             "min_wal_size": "32MB",
             "max_wal_size": "64MB",
         }
@@ -145,9 +146,9 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(folder: pathlib.Path) -> Iterator[Postgres]:
+def postgres(folder: pathlib.Path, shared_buffers: str = "32MB") -> Iterator[Postgres]:
     """Run a server for the length of the block."""
-    server = Postgres(folder)
+    server = Postgres(folder, shared_buffers)
     try:
         yield server
     finally:

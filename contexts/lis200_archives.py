@@ -242,6 +242,8 @@ async def _read_once(
         return _Read(empty=str(refusal))
     if not whole:
         return _Read()
+    if _is_last(whole, held):
+        await meter.enough()
     texts = [row for block in whole for row in unpacked(block)]
     found = columns(completed(layout, meter.model, archive, texts), texts)
     judged = [read_row(found, row) for row in texts]
@@ -255,6 +257,17 @@ async def _read_once(
     instants = resolve(meter.zone, locals_, summer=summer, first=first)
     damaged = [row for row in judged if isinstance(row, DamagedRow)]
     return _Read(found, list(zip(good, instants, strict=True)), damaged)
+
+
+def _is_last(whole: Sequence[str], held: Held | None) -> bool:
+    """Whether nothing else is asked if these rows are whole: always, but for those after the last one that is held.
+
+    There more is asked if it is not among them, or has none behind it (see ``_read_after``).
+    """
+    if held is None:
+        return True
+    rows = [row for block in whole for row in unpacked(block)]
+    return len(rows) > 1 and str(held.through_number) in {text.strip().lstrip("0") for text in rows[0]}
 
 
 def _answer(meter: Meter, archive: int, read: _Read) -> Answer:

@@ -113,6 +113,10 @@ class TwiceRead:
         """As the meter's."""
         return await self._meter.now()
 
+    async def enough(self) -> None:
+        """As the meter's."""
+        await self._meter.enough()
+
     def under_way(self, characters: int) -> dt.timedelta:
         """As the meter's."""
         return self._meter.under_way(characters)

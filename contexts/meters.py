@@ -179,6 +179,12 @@ class Meter(Protocol):
     async def now(self) -> dt.datetime:
         """Return the gateway's UTC at this instant (a session may take long)."""
 
+    async def enough(self) -> None:
+        """Say that nothing more is asked, before an answer is made of many rows; returns when it may be made.
+
+        The meter may be told goodbye meanwhile. What is asked after all is answered, at the price of opening it anew.
+        """
+
     def under_way(self, characters: int) -> dt.timedelta:
         """How long so many characters take on the line at its present rate, pauses not counted."""
 

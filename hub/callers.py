@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from contexts.catalogue import CONTEXTS
 from hub.bodies import Body
+from hub.dispatch import OWN
 from hub.models import Caller as Row
 from hub.models import Gateway
 from hub.paging import equals, is_uuid
@@ -53,6 +54,8 @@ async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: 
     errors = []
     if not _NAME.fullmatch(values["name"]):
         errors.append(WrongField("name", "must be of the form [a-z0-9][a-z0-9-]{0,62}: it stands in topics"))
+    if values["name"] in OWN:
+        errors.append(WrongField("name", f"{values['name']!r} is what the hub's own commands bear; choose another"))
     if row is not None and values["gateway"] != row.gateway:
         errors.append(WrongField("gateway", "a caller stays with its gateway"))
     key = values["public_key"]

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.amr_tasks import judge_call
 from hub.bodies import Body
 from hub.database import reading
-from hub.dispatch import HUB, PENDING
+from hub.dispatch import HUB, OWN, PENDING
 from hub.models import Command as Row
 from hub.models import CommandUpdate, Gateway, MeterDevice, NetworkInterface
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
@@ -262,7 +262,7 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
         row = await find(session, RESOURCE, row_id, lock=True)
         if row.state in FINAL_STATES:
             raise Conflict(f"the command has ended already: {row.state}")
-        if row.origin != HUB:
+        if row.origin not in OWN:
             raise Conflict(f"the command was invoked over MQTT by {row.origin}, who alone can cancel it")
         row.cancel_requested, row.updated_at = True, hub.clock.now()
         await session.flush()

@@ -35,6 +35,12 @@ OPEN_STATES = (PENDING, SENT, commands.ACCEPTED, commands.RUNNING)
 HUB = "hub"
 """Origin of a command that came through REST."""
 
+BACKFILL = "backfill"
+"""Origin of a command that fetches a gap: it goes out as one of the hub, for the background."""
+
+OWN = (HUB, BACKFILL)
+"""Origins of the hub's own commands; all others are callers' names, which are never one of these."""
+
 SEND_AGAIN = dt.timedelta(seconds=15)
 """How long a gateway that is online may leave a command unanswered before it is published again: PUBACK is no proof."""
 
@@ -70,7 +76,7 @@ async def claim_outgoing(
     unanswered = sa.and_(_Row.state == SENT, _Row.cancel_requested.is_(False))
     unpublished = sa.and_(_Row.state == PENDING, _Row.cancel_requested.is_(False))
     uncancelled = sa.and_(
-        _Row.cancel_requested, _Row.state.in_(OPEN_STATES), _Row.published_at.is_not(None), _Row.origin == HUB
+        _Row.cancel_requested, _Row.state.in_(OPEN_STATES), _Row.published_at.is_not(None), _Row.origin.in_(OWN)
     )
     if not gateways:
         wanted = sa.or_(
@@ -84,7 +90,7 @@ async def claim_outgoing(
     statement = (
         sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
         .join(Gateway, Gateway.id == _Row.gateway)
-        .where(wanted, Gateway.online, Gateway.store_id.is_not(None), _Row.expires_at > now, _Row.origin == HUB)
+        .where(wanted, Gateway.online, Gateway.store_id.is_not(None), _Row.expires_at > now, _Row.origin.in_(OWN))
         .order_by(_Row.created_at, _Row.id)
         .limit(500)
         # Another relay that looks at the same moment takes others, or none.
@@ -170,6 +176,7 @@ def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands
         delay_seconds=0 if cancel else row.delay_seconds,
         store=row.store_id,
         cancels=row.id if cancel else None,
+        background=row.origin == BACKFILL and not cancel,
     )
 
 
@@ -316,7 +323,7 @@ async def _record_invocations(
     direct = {
         update.command_id: (update.origin, update.command)
         for update in updates
-        if update.command is not None and update.origin != HUB and update.command.id == update.command_id
+        if update.command is not None and update.origin not in OWN and update.command.id == update.command_id
     }
     if not direct:
         return

@@ -38,7 +38,7 @@ from hub.models import (
     device_tasks,
     group_tasks,
 )
-from protocol.rasters import Raster
+from protocol.rasters import SECONDS, Raster
 from protocol.wire import ContractError
 
 MARKS = 500
@@ -77,6 +77,17 @@ class Expecting:
             return None
         return found
 
+    def slots(self, timestamps: Iterable[int]) -> list[int]:
+        """Return the slots that readings with these timestamps (microseconds after 1970) fill."""
+        step = 1_000_000 * SECONDS.get(self.raster.interval, 0)
+        if not step or self.momentary:
+            return [slot for timestamp in timestamps if (slot := self.slot(timestamp)) is not None]
+        # The same, for the most frequent rasters and thousands of readings at once.
+        anchor, since = 1_000_000 * self.raster.anchor_seconds, self.since
+        until = self.until if self.until is not None else _NEVER
+        found = [divmod(timestamp - anchor, step) for timestamp in timestamps]
+        return [slot for slot, rest in found if not rest and since <= slot <= until]
+
     def slot_at(self, timestamp: dt.datetime) -> int | None:
         """Return the slot that a reading with this timestamp fills; None when it fills none."""
         return self.slot(to_microseconds(timestamp))
@@ -88,6 +99,7 @@ class Expecting:
 
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NEVER = 2**62
 
 
 def slots_within(raster: Raster, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> tuple[int, int]:
@@ -201,6 +213,8 @@ async def recompute(session: AsyncSession, now: dt.datetime) -> int:
     rasters = await _Rasters.read(session)
     for device in there:
         await _write(session, setups[device], held.get(device, []), rasters, now)
+    # New ones all at once.
+    await session.flush()
     await session.execute(
         sa.delete(ExpectationMark)
         .where(ExpectationMark.id.in_([one.id for one in marks]))
@@ -367,7 +381,6 @@ async def _write_series(
     values["since_slot"] = since
     if kept is None:
         session.add(Expectation(device=meter.id, series=series, rebuilding=True, **values))
-        await session.flush()
     else:
         await _change(session, kept, values)
 

@@ -48,9 +48,9 @@ SPANS = 300
 SPANS_TAKEN = 2000
 """How many spans a turn judges at most, and after how many it takes no further note."""
 
-LONG_SPANS = 4
+LONG_SPANS = 16
 LONG = dt.timedelta(days=40)
-LONG_ROWS = 2000
+LONG_ROWS = 1000
 """Of a span longer than ``LONG`` a turn judges so many readings at most, and it judges few such spans."""
 
 _LOCK = 0x6D617A66

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.database import UNREACHABLE, database_problems, reading
-from hub.models import Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
+from hub.models import Backfill, Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
 from hub.rivals import conflict_of
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES
@@ -133,6 +133,17 @@ async def _figures(session: AsyncSession, now: dt.datetime) -> list[tuple[str, s
             "open_commands",
             "Commands that have not ended",
             await _count(session, Command, Command.state.not_in(FINAL_STATES)),
+        ),
+        ("backfills_open", "Gaps that are being closed", await _count(session, Backfill, Backfill.ended_at.is_(None))),
+        (
+            "backfill_line_seconds",
+            "Line time that the gaps which are being closed will take",
+            (
+                await session.scalar(
+                    select(func.coalesce(func.sum(Backfill.cost_seconds), 0)).where(Backfill.ended_at.is_(None))
+                )
+            )
+            or 0,
         ),
     ]
 

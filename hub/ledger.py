@@ -12,6 +12,7 @@ Rules:
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -31,7 +32,8 @@ from hub.models import Expectation, ExpectationMark, LedgerChunk, LedgerPending,
 from hub.once import upsert
 
 NOTES = 400
-"""Notes folded per turn; each is what one transaction of ingestion brought."""
+NOTE_BYTES = 200_000
+"""Notes folded per turn, each of what one transaction brought, and after how many bytes (9 a reading) no further."""
 
 REBUILT = 200
 REBUILT_READINGS = 50_000
@@ -65,10 +67,11 @@ async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
     """Do a clerk's turn: fold, make expectations again, rebuild, a bounded part of each.
 
     Returns:
-        Whether there may be more to do at once: not when nothing was, or while another clerk is at it.
+        Whether there is more to do at once: not while another clerk is at it, nor when the notes that were there are
+        folded. Those that come until the next turn are folded together, and each chunk written once.
     """
     async with reading(engine) as session:
-        waiting = [
+        noted, marked, stale = [
             (await session.execute(statement.limit(1))).first() is not None
             for statement in (
                 select(LedgerPending.id),
@@ -77,17 +80,16 @@ async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
             )
         ]
     more = False
-
-    async def expect(writer: AsyncSession) -> int:
-        return await recompute(writer, now)
-
-    for due, work in zip(waiting, (_fold, expect, _rebuild), strict=True):
-        if not due:
-            continue
+    if noted:
         async with ledger_turn(engine, wait=False) as writer:
             if writer is None:
                 return False
-            more = bool(await work(writer)) or more
+            more = await _fold(writer)
+    if marked or stale:
+        async with ledger_turn(engine, wait=False) as writer:
+            if writer is None:
+                return False
+            more = bool((marked and await recompute(writer, now)) or await _rebuild(writer)) or more
     return more
 
 
@@ -101,8 +103,9 @@ async def catch_up(engine: AsyncEngine, now: dt.datetime) -> None:
         marked = (await session.execute(select(ExpectationMark.id).limit(1))).first() is not None
     while newest is not None:
         async with ledger_turn(engine, wait=True) as session:
-            if session is None or not await _fold(session):
-                break
+            if session is None:
+                return
+            await _fold(session)
             oldest = await session.scalar(select(sa.func.min(LedgerPending.id)))
         if oldest is None or oldest > newest:
             break
@@ -121,11 +124,18 @@ async def catch_up(engine: AsyncEngine, now: dt.datetime) -> None:
 # Folding
 
 
-async def _fold(session: AsyncSession) -> int:
-    """Fold the oldest notes; return how many."""
-    notes = (await session.execute(select(LedgerPending).order_by(LedgerPending.id).limit(NOTES))).scalars().all()
-    if not notes:
-        return 0
+async def _fold(session: AsyncSession) -> bool:
+    """Fold the oldest notes, in turns so short that nobody waits for this process; return whether there are more."""
+    sizes = await session.execute(
+        select(LedgerPending.id, sa.func.length(LedgerPending.keys)).order_by(LedgerPending.id).limit(NOTES)
+    )
+    waiting = [(key, size) for key, size in sizes]
+    sums = itertools.accumulate(size for _, size in waiting)
+    taken = [key for (key, size), total in zip(waiting, sums, strict=True) if total - size < NOTE_BYTES]
+    if not taken:
+        return False
+    rows = await session.execute(select(LedgerPending).where(LedgerPending.id.in_(taken)).order_by(LedgerPending.id))
+    notes = rows.scalars().all()
     told = [(ledger_pending.unpack(note.keys), note.removed) for note in notes]
     devices = {device for series_of, _ in told for device, _, _ in series_of}
     expecting: dict[tuple[uuid.UUID, uuid.UUID], list[Expecting]] = {}
@@ -136,7 +146,7 @@ async def _fold(session: AsyncSession) -> int:
     for series_of, removed in told:
         for device, series, timestamps in series_of:
             for one in expecting.get((device, series), ()):
-                slots = _slots(one, timestamps)
+                slots = one.slots(timestamps)
                 if removed and one.momentary:
                     slots = await _empty(session, one, slots)
                 if slots:
@@ -148,11 +158,7 @@ async def _fold(session: AsyncSession) -> int:
         .where(LedgerPending.id.in_([note.id for note in notes]))
         .execution_options(synchronize_session=False)
     )
-    return len(notes)
-
-
-def _slots(one: Expecting, timestamps: Iterable[int]) -> list[int]:
-    return [slot for timestamp in timestamps if (slot := one.slot(timestamp)) is not None]
+    return len(taken) < len(waiting) or len(waiting) == NOTES
 
 
 async def _empty(session: AsyncSession, one: Expecting, slots: Sequence[int]) -> list[int]:
@@ -293,7 +299,7 @@ async def bits_from_readings(session: AsyncSession, one: Expecting) -> tuple[Bit
         select(Reading.timestamp).where(Reading.meter_device == one.device, Reading.series == one.series)
     )
     async for some in rows.partitions(5000):
-        bits.add(_slots(one, (to_microseconds(row.timestamp) for row in some)))
+        bits.add(one.slots(to_microseconds(row.timestamp) for row in some))
         count += len(some)
     return bits, count
 

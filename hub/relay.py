@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import dispatch, plans
+from hub.backfilling import Filler
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.connection import Connection, connect, read_url
@@ -149,6 +150,8 @@ class Relay:
             group.create_task(
                 self._for_ever("ledger", lambda: keep_ledger(self._engine, self._clock)), name="relay-ledger"
             )
+            filler = Filler(self._engine, self._clock)
+            group.create_task(self._for_ever("backfilling", filler.keep_on), name="relay-backfilling")
 
     async def _for_ever(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step; when the database fails it pauses and goes on, because gateways keep what has no receipt."""

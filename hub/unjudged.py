@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import struct
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
 from sqlalchemy import Table, insert
@@ -43,19 +43,18 @@ class Span:
 
 def spans_of(keys: Iterable[tuple[int, int, dt.datetime]]) -> Iterator[Span]:
     """Yield spans around the keys (the numbers of device and series, and a timestamp), which are in order."""
-    current: list[tuple[int, int, dt.datetime]] = []
+    begun: tuple[int, int, dt.datetime] | None = None
+    last = FIRST
     for key in keys:
-        if current and (key[:2] != current[-1][:2] or key[2] - current[-1][2] > _GAP):
-            yield _around(current)
-            current = []
-        current.append(key)
-    if current:
-        yield _around(current)
-
-
-def _around(keys: Sequence[tuple[int, int, dt.datetime]]) -> Span:
-    device, series, first = keys[0]
-    return Span(uuid.UUID(int=device), uuid.UUID(int=series), first, keys[-1][2])
+        device, series, timestamp = key
+        if begun is None:
+            begun = key
+        elif series != begun[1] or device != begun[0] or timestamp - last > _GAP:
+            yield Span(uuid.UUID(int=begun[0]), uuid.UUID(int=begun[1]), begun[2], last)
+            begun = key
+        last = timestamp
+    if begun is not None:
+        yield Span(uuid.UUID(int=begun[0]), uuid.UUID(int=begun[1]), begun[2], last)
 
 
 async def note(session: AsyncSession, spans: Iterable[Span]) -> None:

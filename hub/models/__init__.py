@@ -6,6 +6,7 @@ operation that writes the row, from the hub's clock. The schema itself is made b
 the two.
 """
 
+from hub.models.backfills import Backfill
 from hub.models.base import Base, Dated, Identified
 from hub.models.completeness import (
     Expectation,
@@ -53,6 +54,7 @@ from hub.models.validation import DevicePeriod, UnjudgedReadings
 __all__ = [
     "AmrTask",
     "AmrTaskGroup",
+    "Backfill",
     "Base",
     "Batch",
     "Caller",

@@ -207,7 +207,8 @@ def _sets(line: str) -> Iterator[tuple[str, Value]]:
 
 
 def _written(group: Value) -> str:
-    return f"{group.text}*{group.unit}" if group.unit else group.text
+    # Seven bits have no degree: meters send it as the brace that stands in its place.
+    return f"{group.text}*{group.unit.replace('°', '{')}" if group.unit else group.text
 
 
 def _unpadded(text: str) -> str:

@@ -50,6 +50,7 @@ class ScriptedMeter:
         self.seconds_per_character = 0.0
         self.reads_take: list[float] = []
         self.archives: list[int] = []
+        self.enough_after: list[int] = []
 
     async def read(self, address: str) -> list[str]:
         if address in self.refused or address not in self.objects:
@@ -96,6 +97,9 @@ class ScriptedMeter:
 
     async def now(self) -> dt.datetime:
         return self.gateway
+
+    async def enough(self) -> None:
+        self.enough_after.append(len(self.asked))
 
     def under_way(self, characters: int) -> dt.timedelta:
         return dt.timedelta(seconds=characters * self.seconds_per_character)

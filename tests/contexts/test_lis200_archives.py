@@ -133,6 +133,8 @@ class TestByDate:
 
         assert volumes(answer) == ["6", "7"]
         assert not answer.problems
+        # That nothing more is asked was said of either.
+        assert meter.enough_after == [1, 2]
 
     async def test_a_row_that_stays_damaged_costs_itself_only_and_is_kept_as_text(self) -> None:
         rows = [
@@ -363,6 +365,9 @@ class TestSinceLast:
         assert meter.asked[1] == (NUMBER, "5", "")
         assert volumes(third) == []
         assert third.held == Held(utc("1970-01-01T00:00"), utc("2024-06-01T05:00"), 7)
+        # Only where new rows came is nothing else asked: with none behind the last held one, the times tell.
+        assert meter.enough_after == [1, 2]
+        assert len(meter.asked) == 4
 
     async def test_the_first_time_may_be_bounded(self) -> None:
         meter = self.meter(12)
@@ -382,6 +387,7 @@ class TestSinceLast:
 
         assert volumes(answer) == [str(hour) for hour in range(5, 13)]
         assert answer.held == Held(utc("2024-05-01T00:00"), utc("2024-06-01T10:00"), 12)
+        assert meter.enough_after == [len(meter.asked)]
 
     async def test_a_position_that_is_not_the_time_is_named(self) -> None:
         with pytest.raises(CallError, match="control_position"):

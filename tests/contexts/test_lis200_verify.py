@@ -56,6 +56,9 @@ class Unsteady:
     async def now(self) -> dt.datetime:
         return NOW
 
+    async def enough(self) -> None:
+        """Nobody waits for it."""
+
     def under_way(self, characters: int) -> dt.timedelta:
         return dt.timedelta(seconds=characters / 960)
 

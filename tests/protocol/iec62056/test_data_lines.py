@@ -168,3 +168,9 @@ def test_what_is_no_time(text: str) -> None:
 )
 def test_error_messages(text: str, *, error: bool) -> None:
     assert is_error(text) is error
+
+
+def test_a_unit_that_seven_bits_cannot_say_is_sent_as_meters_send_it() -> None:
+    sent = format_data_message(parse_data_message("6:310(21.5*{C)\r\n!"))
+    assert sent == "6:310(21.5*{C)\r\n!\r\n"
+    assert parse_data_message(sent)[0].groups[0].unit == "°C"

@@ -1,0 +1,302 @@
+"""What the ledger costs: ingestion with it against ingestion without, completeness of a fleet, bytes on disk.
+
+Ingestion is the relay's own (``store_deliveries``, groups of batches, signatures checked), and *with* is until the last
+note is folded: with the clerk beside it in the same process, as in a relay. Two loads, in turns: a backlog (batches of
+one meter's archive rows) and fresh rows (one row of each series of many meters, the most chunks per row that there
+can be). Without: the same, but nothing is noted and there is no clerk. Completeness is the REST operation, reasons and
+all, over a fleet that was filled set by set, of whose meters every 1,000th lacks five hours.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import logging
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from benchmarks._ledger_estate import NOW, Fleet, archives, fill_fleet, fresh, make_estate
+from benchmarks.postgres import postgres
+from hub import ledger_pending
+from hub.clerk import keep_ledger
+from hub.clocks import Clock
+from hub.completeness import total_of
+from hub.database import create_engine, migrate, reading, writing
+from hub.ingest import Delivery, store_deliveries
+from hub.ledger import catch_up, keep_some
+from hub.ledger_chunks import size_of
+from hub.models import LedgerPending
+from hub.totals import Scope, statement_of_expected, statement_of_stored, windows_of
+
+WANTED_RATIO = 0.9
+WANTED_SECONDS = 0.2
+GROUP = 20
+"""Batches per transaction: what a relay takes together under load."""
+
+THIRTY_DAYS = dt.timedelta(days=30)
+ONE_SECOND = dt.timedelta(seconds=1)
+_HOURS = 72
+_TIMES = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingestion:
+    """Readings per second on one database under one load, without the ledger and with it."""
+
+    database: str
+    load: str
+    readings: int
+    without: int
+    with_ledger: int
+    ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """How long completeness of the fleet takes (median), and by which indexes it was counted."""
+
+    devices: int
+    seconds: float
+    seconds_totals_only: float
+    expected: int
+    stored: int
+    right: bool
+    indexes: list[str]
+    bytes_per_hourly_series_and_day: float
+    bytes_per_daily_series_and_day: float
+    bytes_per_device_and_day: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """All figures, and whether they are what is wanted."""
+
+    ingestion: list[Ingestion]
+    completeness: Question
+
+    @property
+    def good(self) -> bool:
+        """Whether everything holds."""
+        asked = self.completeness
+        return (
+            all(one.ratio >= WANTED_RATIO for one in self.ingestion)
+            and asked.right
+            and asked.seconds <= WANTED_SECONDS
+            and bool(asked.indexes)
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit status says whether all is as wanted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ledger", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--meters", type=int, default=40, help="meters whose readings come in a round (40)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds with and without, in turns (3)")
+    parser.add_argument("--devices", type=int, default=100_000, help="meters of the fleet that is asked about (100000)")
+    options = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with tempfile.TemporaryDirectory(prefix="metergate-ledger-") as folder:
+        place = pathlib.Path(folder)
+        place.chmod(0o755)
+        (place / "postgres").mkdir()
+        with postgres(place / "postgres", shared_buffers="128MB") as server:
+            verdict = asyncio.run(_measure(options, f"sqlite:///{place / 'hub.db'}", server.url()))
+    sys.stdout.write(
+        json.dumps(dataclasses.asdict(verdict) | {"good": verdict.good}) if options.json else _shown(verdict)
+    )
+    sys.stdout.write("\n")
+    return 0 if verdict.good else 1
+
+
+def _shown(verdict: Verdict) -> str:
+    lines = [
+        f"ingestion, {one.database}, {one.load}: {one.without:,} readings/s without the ledger, "
+        f"{one.with_ledger:,} with it: {one.ratio:.3f} of it (wanted {WANTED_RATIO})"
+        for one in verdict.ingestion
+    ]
+    asked = verdict.completeness
+    lines.append(
+        f"completeness of {asked.devices:,} meters over 30 days: {1000 * asked.seconds:.0f} ms with reasons, "
+        f"{1000 * asked.seconds_totals_only:.0f} ms without (wanted {1000 * WANTED_SECONDS:.0f}); "
+        f"{asked.stored:,} of {asked.expected:,} slots are stored; {'as filled' if asked.right else 'NOT as filled'}"
+    )
+    lines.append(f"counted by {', '.join(asked.indexes) or 'no index'}")
+    lines.append(
+        f"on disk, indexes and all: {asked.bytes_per_hourly_series_and_day:.1f} bytes per hourly series and day, "
+        f"{asked.bytes_per_daily_series_and_day:.1f} per daily series and day, "
+        f"{asked.bytes_per_device_and_day:.1f} per meter (one of each) and day"
+    )
+    lines.append("as wanted" if verdict.good else "NOT as wanted")
+    return "\n".join(lines)
+
+
+async def _measure(options: argparse.Namespace, *urls: str) -> Verdict:
+    ingestion = []
+    for url in urls:
+        await migrate(url)
+        async with _engine(url) as engine:
+            for load in ("backlog", "fresh rows"):
+                ingestion.append(await _ingestion(engine, load, options.meters, options.rounds))  # noqa: PERF401 - slow
+    async with _engine(urls[-1]) as engine:
+        return Verdict(ingestion, await _completeness(engine, options.devices))
+
+
+@contextlib.asynccontextmanager
+async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def _ingestion(engine: AsyncEngine, load: str, meters: int, rounds: int) -> Ingestion:
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    readings = 0
+    for turn in range(rounds + 1):
+        # In turns, and each first as often as second: what grows or warms up hits both alike.
+        for kept in (True, False) if turn % 2 else (False, True):
+            rate, readings = await _round(engine, load, meters, kept=kept)
+            if turn:
+                rates[kept].append(rate)
+    with_ledger, without = statistics.median(rates[True]), statistics.median(rates[False])
+    name = engine.dialect.name
+    return Ingestion(name, load, readings, int(without), int(with_ledger), round(with_ledger / without, 3))
+
+
+async def _round(engine: AsyncEngine, load: str, meters: int, *, kept: bool) -> tuple[float, int]:
+    estate = await make_estate(engine, meters)
+    while await keep_some(engine, NOW):
+        pass
+    deliveries = list(archives(estate, _HOURS) if load == "backlog" else fresh(estate, _HOURS, meters))
+    readings = estate.sequence - 1
+    begun = time.perf_counter()
+    if kept:
+        await _with_clerk(engine, deliveries)
+    else:
+        with _nothing_noted():
+            await _store(engine, deliveries)
+    return readings / (time.perf_counter() - begun), readings
+
+
+async def _store(engine: AsyncEngine, deliveries: Sequence[Delivery]) -> None:
+    for start in range(0, len(deliveries), GROUP):
+        await store_deliveries(engine, deliveries[start : start + GROUP], NOW, 1000)
+
+
+async def _with_clerk(engine: AsyncEngine, deliveries: Sequence[Delivery]) -> None:
+    """Store beside a clerk, as a relay does, and wait until everything is folded."""
+    clerk = asyncio.create_task(keep_ledger(engine, Clock()))
+    try:
+        await _store(engine, deliveries)
+    finally:
+        clerk.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await clerk
+    await catch_up(engine, NOW)
+    async with reading(engine) as session:
+        left = await session.scalar(sa.select(sa.func.count()).select_from(LedgerPending))
+    if left:
+        raise RuntimeError(f"{left} notes were not folded")
+
+
+@contextlib.contextmanager
+def _nothing_noted() -> Iterator[None]:
+    """Have ingestion as it would be without a ledger."""
+
+    async def nothing(*_arguments: object, **_named: object) -> None:
+        """Note nothing."""
+
+    noting = ledger_pending.note
+    ledger_pending.note = nothing
+    try:
+        yield
+    finally:
+        ledger_pending.note = noting
+
+
+async def _completeness(engine: AsyncEngine, devices: int) -> Question:
+    async with writing(engine) as session:
+        # What came by ingestion before is not the fleet's.
+        await session.execute(sa.text("TRUNCATE ledger_chunks"))
+    fleet = await fill_fleet(engine, devices, 365, 1000)
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(sa.text("VACUUM ANALYZE"))
+    seconds, bare = [], []
+    found = None
+    for _ in range(_TIMES):
+        begun = time.perf_counter()
+        found = await _ask(engine, fleet, reasons=True)
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        await _ask(engine, fleet, reasons=False)
+        bare.append(time.perf_counter() - begun)
+    expected, stored = found if found is not None else (0, 0)
+    hourly, daily = [
+        await _bytes_per_day(engine, interval, days) for interval, days in (("hour", 1 / 24), ("gas_day", 1))
+    ]
+    return Question(
+        devices,
+        round(statistics.median(seconds), 4),
+        round(statistics.median(bare), 4),
+        expected,
+        stored,
+        (expected, expected - stored) == (fleet.expected, fleet.missing),
+        await _indexes(engine, fleet),
+        round(hourly, 2),
+        round(daily, 2),
+        round(hourly + daily, 2),
+    )
+
+
+async def _ask(engine: AsyncEngine, fleet: Fleet, *, reasons: bool) -> tuple[int, int]:
+    await catch_up(engine, NOW)
+    async with reading(engine) as session:
+        scope = Scope(organization=fleet.organization)
+        found = await total_of(session, scope, NOW - THIRTY_DAYS, NOW + ONE_SECOND, NOW, reasons=reasons)
+    if reasons and found.unexplained:
+        raise RuntimeError(f"{found.unexplained} slots have no reason")
+    return found.expected, found.stored
+
+
+async def _indexes(engine: AsyncEngine, fleet: Fleet) -> list[str]:
+    """Return the indexes that the plans of both counts use, and their sequential scans of large tables."""
+    used = []
+    async with reading(engine) as session:
+        scope = Scope(organization=fleet.organization)
+        windows = await windows_of(session, scope, NOW - THIRTY_DAYS, NOW + ONE_SECOND, NOW)
+        for statement, values in (statement_of_expected(scope, windows), statement_of_stored(scope, windows)):
+            plan = await session.execute(sa.text(f"EXPLAIN {statement}"), values)
+            used += [
+                line.strip(" ->").split("  (")[0] for line in plan.scalars() if "Scan" in line and "unnest" not in line
+            ]
+    return [line for line in dict.fromkeys(used) if "Function Scan" not in line]
+
+
+async def _bytes_per_day(engine: AsyncEngine, interval: str, days_per_slot: float) -> float:
+    """Return what a chunk takes on disk, with its share of indexes and free space, by the days that it covers."""
+    async with reading(engine) as session:
+        total = await session.scalar(sa.text("SELECT pg_total_relation_size('ledger_chunks')"))
+        rows, size, all_size = (
+            await session.execute(
+                sa.text(
+                    "SELECT count(*) FILTER (WHERE r.interval = :interval), "
+                    "coalesce(sum(pg_column_size(c.*)) FILTER (WHERE r.interval = :interval), 0), "
+                    "sum(pg_column_size(c.*)) FROM ledger_chunks c JOIN ledger_rasters r ON r.id = c.raster"
+                ),
+                {"interval": interval},
+            )
+        ).one()
+    per_chunk = float(total or 0) * float(size) / float(all_size) / float(rows)
+    return per_chunk / (size_of(interval) * days_per_slot)

@@ -1,0 +1,328 @@
+"""Gaps close themselves, on both databases: noticed, fetched when nothing is on its way, settled, tried again."""
+
+import datetime as dt
+import decimal
+import itertools
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub import backfilling, dispatch, ledger, models
+from hub.backfill_plans import MOST_TRIES
+from hub.backfilling import DONE, FETCHING, GAVE_UP, SETTLING, WAITING, Filler
+from hub.clocks import Clock
+from hub.database import reading as looking
+from hub.database import writing
+from hub.ingest import store_deliveries
+from protocol import commands
+from protocol.topics import Channel
+from protocol.wire import encode
+from tests.parts.databases import database_url, engine
+from tests.parts.estates import NOW, Estate, GatewayVoice, make_estate, reading
+
+__all__ = ["database_url", "engine"]
+
+MINUTE, HOUR = dt.timedelta(minutes=1), dt.timedelta(hours=1)
+DAY_BEFORE = NOW - dt.timedelta(days=1)
+STORE = b"s" * 16
+
+
+class Site:
+    """A meter that should have hours of one series for a day, its gateway, and a hub that looks after it."""
+
+    def __init__(self, engine: AsyncEngine, estate: Estate) -> None:
+        self.engine, self.estate, self.now = engine, estate, NOW
+        self.voice = GatewayVoice(estate.gateway_id)
+        self.meter = estate.meters["M1"]
+
+    async def store(self, *hours: int) -> None:
+        """Have the readings of these hours after the beginning arrive."""
+        rows = [reading(self.meter, "1.0", at=60 * hour) for hour in hours]
+        await store_deliveries(self.engine, [self.voice.readings(*rows)], self.now, 100)
+
+    async def sign(self, *, depth: int = 0, oldest: dt.datetime | None = None, online: bool = True) -> None:
+        """Have a life sign come, a moment later."""
+        self.now += MINUTE
+        async with writing(self.engine) as session:
+            await session.execute(
+                sa.update(models.Gateway)
+                .where(models.Gateway.id == self.estate.gateway)
+                .values(online=online, store_id=STORE, depth=depth, oldest=oldest, last_seen=self.now, said_at=self.now)
+            )
+        self.now += MINUTE
+
+    async def turn(self) -> list[models.Backfill]:
+        """Have a new relay do one turn; return all backfills, in order of time."""
+        clock = _At(self.now)
+        await Filler(self.engine, clock).turn()
+        return await self.rows()
+
+    async def rows(self) -> list[models.Backfill]:
+        async with looking(self.engine) as session:
+            return list((await session.scalars(sa.select(models.Backfill).order_by(models.Backfill.start))).all())
+
+    async def command(self, row: models.Backfill) -> models.Command:
+        async with looking(self.engine) as session:
+            return (await session.scalars(sa.select(models.Command).where(models.Command.id == row.command))).one()
+
+    async def ends(self, row: models.Backfill, state: str, cause: str = "", **result: Any) -> None:  # noqa: ANN401 - what calls bring
+        """Have the gateway report the end of a backfill's command."""
+        assert row.command is not None
+        self.now += MINUTE
+        async with writing(self.engine) as session:
+            await session.execute(
+                sa.update(models.Command)
+                .where(models.Command.id == row.command)
+                .values(state=dispatch.SENT, published_at=self.now)
+            )
+        update = commands.CommandUpdate(
+            uuid.uuid4(), row.command, state, self.now, 9, self.voice.next[Channel.REPORT], cause=cause, result=result
+        )
+        await store_deliveries(self.engine, [self.voice.rows(Channel.REPORT, [encode(update)])], self.now, 100)
+
+    async def missing(self) -> list[tuple[dt.datetime, dt.datetime]]:
+        await ledger.catch_up(self.engine, self.now)
+        async with looking(self.engine) as session:
+            spans = await ledger.missing_spans(session, [self.meter], DAY_BEFORE, NOW, self.now)
+        return [(span.start, span.end) for span in spans]
+
+
+class _At(Clock):
+    def __init__(self, now: dt.datetime) -> None:
+        super().__init__()
+        self._shown = now
+
+    def now(self) -> dt.datetime:
+        return self._shown
+
+
+@pytest.fixture
+async def site(engine: AsyncEngine) -> Site:
+    estate = await make_estate(engine, meters=("M1",), series=("2:300",))
+    expected = [{"series": "2:300", "interval": "hour", "anchor_seconds": None, "archive": 3}]
+    async with writing(engine) as session:
+        await session.execute(sa.update(models.MeterDeviceConfig).values(expectations=expected))
+        await session.execute(
+            sa.update(models.MeterDevice).values(commissioned=DAY_BEFORE, decommissioned=DAY_BEFORE + 12 * HOUR)
+        )
+        session.add(models.ExpectationMark(device=estate.meters["M1"]))
+    made = Site(engine, estate)
+    await ledger.catch_up(engine, NOW)
+    return made
+
+
+def at(hour: int) -> dt.datetime:
+    return DAY_BEFORE + hour * HOUR
+
+
+async def test_a_gap_is_fetched_once_the_gateway_has_delivered_what_it_had_and_is_done_when_all_is_stored(
+    site: Site,
+) -> None:
+    await site.store(0, 1, 2, 6, 7, 8, 9, 10, 11, 12)
+    await site.sign()
+    [row] = await site.turn()
+    assert (row.state, row.start, row.end, row.origin) == (WAITING, at(3), at(5), "auto")
+    await site.sign(depth=5, oldest=NOW)
+    assert [row.state for row in await site.turn()] == [WAITING], "rows of it may wait in the outbox"
+    await site.sign()
+    [row] = await site.turn()
+    assert row.state == FETCHING
+    command = await site.command(row)
+    assert (command.origin, command.call, command.state) == ("backfill", "read_archive_by_date", "pending")
+    assert command.kwargs == {
+        "start_date": "2026-11-21T15:00:00Z",
+        "end_date": "2026-11-21T17:00:00Z",
+        "archive_number": 3,
+        "control_position": 3,
+    }
+    async with writing(site.engine) as session:
+        [outgoing] = await dispatch.claim_outgoing(session, site.now)
+    assert outgoing.command.background
+    await site.ends(row, commands.DONE, rows=3)
+    [row] = await site.turn()
+    assert row.state == SETTLING, "what it brought may still be on its way"
+    await site.store(3, 4, 5)
+    await site.sign()
+    [row] = await site.turn()
+    assert (row.state, row.evidence) == (DONE, "everything is stored")
+    assert row.ended_at is not None
+    assert await site.missing() == []
+    await site.sign()
+    assert len(await site.turn()) == 1
+
+
+async def test_what_the_meter_does_not_have_is_lost_for_good_with_its_words(site: Site) -> None:
+    await site.store(*range(2, 13))
+    await site.sign()
+    await site.turn()
+    await site.sign()
+    [row] = await site.turn()
+    await site.ends(row, commands.DONE, rows=0, answer="the meter refused with #0103: no such row")
+    await site.turn()
+    await site.sign()
+    [row] = await site.turn()
+    assert row.state == DONE
+    assert "2 slots are lost for good" in row.evidence
+    assert "#0103" in row.evidence
+    assert await site.missing() == []
+    async with looking(site.engine) as session:
+        [settled] = (await session.scalars(sa.select(models.LedgerSettled))).all()
+    assert (settled.start, settled.end, settled.command) == (at(0), at(1), row.command)
+    await site.sign()
+    assert len(await site.turn()) == 1, "it is not asked for again"
+
+
+async def test_what_arrives_by_itself_is_not_fetched(site: Site) -> None:
+    await site.store(*range(1, 13))
+    await site.sign()
+    await site.turn()
+    await site.store(0)
+    await site.sign()
+    [row] = await site.turn()
+    assert (row.state, row.command) == (DONE, None)
+    assert row.evidence == "everything has arrived by itself"
+
+
+async def test_a_gateway_that_is_away_or_catches_up_is_left_alone(site: Site) -> None:
+    await site.store(*range(1, 13))
+    await site.sign(online=False)
+    assert await site.turn() == []
+    await site.sign(depth=1000, oldest=NOW - 6 * HOUR)
+    assert await site.turn() == []
+
+
+async def test_what_fails_is_tried_again_less_and_less_often_and_given_up_in_the_end(site: Site) -> None:
+    await site.store(*range(1, 13))
+    await site.sign()
+    [row] = await site.turn()
+    pauses = []
+    for _ in range(MOST_TRIES):
+        await site.sign()
+        [row] = await site.turn()
+        assert row.state == FETCHING
+        await site.ends(row, commands.FAILED, cause="the meter does not answer")
+        await site.turn()
+        await site.sign()
+        [row] = await site.turn()
+        if row.state == WAITING:
+            pauses.append(row.next_at - site.now)
+            await site.sign()
+            assert [one.state for one in await site.turn()] == [WAITING]
+            site.now = row.next_at
+    assert row.state == GAVE_UP
+    assert "the meter does not answer" in row.evidence
+    assert all(after == 2 * before for before, after in itertools.pairwise(pauses))
+    assert await site.missing() == [(at(0), at(0))], "it is not lost for good: nobody could ask"
+    await site.sign()
+    assert len(await site.turn()) == 1
+
+
+@pytest.mark.parametrize(("series", "state"), [("2:300", GAVE_UP), ("another", DONE)])
+async def test_what_waits_as_staged_readings_is_not_called_lost(site: Site, series: str, state: str) -> None:
+    await site.store(*range(1, 13))
+    await site.sign()
+    await site.turn()
+    await site.sign()
+    [row] = await site.turn()
+    async with writing(site.engine) as session:
+        session.add(
+            models.StagedReading(
+                identity=b"1",
+                meter_device_name="M1",
+                series_name=series,
+                timestamp=at(0),
+                value=decimal.Decimal(1),
+                device=site.meter,
+                reason="timestamp_out_of_bounds",
+                collected=site.now,
+                created_at=site.now,
+                updated_at=site.now,
+            )
+        )
+    await site.ends(row, commands.DONE, rows=1)
+    await site.turn()
+    await site.sign()
+    [row] = await site.turn()
+    assert row.state == state
+    assert ("timestamp_out_of_bounds" in row.evidence) == (state == GAVE_UP)
+    assert bool(await site.missing()) == (state == GAVE_UP)
+
+
+async def test_a_pause_survives_a_restart_and_a_resumed_one_goes_on(site: Site) -> None:
+    await site.store(*range(1, 13))
+    await site.sign()
+    await site.turn()
+    async with writing(site.engine) as session:
+        await session.execute(sa.update(models.Backfill).values(paused=True))
+    for _ in range(3):
+        await site.sign()
+        [row] = await site.turn()
+        assert row.state == WAITING
+    async with writing(site.engine) as session:
+        await session.execute(sa.update(models.Backfill).values(paused=False))
+    await site.sign()
+    assert [row.state for row in await site.turn()] == [FETCHING]
+
+
+async def test_two_relays_that_plan_at_once_make_each_window_once(site: Site) -> None:
+    await site.store(*range(1, 13))
+    await site.sign()
+    fillers = [Filler(site.engine, _At(site.now)) for _ in range(3)]
+    for filler in fillers:
+        await filler.turn()
+    assert len(await site.rows()) == 1
+
+
+async def test_a_meter_has_one_command_at_a_time_and_a_line_few(site: Site) -> None:
+    await site.store(0, 1, 12)
+    async with writing(site.engine) as session:
+        # What is missing in two pieces, as after a request of an operator.
+        for start, end in ((2, 5), (6, 11)):
+            session.add(_row(site, at(start), at(end)))
+    await site.sign()
+    rows = await site.turn()
+    assert sorted(row.state for row in rows) == [FETCHING, WAITING]
+
+
+def _row(site: Site, start: dt.datetime, end: dt.datetime) -> models.Backfill:
+    return models.Backfill(
+        organization=site.estate.organization,
+        gateway=site.estate.gateway,
+        meter_device=site.meter,
+        archive=3,
+        start=start,
+        end=end,
+        state=WAITING,
+        next_at=NOW,
+        noticed_at=NOW,
+        cost_seconds=1.0,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
+    async with writing(site.engine) as session:
+        task = models.AmrTask(
+            organization=site.estate.organization,
+            name="daily",
+            schedule="daily",
+            run_offset_seconds=3600,
+            meter_execution_type="generic_lis200",
+            task_call="read_archive_since_last",
+            task_kwargs={"archive_number": 3},
+            created_at=NOW,
+            updated_at=NOW,
+        )
+        session.add(task)
+        await session.flush()
+        await session.execute(models.device_tasks.insert().values(device=site.meter, task=task.id))
+    await site.store(0)
+    await site.sign()
+    # Noon: the last run was that of midnight, due at 01:00; it should have brought the hours until midnight.
+    rows = await site.turn()
+    assert [(row.start, row.end) for row in rows] == [(at(1), at(12))]
+    assert backfilling.PILED_UP > MINUTE
