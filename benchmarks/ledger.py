@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit status says whether all is as wanted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ledger", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--meters", type=int, default=40, help="meters whose readings come in a round (40)")
+    parser.add_argument("--meters", type=int, default=30, help="meters whose readings come in a round (30)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds with and without, in turns (3)")
     parser.add_argument("--devices", type=int, default=100_000, help="meters of the fleet that is asked about (100000)")
     options = parser.parse_args(arguments)
@@ -118,12 +118,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if verdict.good else 1
 
 
-def _shown(verdict: Verdict) -> str:
-    lines = [
+def _said(one: Ingestion) -> str:
+    return (
         f"ingestion, {one.database}, {one.load}: {one.without:,} readings/s without the ledger, "
         f"{one.with_ledger:,} with it: {one.ratio:.3f} of it (wanted {WANTED_RATIO})"
-        for one in verdict.ingestion
-    ]
+    )
+
+
+def _shown(verdict: Verdict) -> str:
+    lines = [_said(one) for one in verdict.ingestion]
     asked = verdict.completeness
     lines.append(
         f"completeness of {asked.devices:,} meters over 30 days: {1000 * asked.seconds:.0f} ms with reasons, "
@@ -146,7 +149,9 @@ async def _measure(options: argparse.Namespace, *urls: str) -> Verdict:
         await migrate(url)
         async with _engine(url) as engine:
             for load in ("backlog", "fresh rows"):
-                ingestion.append(await _ingestion(engine, load, options.meters, options.rounds))  # noqa: PERF401 - slow
+                one = await _ingestion(engine, load, options.meters, options.rounds)
+                ingestion.append(one)
+                sys.stderr.write(f"{_said(one)}\n")
     async with _engine(urls[-1]) as engine:
         return Verdict(ingestion, await _completeness(engine, options.devices))
 
@@ -229,7 +234,7 @@ async def _completeness(engine: AsyncEngine, devices: int) -> Question:
     async with writing(engine) as session:
         # What came by ingestion before is not the fleet's.
         await session.execute(sa.text("TRUNCATE ledger_chunks"))
-    fleet = await fill_fleet(engine, devices, 365, 1000)
+    fleet = await fill_fleet(engine, devices, 180, 1000)
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(sa.text("VACUUM ANALYZE"))

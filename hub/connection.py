@@ -93,14 +93,14 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def connect(access: Access, queue_bytes: int) -> AsyncIterator[Connection]:
-    """Open a connection for the length of the block.
+async def connect(access: Access, queue_bytes: int, will: Outgoing | None = None) -> AsyncIterator[Connection]:
+    """Open a connection for the length of the block; the broker publishes its will when it is lost.
 
     Raises:
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
     """
     identifier = f"metergate-relay-{uuid.uuid4().hex[:12]}"
-    async with wire.connect(access, identifier, queue_bytes=queue_bytes, in_flight=IN_FLIGHT) as opened:
+    async with wire.connect(access, identifier, will, queue_bytes=queue_bytes, in_flight=IN_FLIGHT) as opened:
         connection = Connection(opened)
         try:
             yield connection

@@ -54,9 +54,17 @@ class Signs:
 
     def put(self, message: Incoming) -> int:
         """Take the life sign; return how many older ones had to go for it."""
-        gone = 0
         self._waiting.append(message)
-        self.bytes += len(message.payload)
+        return self._keep_to_limit(len(message.payload))
+
+    def put_back(self, messages: Sequence[Incoming]) -> int:
+        """Take back what could not be noted, before all that came since: a later sign is the one that counts."""
+        self._waiting.extendleft(reversed(messages))
+        return self._keep_to_limit(sum(len(message.payload) for message in messages))
+
+    def _keep_to_limit(self, added: int) -> int:
+        gone = 0
+        self.bytes += added
         while self.bytes > self._limit and len(self._waiting) > 1:
             self.bytes -= len(self._waiting.popleft().payload)
             gone += 1

@@ -45,7 +45,7 @@ from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.settings import Settings
-from mqtt.connection import Access, BrokerError, Incoming
+from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
 from protocol.commands import Command
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
@@ -55,6 +55,9 @@ from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 POLL_SECONDS = 0.25
 RETRY_SECONDS = (0.2, 15.0)
 """Shortest and longest pause before the broker, or the database, is tried again."""
+
+GOODBYE_SECONDS = 2.0
+"""How long a relay that ends waits for the broker to take its last word."""
 
 SAY_EVERY = 5.0
 """Seconds between two lines in the log about a full queue."""
@@ -172,12 +175,18 @@ class Relay:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                async with connect(self._access, 2 * self._settings.queue_bytes) as connection:
+                # Its will: what the broker had given to a relay that is lost nobody else gets, until it is sent again.
+                will = Outgoing(HELLO, self._hello())
+                async with connect(self._access, 2 * self._settings.queue_bytes, will) as connection:
                     await connection.subscribe(relay_filters())
                     _log.info("relay_connected", broker=str(self._access.address), relay=self._name)
                     pause = RETRY_SECONDS[0]
                     await self._begin(connection)
-                    await self._sort(connection)
+                    try:
+                        await self._sort(connection)
+                    except asyncio.CancelledError:
+                        await self._say_goodbye(connection)
+                        raise
             except (BrokerError, *DATABASE_ERRORS) as error:
                 _log.warning("relay_disconnected", cause=_first_line(error), pause_seconds=pause)
             finally:
@@ -195,9 +204,20 @@ class Relay:
             found = await session.scalars(sa.select(Gateway.id).where(Gateway.desired_revision > 0))
             self._to_publish.update(found.all())
         self._wake.set()
-        await connection.publish(HELLO, self._sealed(HELLO, reports.Hello(self._clock.now(), self._name)))
+        await connection.publish(HELLO, self._hello())
         self._ready.set()
         _connected.set(1)
+
+    def _hello(self) -> bytes:
+        return self._sealed(HELLO, reports.Hello(self._clock.now(), self._name))
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        """Say what the will says, because a connection that is closed in order has none."""
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await connection.publish(HELLO, self._hello())
+        except (BrokerError, TimeoutError):
+            _log.info("goodbye_not_said")
 
     async def _sort(self, connection: Connection) -> None:
         async for message in connection.messages():
@@ -272,7 +292,9 @@ class Relay:
     # Life signs
 
     def _hear(self, message: Incoming) -> None:
-        gone = self._signs.put(message)
+        self._tell_of_gone(self._signs.put(message))
+
+    def _tell_of_gone(self, gone: int) -> None:
         if gone:
             _dropped.inc(gone)
             _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
@@ -287,13 +309,9 @@ class Relay:
         try:
             await _all_or_each(signs, self._note, refused)
         except DATABASE_ERRORS:
-            self._hear_again(messages)
+            # Nobody sends them again while the connection lasts.
+            self._tell_of_gone(self._signs.put_back(messages))
             raise
-
-    def _hear_again(self, messages: Sequence[Incoming]) -> None:
-        """Keep what could not be noted: nobody sends it again while the connection lasts."""
-        for message in messages:
-            self._hear(message)
 
     async def _note(self, signs: Sequence[LifeSign]) -> None:
         """Note life signs, and answer them."""
@@ -478,6 +496,9 @@ async def _all_or_each(
 
 
 def _is_away(error: DBAPIError) -> bool:
+    if isinstance(error, InterfaceError) and isinstance(getattr(error.orig, "__cause__", None), ValueError):
+        # The driver calls a value that it cannot send an error of its interface; tried again it is no better.
+        return False
     return isinstance(error, (OperationalError, InterfaceError)) or is_out_of_strength(error)
 
 

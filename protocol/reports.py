@@ -218,7 +218,7 @@ class Online(Checked, frozen=True, array_like=True):
 
 
 class Hello(Checked, frozen=True, array_like=True):
-    """A relay has started: end your back-off, with jitter, and say that you are online."""
+    """A relay has started, or has gone (its will): end your back-off, with jitter, and say that you are online."""
 
     hub_time: Instant
     relay: Word = ""

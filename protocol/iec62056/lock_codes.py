@@ -24,7 +24,8 @@ _TOLD = re.compile(rf"({_ADDRESS}\()((?!#)[^()\r\n]*)", re.IGNORECASE)
 _AUDITED = re.compile(
     rf"(\({_ADDRESS}\s*[()]{{1,2}}|{_ADDRESS}\s*\)\(?)([^()\r\n]*)(\)?\(?)([^()\r\n]*)", re.IGNORECASE
 )
-_LOG_IN = re.compile(r"(P1[^(]{0,2}\()([^()]*)")
+# Between them stands STX: as it came, damaged, or by its name, in a telegram that was made readable.
+_LOG_IN = re.compile(r"(P1(?:<[A-Z0-9]+>|[^(]){0,2}\()([^()]*)")
 
 
 def names_code(address: str) -> bool:

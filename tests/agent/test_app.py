@@ -6,10 +6,12 @@ import pathlib
 import uuid
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from agent.app import Agent
 from agent.clocks import Clock
+from agent.settings import Timing
 from protocol.commands import FINAL_STATES, Command
 from protocol.envelopes import SigningKey
 from protocol.plans import Device
@@ -19,7 +21,7 @@ from protocol.topics import Channel
 from protocol.wire import encode
 from tests.parts.gateways import fast_clock, gateway_settings, meters, running
 from tests.parts.mosquitto import Mosquitto, mosquitto
-from tests.parts.relay import Relay, a_device, a_line, a_task, an_archive_task, now, relay
+from tests.parts.relay import PATIENCE, Relay, a_device, a_line, a_task, an_archive_task, now, relay
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,24 @@ async def test_rows_without_receipt_come_again_and_old_receipts_delete_nothing(
             seen = len(hub.reports)
             await hub.resend(Channel.REPORT, agent.store.id, 1)
             await hub.until(lambda: len(hub.reports) >= 2 * seen)
+
+
+async def test_what_a_lost_relay_had_is_sent_again_at_its_last_word(
+    broker: Mosquitto, gateway: str, tmp_path: pathlib.Path
+) -> None:
+    """By itself it would be after a minute; a relay that starts or goes says hello, and be it by its will."""
+    settings = msgspec.structs.replace(gateway_settings(tmp_path, broker.url, gateway), timing=Timing())
+    assert settings.timing.resend > 2 * PATIENCE
+    async with relay(broker.url, gateway) as hub:
+        hub.receipting = False
+        await hub.plan(1)
+        async with running(Agent(settings, Clock())) as agent:
+            await hub.until(lambda: hub.batches)
+            sent = hub.batches[-1][1].name
+            hub.receipting = True
+            await hub.hello()
+            await hub.until(lambda: agent.store.reports.depth() == 0)
+            assert [batch.name for _, batch in hub.batches].count(sent) == 2
 
 
 async def test_a_receipt_from_before_a_resend_delivers_nothing(

@@ -14,11 +14,12 @@ from agent.links import open_link
 from agent.session import cause_of, open_session
 from agent.settings import MeterPassword
 from agent.simulator.bus import VirtualBus, serve_tcp, virtual_bus
-from agent.trace import Trace
+from agent.trace import Trace, readable
 from contexts.catalogue import check_call, find_call
 from contexts.meters import Moment
-from protocol.iec62056 import Data, ReadBlocks, RemoteProtocolError, UnreadableValue, WriteCommand
+from protocol.iec62056 import Data, Password, ReadBlocks, RemoteProtocolError, UnreadableValue, WriteCommand
 from protocol.iec62056.characters import strip_parity, with_even_parity
+from protocol.iec62056.lock_codes import hidden
 from protocol.iec62056.telegrams import encode
 from tests.parts.commands import tool
 from tests.parts.wires import NOW, QUICK, DictMemory, device_on, line_at
@@ -158,3 +159,13 @@ async def test_a_row_that_does_not_hold_together_is_told_without_codes() -> None
             await link.aclose()
     assert "CRC Error" in answer.problems[0]
     shows_no_code(*answer.problems, *(event.content for event in answer.events))
+
+
+@pytest.mark.parametrize("said", [Password(f"3:{OLD}"), Password(OLD), WriteCommand("4:171.0", OLD)])
+@pytest.mark.parametrize("damage", [0, 1])
+def test_what_another_master_says_is_made_readable_without_its_code(said: Password | WriteCommand, damage: int) -> None:
+    """As ``identify`` shows it: with the names of control characters, and a block check that may be wrong."""
+    telegram = encode(said)
+    text = hidden(readable(telegram[:-1] + bytes([telegram[-1] ^ damage])))
+    assert OLD not in text
+    assert "*" * len(OLD) in text

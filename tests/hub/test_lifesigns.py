@@ -34,6 +34,20 @@ async def test_the_oldest_go_when_too_many_wait() -> None:
     assert signs.bytes == 0
 
 
+async def test_what_could_not_be_noted_comes_before_what_came_since() -> None:
+    """Of one connection the later sign is what holds: depth and receipts of the one before it are past."""
+    signs = Signs(50)
+    for number in range(3):
+        signs.put(sign(number))
+    failed = await signs.take()
+    for number in range(3, 6):
+        signs.put(sign(number))
+    assert signs.put_back(failed) == 1
+    assert signs.bytes == 50
+    assert await signs.take() == [sign(number) for number in range(1, 6)]
+    assert signs.bytes == 0
+
+
 async def test_one_is_waited_for() -> None:
     signs = Signs(5)
     waiting = asyncio.create_task(signs.take())

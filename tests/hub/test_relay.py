@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Self
 
 import aiomqtt
@@ -23,7 +23,7 @@ from hub.clocks import Clock
 from hub.database import reading as looking
 from hub.database import writing
 from hub.ingest import Delivery
-from hub.relay import run_relay
+from hub.relay import _all_or_each, run_relay
 from hub.settings import Settings
 from protocol.commands import Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
@@ -34,6 +34,7 @@ from protocol.topics import HELLO, QOS, Channel, agent_filters, parse_topic, top
 from protocol.wire import decode, encode
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import GatewayVoice, make_estate, reading
+from tests.parts.gates import gate
 from tests.parts.mosquitto import Mosquitto, mosquitto
 
 __all__ = ["database_url", "engine"]
@@ -211,6 +212,25 @@ async def test_a_batch_is_receipted_when_it_is_committed(
         assert {receipt.outcome for receipt in agent.receipts} == {"stored", "quarantined"}
         async with looking(engine) as session:
             assert await session.scalar(sa.select(sa.func.count()).select_from(models.Reading)) == 50
+
+
+async def test_gateways_hear_it_when_a_relay_is_gone_in_whatever_way(engine: AsyncEngine, broker: Mosquitto) -> None:
+    """What the broker had given to it is lost, also to the relays beside it: nobody waits a minute to notice that."""
+    async with Agent(broker.port, fresh_id()) as agent:
+        with gate(broker.port) as between:
+            lost = Relays(engine, between.url)
+            await lost.start()
+            await until(lambda: agent.hellos == 1)
+            # Its machine is gone: it does not come back, and nobody says so but the broker.
+            between.cut(refuse=True)
+            await until(lambda: agent.hellos == 2)
+            await lost.stop()
+        assert agent.hellos == 2
+        ended = Relays(engine, broker.url)
+        await ended.start()
+        await until(lambda: agent.hellos == 3)
+        await ended.stop()
+        await until(lambda: agent.hellos == 4)
 
 
 async def test_nothing_is_receipted_before_its_commit(engine: AsyncEngine, broker: Mosquitto, relays: Relays) -> None:
@@ -499,6 +519,21 @@ async def test_what_came_while_the_database_was_away_need_not_be_sent_again(
         assert len(failed) == 2
         async with looking(engine) as session:
             assert await session.scalar(sa.select(sa.func.count()).select_from(models.Reading)) == 50
+
+
+async def test_what_the_driver_cannot_send_keeps_nobody_waiting(engine: AsyncEngine) -> None:
+    """PostgreSQL's calls it an error of its interface, like a closed connection: the group would come back for ever."""
+    stored, left = list[object](), list[object]()
+    odd = object()
+
+    async def store(group: Sequence[object]) -> None:
+        async with looking(engine) as session:
+            for one in group:
+                await session.execute(sa.text("SELECT CAST(:one AS TEXT)"), {"one": one})
+        stored.extend(group)
+
+    await _all_or_each(["a", odd, "b"], store, lambda one, _: left.append(one))
+    assert (stored, left) == (["a", "b"], [odd])
 
 
 async def test_the_embedded_broker_carries_all_of_it(engine: AsyncEngine) -> None:
