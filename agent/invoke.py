@@ -20,11 +20,11 @@ from typing import NamedTuple
 import click
 
 from agent.arguments import in_words_of_here, pairs, rfc3339
-from agent.broker import Access, BrokerError, Connection, Outgoing, connect
 from agent.keys import KeyFileError, load_key, make_key
 from agent.settings import SettingsError, parse_broker, read_secret
 from contexts.calls import CallError
 from contexts.catalogue import kwargs_from_text
+from mqtt.connection import Access, BrokerError, Connection, Outgoing, connect
 from protocol.commands import DONE, FINAL_STATES, MAX_COMMAND_SECONDS, Command, CommandUpdate
 from protocol.envelopes import SigningKey, fingerprint, open_envelope
 from protocol.readings import NewMeterReading

@@ -16,13 +16,13 @@ import uuid
 import structlog
 
 from agent import metrics
-from agent.broker import Connection, Outgoing
 from agent.clocks import Clock
 from agent.outbox import Rows
 from agent.settings import Timing
 from agent.storage_faults import StoreFullError
 from agent.store import Store
 from agent.window import Window
+from mqtt.connection import Connection, Outgoing
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey
 from protocol.readings import MAX_SEQUENCE, BatchName, NewMeterReading, batch_of, name_properties
 from protocol.reports import LossRecord, Receipt, Resend

@@ -14,6 +14,7 @@ import msgspec
 
 from agent.background import DEFAULT_SHARE
 from agent.budget import DEFAULT_BYTES, LEAST_BYTES
+from mqtt.addresses import DEFAULT_PORTS, BrokerAddress
 from protocol.topics import check_gateway_id
 from protocol.wire import ContractError
 
@@ -26,7 +27,6 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
 _KEYS = ("encryption", "authentication", "dedicated", "broadcast")
 _KEY_BYTES = 16
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 OutboxBytes = Annotated[int, msgspec.Meta(ge=LEAST_BYTES)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -94,15 +94,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     meters: dict[str, MeterSettings] = {}
     lines: dict[str, LineSettings] = {}
     timing: Timing = Timing()
-
-
-class BrokerAddress(msgspec.Struct, frozen=True):
-    """A broker's URL taken apart. The password is never in the URL."""
-
-    host: str
-    port: int
-    tls: bool = False
-    user: str | None = None
 
 
 class MeterPassword(msgspec.Struct, frozen=True):
@@ -175,12 +166,12 @@ def parse_broker(url: str, key: str = "broker") -> BrokerAddress:
     """
     parts = urllib.parse.urlsplit(url)
     expected = "expected mqtt://[user@]host[:port] or mqtts://[user@]host[:port]"
-    if parts.scheme not in _PORTS or not parts.hostname or parts.path not in {"", "/"}:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path not in {"", "/"}:
         raise SettingsError(f"`{key}` is not the URL of a broker; {expected}")
     if parts.password is not None:
         raise SettingsError(f"`{key}` contains a password; put it into a file and name that as broker_password_file")
     try:
-        port = parts.port or _PORTS[parts.scheme]
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
     except ValueError:
         raise SettingsError(f"`{key}` has no valid port; {expected}") from None
     user = urllib.parse.unquote(parts.username) if parts.username else None

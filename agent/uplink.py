@@ -16,13 +16,13 @@ import msgspec
 import structlog
 
 from agent import metrics
-from agent.broker import Access, BrokerError, Connection, Incoming, Outgoing, connect
 from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import AgentSettings
 from agent.storage_faults import StoreFullError
 from agent.store import Store
 from agent.trust import ClockTrust
+from mqtt.connection import Access, BrokerError, Connection, Incoming, Outgoing, connect
 from protocol.envelopes import Signed, SigningKey, fingerprint, open_envelope
 from protocol.reports import Online, Receipt, decode_receipt
 from protocol.topics import HELLO, Channel, agent_filters, parse_topic, topic_for

@@ -11,9 +11,9 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from agent.broker import Access, Connection, Outgoing, connect
 from agent.settings import parse_broker
 from benchmarks.backlog import rows_of
+from mqtt.connection import Access, Connection, Outgoing, connect
 from protocol.envelopes import SigningKey, open_envelope
 from protocol.readings import BatchName, batch_of, name_properties
 from protocol.reports import Receipt, decode_receipt

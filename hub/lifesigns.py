@@ -19,11 +19,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import dispatch, plans, rivals
-from hub.connection import Incoming
 from hub.database import writing
 from hub.ingest import WRONG_KEY
 from hub.models import Batch, Gateway, OutboxProgress
 from hub.once import insert_once
+from mqtt.connection import Incoming
 from protocol.envelopes import fingerprint
 from protocol.reports import LineFigures, Online, Resend
 from protocol.topics import Channel

@@ -36,7 +36,7 @@ from hub import dispatch, plans
 from hub.backfilling import Filler
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
-from hub.connection import BrokerUrl, Connection, ConnectionLostError, Incoming, connect, read_url
+from hub.connection import Connection, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
 from hub.flagging import keep_judging
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
@@ -45,6 +45,7 @@ from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.settings import Settings
+from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
 from protocol.commands import Command
 from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
@@ -113,7 +114,7 @@ class Relay:
     def __init__(
         self,
         settings: Settings,
-        url: BrokerUrl,
+        access: Access,
         engine: AsyncEngine,
         clock: Clock,
         key: SigningKey,
@@ -121,7 +122,7 @@ class Relay:
         wake: asyncio.Event,
     ) -> None:
         self._settings = settings
-        self._url = url
+        self._access = access
         self._engine = engine
         self._clock = clock
         self._key = key
@@ -175,10 +176,10 @@ class Relay:
         while True:
             try:
                 # Its will: what the broker had given to a relay that is lost nobody else gets, until it is sent again.
-                will = (HELLO, self._hello())
-                async with connect(self._url, 2 * self._settings.queue_bytes, will) as connection:
+                will = Outgoing(HELLO, self._hello())
+                async with connect(self._access, 2 * self._settings.queue_bytes, will) as connection:
                     await connection.subscribe(relay_filters())
-                    _log.info("relay_connected", broker=str(self._url), relay=self._name)
+                    _log.info("relay_connected", broker=str(self._access.address), relay=self._name)
                     pause = RETRY_SECONDS[0]
                     await self._begin(connection)
                     try:
@@ -186,7 +187,7 @@ class Relay:
                     except asyncio.CancelledError:
                         await self._say_goodbye(connection)
                         raise
-            except (ConnectionLostError, *DATABASE_ERRORS) as error:
+            except (BrokerError, *DATABASE_ERRORS) as error:
                 _log.warning("relay_disconnected", cause=_first_line(error), pause_seconds=pause)
             finally:
                 self._connection = None
@@ -215,7 +216,7 @@ class Relay:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await connection.publish(HELLO, self._hello())
-        except (ConnectionLostError, TimeoutError):
+        except (BrokerError, TimeoutError):
             _log.info("goodbye_not_said")
 
     async def _sort(self, connection: Connection) -> None:
@@ -228,7 +229,7 @@ class Relay:
             if channel is Channel.ONLINE:
                 self._hear(message)
                 continue
-            delivery = Delivery(message.topic, message.payload, message.properties, self._clock.now())
+            delivery = Delivery(message.topic, message.payload, message.user_properties, self._clock.now())
             if not self._lanes.put(delivery, channel):
                 self._drop(message.topic)
             _queued.set(self._lanes.bytes)
@@ -396,7 +397,7 @@ class Relay:
             payload = self._key.seal(topic, rendered.body)
             try:
                 await connection.publish(topic, payload, retain=True)
-            except ConnectionLostError as error:
+            except BrokerError as error:
                 _log.warning("plan_not_published", gateway=rendered.gateway, cause=str(error))
                 return
             if await self._note_published(gateway, rendered):
@@ -441,7 +442,7 @@ class Relay:
             return True
         try:
             await connection.publish(topic, payload, expiry=expiry)
-        except ConnectionLostError as error:
+        except BrokerError as error:
             _log.warning("not_published", topic=topic, cause=str(error))
             return False
         return True

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from agent.app import Agent
-from agent.broker import Access, Connection, Outgoing, connect
 from agent.cli import cli
 from agent.invoke import InvokeError, invoke
 from agent.settings import parse_broker
+from mqtt.connection import Access, Connection, Outgoing, connect
 from protocol.commands import FINAL_STATES, Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
 from protocol.reports import decode_report

@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.app import Agent
-from agent.broker import Access, Outgoing, connect
 from agent.clocks import Clock
 from agent.settings import parse_broker
+from mqtt.connection import Access, Outgoing, connect
 from protocol.plans import PushMeter, Receiver, render_plan
 from protocol.reports import UndecodablePush
 from protocol.topics import Channel, topic_for

@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from agent.settings import BrokerAddress, SettingsError, parse_broker, read_settings
+from agent.settings import SettingsError, parse_broker, read_settings
+from mqtt.addresses import BrokerAddress
 
 GOOD = """
 gateway = "north-1"

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.broker import Access, BrokerError, Connection, Outgoing, connect
 from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import Timing, parse_broker
 from agent.store import Store
 from agent.uplink import pauses_between
 from agent.window import LEAST_BYTES, MOST_BYTES, Window
+from mqtt.connection import Access, BrokerError, Connection, Outgoing, connect
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
 from protocol.reports import LossRecord, Receipt, Resend, decode_report

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[2]
-SOURCES = ("protocol", "contexts", "receivers", "agent", "hub", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("protocol", "contexts", "receivers", "mqtt", "agent", "hub", "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(*command: str | pathlib.Path, cwd: pathlib.Path = ROOT) -> str:
@@ -78,7 +78,7 @@ def gateway(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pa
 
 def test_the_wheel_has_every_module_marker_and_migration(wheel: pathlib.Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    for room in ("protocol", "contexts", "receivers", "agent", "hub"):
+    for room in ("protocol", "contexts", "receivers", "mqtt", "agent", "hub"):
         assert f"{room}/py.typed" in packed
         for path in (ROOT / room).rglob("*.py"):
             assert str(path.relative_to(ROOT)) in packed
@@ -87,6 +87,7 @@ def test_the_wheel_has_every_module_marker_and_migration(wheel: pathlib.Path) ->
         "protocol",
         "contexts",
         "receivers",
+        "mqtt",
         "agent",
         "hub",
     }

@@ -83,6 +83,7 @@ def test_the_page_names_both_commands_and_every_room() -> None:
         "protocol/",
         "contexts/",
         "receivers/",
+        "mqtt/",
         "agent/",
         "hub/",
         "deploy/",

@@ -9,10 +9,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.connection import Incoming
 from hub.database import writing
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.models import Batch, Gateway
+from mqtt.connection import Incoming
 from protocol import reports
 from protocol.envelopes import SigningKey
 from tests.parts.databases import database_url, engine
@@ -23,7 +23,7 @@ __all__ = ["database_url", "engine"]
 
 def sign(number: int) -> Incoming:
     """Make a message of ten bytes."""
-    return Incoming("amr", b"%010d" % number, retained=False, properties=())
+    return Incoming("amr", b"%010d" % number)
 
 
 async def test_the_oldest_go_when_too_many_wait() -> None:

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from agent.broker import Access, Connection, Incoming, Outgoing, connect
 from agent.settings import parse_broker
+from mqtt.connection import Access, Connection, Incoming, Outgoing, connect
 from protocol.commands import Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
 from protocol.plans import CallerGrant, Device, Line, Task, render_plan

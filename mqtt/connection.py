@@ -1,7 +1,10 @@
-"""The one module that knows aiomqtt: one connection to the broker, for the agent's uplink and for ``invoke``.
+"""The one module that knows aiomqtt: one connection to a broker.
 
-MQTT 5, clean start, session expiry 0, QoS 1. A new client is made for each connection, because a client that connects
-again keeps the messages of before. The incoming queue has no bound: aiomqtt acknowledges what it discards.
+MQTT 5, clean start, session expiry 0, QoS 1. Rules that aiomqtt (2.x) makes necessary:
+- A new client for each connection: one that connects again keeps the messages of before.
+- It acknowledges a message before anybody has seen it, and discards what its queue cannot take: a queue has a bound
+  only where that is no loss.
+- What it leaves open is closed here, and a cancellation that it swallows still counts.
 """
 
 import asyncio
@@ -17,7 +20,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.settings import BrokerAddress
+from mqtt.addresses import BrokerAddress
+from mqtt.queues import bounded
 from protocol.topics import QOS
 from protocol.wire import MAX_MESSAGE_BYTES
 
@@ -27,10 +31,11 @@ if TYPE_CHECKING:
 
 _FAILURE = 0x80
 _SMALLEST_LIMIT = 256
+_PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
 
 
 class BrokerError(Exception):
-    """The broker cannot be reached, refuses, or does not answer in time; the text names it."""
+    """The broker cannot be reached, refuses, is gone, or does not answer in time; the text names it."""
 
 
 class Access(NamedTuple):
@@ -48,8 +53,10 @@ class Incoming(NamedTuple):
 
     topic: str
     payload: bytes
-    response_topic: str | None
-    correlation: bytes | None
+    retained: bool = False
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 class Outgoing(NamedTuple):
@@ -76,7 +83,7 @@ class Outgoing(NamedTuple):
 class _Client(aiomqtt.Client):
     """aiomqtt's client, which drops what the CONNACK says; the Maximum Packet Size stands there."""
 
-    limit = MAX_MESSAGE_BYTES + 1024
+    limit = _PACKET_BYTES
 
     def _on_connect(
         self,
@@ -129,7 +136,8 @@ class Connection:
 
     def __init__(self, client: _Client, where: str) -> None:
         self._client = client
-        self._where = where
+        self.where = where
+        """The broker, as errors name it."""
         self.limit = client.limit
 
     async def subscribe(self, filters: Sequence[str]) -> None:
@@ -139,12 +147,12 @@ class Connection:
             BrokerError: naming the filter that the broker refuses.
         """
         for topic in filters:
-            with _translated(self._where):
+            with _translated(self.where):
                 codes = await self._client.subscribe(topic, qos=QOS)
             for code in codes:
                 value = code if isinstance(code, int) else code.value
                 if value >= _FAILURE:
-                    raise BrokerError(f"the broker {self._where} refuses the subscription to {topic}: {code}")
+                    raise BrokerError(f"the broker {self.where} refuses the subscription to {topic}: {code}")
 
     async def publish(self, message: Outgoing) -> None:
         """Publish and wait for the PUBACK, which proves nothing but that the broker is there.
@@ -161,7 +169,7 @@ class Connection:
             properties.ResponseTopic = message.response_topic
         if message.user_properties:
             properties.UserProperty = list(message.user_properties)
-        with _translated(self._where):
+        with _translated(self.where):
             await self._client.publish(
                 message.topic, message.payload, qos=QOS, retain=message.retain, properties=properties
             )
@@ -172,41 +180,58 @@ class Connection:
         Raises:
             BrokerError: when it is.
         """
-        with _translated(self._where):
+        with _translated(self.where):
             async for message in self._client.messages:
                 payload = message.payload if isinstance(message.payload, bytes) else b""
-                response = getattr(message.properties, "ResponseTopic", None)
-                correlation = getattr(message.properties, "CorrelationData", None)
-                yield Incoming(str(message.topic), payload, response, correlation)
+                yield Incoming(
+                    str(message.topic),
+                    payload,
+                    bool(message.retain),
+                    getattr(message.properties, "ResponseTopic", None),
+                    getattr(message.properties, "CorrelationData", None),
+                    tuple(getattr(message.properties, "UserProperty", ())),
+                )
 
 
 @contextlib.asynccontextmanager
-async def connect(access: Access, identifier: str | None, will: Outgoing | None = None) -> AsyncIterator[Connection]:
+async def connect(
+    access: Access,
+    identifier: str | None,
+    will: Outgoing | None = None,
+    *,
+    queue_bytes: int | None = None,
+    in_flight: int | None = None,
+) -> AsyncIterator[Connection]:
     """Open a connection for the length of the block; leaving it in order makes the broker drop the will.
+
+    ``queue_bytes`` bounds the payloads that wait to be looked at; what comes beyond is acknowledged and gone.
+    ``in_flight`` is how many publishes may be without PUBACK at once (paho's 20, unless given).
 
     Raises:
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
     """
     address = access.address
-    where = f"{address.host}:{address.port}"
+    where = str(address)
     properties = _properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 0
-    properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
+    properties.MaximumPacketSize = _PACKET_BYTES
     client = _Client(
         address.host,
         address.port,
         username=address.user,
         password=access.password,
         identifier=identifier,
+        queue_type=None if queue_bytes is None else bounded(queue_bytes),
         protocol=aiomqtt.ProtocolVersion.V5,
         clean_start=True,
         properties=properties,
         keepalive=access.keepalive,
         timeout=access.answer,
+        max_inflight_messages=in_flight,
         tls_context=_tls(access),
         will=None if will is None else aiomqtt.Will(will.topic, will.payload, QOS, will.retain),
     )
-    # Batches are few and large; the window bounds them, not a warning about pending calls.
+    # What is under way is bounded by whoever publishes, not by a warning about pending calls.
     client.pending_calls_threshold = 1000
     try:
         with _translated(where):
