@@ -232,12 +232,12 @@ async def test_it_does_not_begin_shortly_before_a_schedule_and_ends_its_slice_in
 
 
 async def test_it_takes_no_more_than_its_share_and_yields_to_a_command_of_a_person() -> None:
-    async with site_of(share=0.01) as (site, _):
+    async with site_of(share=0.004) as (site, _):
         device = device_on(site.line, "1", "4711")
         backfill = site.backfill(device)
         await site.until("parts")
         await asyncio.sleep(2.0)
-        # Six seconds were saved up; the next slice is far away.
+        # Two seconds and a half were saved up; the next slice is far away.
         assert len(site.parts) == 1
         assert site.worker.cancel(backfill.id)
         result = await site.result_of(backfill, 1)
