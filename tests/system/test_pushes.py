@@ -84,6 +84,7 @@ def test_what_is_pushed_arrives_once_a_slot_and_what_is_damaged_is_seen(
         opened.kill_agent("gw-1")
         opened.start_agent("gw-1")
         opened.wait_readings(9)
+        opened.wait_for("a telegram was damaged", lambda: opened.count("/v1/undecodable-pushes") > 0)
         opened.hub.patch(f"/v1/receivers/{receiver['id']}", is_active=False)
         opened.wait_settled()
         readings = list(opened.hub.all("/v1/metering/meter-readings"))
