@@ -18,6 +18,7 @@ from typing import Any
 from agent.simulator.electricity import ElectricityMeter, ElectricPersona
 from agent.simulator.faults import read_faults
 from agent.simulator.meters import VirtualMeter, read_meter
+from agent.simulator.personas import Content, Persona
 from agent.simulator.recorded import RecordedMeter, RecordedPersona
 from agent.simulator.shared_line import VirtualBus
 from agent.simulator.wires import PtyWire, TcpWire
@@ -57,7 +58,7 @@ def virtual_bus(
 ) -> VirtualBus:
     """Build meters from ``ADDRESS:SERIAL:MODEL`` texts (models EK280, TC220, ELECTRIC-C) and the bus that they share.
 
-    A text may say more of its meter: ``1:4711:EK280,drift=90,locked,fault=battery``.
+    A text may say more of its meter: ``1:4711:EK280,drift=90,locked,rows=48,fault=battery``.
 
     Args:
         specs: the meters.
@@ -91,7 +92,7 @@ def virtual_bus(
         VirtualMeter(
             address,
             serial,
-            persona,
+            _short(persona, own.rows),
             seed=seed,
             now=now,
             zone=_zone(timezone),
@@ -139,16 +140,21 @@ def virtual_bus(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _State:
-    """How one meter is set up: its clock ahead by ``drift`` seconds, whether it guards reading, its own faults."""
+    """How one meter is set up: its clock ahead by ``drift`` seconds, whether it guards reading, its own faults.
+
+    ``rows``: how many its archives of measuring periods hold; None: as many as the model's.
+    """
 
     drift: float
     locked: bool
+    rows: int | None = None
     faults: tuple[str, ...] = ()
 
 
 def _state(spec: str, drift: float, locked: bool) -> _State:  # noqa: FBT001 - private, both named in specs
     """What a text says of its own meter behind the first comma, else what holds for all."""
     faults: list[str] = []
+    rows: int | None = None
     for word in spec.split(",")[1:]:
         name, _, value = word.partition("=")
         number = re.fullmatch(r"[+-]?\d+(\.\d+)?", value)
@@ -156,11 +162,24 @@ def _state(spec: str, drift: float, locked: bool) -> _State:  # noqa: FBT001 - p
             locked = True
         elif name == "drift" and number is not None:
             drift = float(value)
+        elif name == "rows" and re.fullmatch(r"[1-9]\d{0,4}", value, re.ASCII):
+            rows = int(value)
         elif name == "fault" and value:
             faults.append(value)
         else:
-            raise ValueError(f"{spec!r}: {word!r} is neither drift=SECONDS, locked nor fault=NAME")
-    return _State(drift, locked, tuple(faults))
+            raise ValueError(f"{spec!r}: {word!r} is none of drift=SECONDS, locked, rows=NUMBER and fault=NAME")
+    return _State(drift, locked, rows, tuple(faults))
+
+
+def _short(persona: Persona, rows: int | None) -> Persona:
+    """The model with so short archives of measuring periods."""
+    if rows is None:
+        return persona
+    archives = (
+        dataclasses.replace(archive, depth=rows) if archive.content is Content.INTERVALS else archive
+        for archive in persona.archives
+    )
+    return dataclasses.replace(persona, archives=tuple(archives))
 
 
 def _refuse_twins(addresses: Sequence[str]) -> None:

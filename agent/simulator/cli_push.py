@@ -17,7 +17,7 @@ import click
 
 from agent.clocks import Clock, system_clock
 from agent.simulator.pushing import Hazards, ModeDMeter, P1Meter, PushingMeter, Way
-from agent.simulator.pushing_dlms import CipheredDlmsMeter, DlmsMeter
+from agent.simulator.pushing_dlms import CipheredDlmsMeter, DlmsMeter, GasDlmsMeter
 from agent.simulator.pushing_ways import outlet
 from protocol.wire import ContractError
 
@@ -26,9 +26,11 @@ KINDS: dict[str, Callable[[int, str], PushingMeter]] = {
     "iec62056_push": ModeDMeter,
     "dlms_push": DlmsMeter,
     "dlms_push_ciphered": CipheredDlmsMeter,
+    "dlms_push_gas": GasDlmsMeter,
 }
-"""The meters that can be had, by the receiver that takes them apart; ``dlms_push`` does so with both of its."""
+"""The meters that can be had, by the receiver that takes them apart; ``dlms_push`` does so with all of its."""
 
+_BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _PROBABILITY = click.FloatRange(0, 1)
 _HELP = f"""Be a meter that pushes, for the receiver KIND: {", ".join(KINDS)}.
 
@@ -59,6 +61,7 @@ Exit status: 0 ended, 1 the work failed (the cause is on standard error), 2 wron
 @click.option(
     "--every", type=click.FloatRange(0), default=1.0, show_default=True, metavar="SECONDS", help="Of the clock."
 )
+@click.option("--aligned", is_flag=True, help="Push at full multiples of EVERY, what was counted just then.")
 @click.option("--count", type=click.IntRange(1), help="End after so many pushes of each meter.")
 @click.option("--seed", default=1, show_default=True, help="What values and faults follow from.")
 @click.option("--loss", type=_PROBABILITY, default=0.0, help="Probability that a payload is lost.")
@@ -76,6 +79,7 @@ def command(
     *,
     serials: tuple[str, ...],
     every: float,
+    aligned: bool,
     count: int | None,
     seed: int,
     loss: float,
@@ -93,20 +97,43 @@ def command(
         try:
             clock = system_clock()
             told = files.enter_context(truth.open("a", encoding="utf-8")) if truth is not None else None
-            asyncio.run(_push(to, meters, way, clock, every=every, count=count, restart=restart, told=told))
+            pace = _Pace(clock, every, aligned=aligned)
+            asyncio.run(_push(to, meters, way, pace, count=count, restart=restart, told=told))
         except (ValueError, ContractError) as error:
             raise click.UsageError(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"{to}: {error}") from error
 
 
+class _Pace:
+    """When meters push: every so many seconds of the clock; ``aligned``: at full multiples of that, none left out."""
+
+    def __init__(self, clock: Clock, every: float, *, aligned: bool) -> None:
+        if aligned and every < 1:
+            raise ValueError("--aligned needs --every 1 at least")
+        self._clock, self._aligned = clock, aligned
+        self._every = dt.timedelta(seconds=every)
+        self._next = clock.now()
+        if aligned:
+            self._next += (_BEGINNING - self._next) % self._every
+
+    async def instant(self, ended: asyncio.Event) -> dt.datetime:
+        """Wait until it is time, or it ends; return the instant of which the meters speak."""
+        wait = (self._next - self._clock.now()).total_seconds() / self._clock.rate
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, wait)):
+                await ended.wait()
+        at = self._next if self._aligned else self._clock.now()
+        self._next = at + self._every
+        return at
+
+
 async def _push(
     to: str,
     meters: dict[str, PushingMeter],
     way: Way,
-    clock: Clock,
+    pace: _Pace,
     *,
-    every: float,
     count: int | None,
     restart: int | None,
     told: TextIO | None,
@@ -119,8 +146,10 @@ async def _push(
         click.echo(json.dumps({"place": out.place, "serials": list(meters)}))
         sys.stdout.flush()
         pushes = 0
-        while not ended.is_set() and (count is None or pushes < count):
-            at = clock.now()
+        while count is None or pushes < count:
+            at = await pace.instant(ended)
+            if ended.is_set():
+                break
             for meter in meters.values():
                 if told is not None:
                     _tell(told, meter, at)
@@ -129,9 +158,6 @@ async def _push(
             pushes += 1
             if restart is not None and pushes % restart == 0:
                 await out.restart()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every / clock.rate):
-                    await ended.wait()
         click.echo(
             json.dumps(
                 {

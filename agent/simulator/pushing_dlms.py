@@ -19,7 +19,8 @@ _WH_PER_M3 = 11
 _TITLE_BYTES = 8
 _AUTHENTICATED_ENCRYPTION = b"\x30"
 _ENERGY, _REACTIVE = bytes.fromhex("0100010800ff"), bytes.fromhex("0100030800ff")
-_WH, _VARH = 30, 32
+_VOLUME = bytes.fromhex("0700030000ff")
+_M3, _WH, _VARH = 13, 30, 32
 _DEVICE_NAME = bytes.fromhex("00002a0000ff")
 
 
@@ -48,24 +49,41 @@ class DlmsMeter:
         energy, reactive = (one.actual(second) * _WH_PER_M3 // 10 for one in (self._energy, self._reactive))
         return energy % 2**32, reactive % 2**32
 
+    def _values(self, at: dt.datetime) -> list[bytes]:
+        """Its values, each three elements: code, number, scaler and unit."""
+        return [
+            _named(code, b"\x06" + struct.pack(">I", value), 0, unit)
+            for code, value, unit in zip((_ENERGY, _REACTIVE), self._counters(at), (_WH, _VARH), strict=True)
+        ]
+
     def _notification(self, at: dt.datetime) -> bytes:
         name = self.serial.encode("ascii")[:16]
-        energy, reactive = self._counters(at)
         stamp = at.astimezone(dt.UTC)
         # No day of the week, no hundredths, no deviation from UTC, a status that says nothing is wrong.
         clock = struct.pack(
             ">HBBBBBBBhB", stamp.year, stamp.month, stamp.day, 0xFF, *stamp.timetuple()[3:6], 0xFF, 0, 0
         )
-        values = [
-            b"\x09\x06" + _DEVICE_NAME + b"\x09" + bytes([len(name)]) + name,
-            *(
-                b"\x09\x06" + code + b"\x06" + struct.pack(">I", value) + b"\x02\x02\x0f\x00\x16" + bytes([unit])
-                for code, value, unit in ((_ENERGY, energy, _WH), (_REACTIVE, reactive, _VARH))
-            ),
-        ]
-        elements = 2 + 3 + 3
-        body = b"\x02" + bytes([elements]) + b"".join(values)
-        return b"\x0f" + struct.pack(">I", int(at.timestamp()) & 0xFFFFFF) + b"\x0c" + clock + body
+        values = self._values(at)
+        elements = 2 + 3 * len(values)
+        body = b"\x02" + bytes([elements]) + b"\x09\x06" + _DEVICE_NAME + b"\x09" + bytes([len(name)]) + name
+        return b"\x0f" + struct.pack(">I", int(at.timestamp()) & 0xFFFFFF) + b"\x0c" + clock + body + b"".join(values)
+
+
+class GasDlmsMeter(DlmsMeter):
+    """A volume corrector whose modem pushes its actual volume: what its archive has as ``4:300``.
+
+    The EK280 of the same seed and serial number (``metergate-agent simulate``) is the same meter, seen from its line.
+    """
+
+    def said(self, at: dt.datetime) -> list[Said]:
+        """The volume at this second, in 1/10 000 m3."""
+        at = at.replace(microsecond=0)
+        volume = decimal.Decimal(self._energy.actual(int(at.timestamp()))).scaleb(-4)
+        return [Said(self.serial, "7-0:3.0.0", at, volume, "m3")]
+
+    def _values(self, at: dt.datetime) -> list[bytes]:
+        volume = self._energy.actual(int(at.timestamp()))
+        return [_named(_VOLUME, b"\x15" + struct.pack(">Q", volume), -4, _M3)]
 
 
 class CipheredDlmsMeter(DlmsMeter):
@@ -108,6 +126,10 @@ def keys(seed: int, serial: str) -> dict[str, bytes]:
         kind: hashlib.sha256(f"{seed}/{serial}/{kind}".encode()).digest()[:16]
         for kind in ("encryption", "authentication")
     }
+
+
+def _named(code: bytes, number: bytes, scaler: int, unit: int) -> bytes:
+    return b"\x09\x06" + code + number + b"\x02\x02\x0f" + struct.pack(">b", scaler) + b"\x16" + bytes([unit])
 
 
 def _wrapped(apdu: bytes) -> bytes:

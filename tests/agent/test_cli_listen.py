@@ -1,6 +1,8 @@
 """``metergate-agent listen`` and ``push`` as processes: what one says, the other shows; what is wrong is said."""
 
 import asyncio
+import datetime as dt
+import itertools
 import json
 import pathlib
 import sys
@@ -108,3 +110,17 @@ async def test_where_nothing_comes_that_is_said() -> None:
     away = await tool("listen", place, "dsmr_p1")
     assert away.status == 1
     assert "connection refused" in away.err
+
+
+async def test_what_is_pushed_aligned_is_of_full_multiples_and_none_is_left_out(tmp_path: pathlib.Path) -> None:
+    truth = tmp_path / "truth.jsonl"
+    clock = {"METERGATE_CLOCK": "2026-03-02T05:50:00+00:00,9000", "METERGATE_ENVIRONMENT": "test"}
+    arguments = ("dlms_push_gas", "udp:127.0.0.1:9", "--aligned", "--every", "900", "--count", "5")
+    said = await tool("push", *arguments, "--truth", str(truth), **clock)
+    assert said.status == 0, said.err
+    at = [row["timestamp"][11:] for row in map(json.loads, truth.read_text().splitlines())]
+    assert at[0] in {f"{hour:02}:{minute:02}:00+00:00" for hour in range(24) for minute in (0, 15, 30, 45)}
+    instants = [dt.datetime.fromisoformat(f"2026-03-02T{one}") for one in at]
+    assert {after - before for before, after in itertools.pairwise(instants)} == {dt.timedelta(minutes=15)}
+    wrong = await tool("push", "dlms_push_gas", "udp:127.0.0.1:9", "--aligned", "--every", "0")
+    assert (wrong.status, "--every 1" in wrong.err) == (2, True)

@@ -184,3 +184,22 @@ def _told(lines: list[dict[str, Any]]) -> set[tuple[str, int, int, tuple[str, ..
 
 def _held(bus: VirtualBus) -> set[tuple[str, int, int, tuple[str, ...]]]:
     return {(it.serial, row.archive, row.aono, row.groups) for it in bus.meters for row in everything(it)}
+
+
+def test_a_short_archive_overwrites_its_oldest_rows_and_the_others_are_as_long_as_ever(clock: SetClock) -> None:
+    bus = virtual_bus("1:4711:EK280,rows=5", "2:4712:EK280", now=clock.now, interval=15, history_days=2)
+    short, usual = bus.meters
+    assert len(short.archives.rows(3)) == 5
+    assert len(usual.archives.rows(3)) >= 192
+    assert len(short.archives.rows(7)) == len(usual.archives.rows(7))
+    newest = short.archives.rows(3)[-1]
+    clock.advance(minutes=30)
+    short.advance()
+    assert [row.aono - newest.aono for row in short.archives.rows(3)] == [-2, -1, 0, 1, 2]
+    bus.close()
+
+
+@pytest.mark.parametrize("word", ["rows=0", "rows=many", "rows"])
+def test_an_archive_without_rows_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="rows=NUMBER"):
+        virtual_bus(f"1:4711:EK280,{word}")

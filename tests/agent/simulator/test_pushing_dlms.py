@@ -1,12 +1,14 @@
 """Virtual DLMS meters say what their receiver takes: plain, ciphered, over a way that loses, doubles and swaps."""
 
 import datetime as dt
+import decimal
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from agent.simulator.bus import virtual_bus
 from agent.simulator.pushing import Hazards, Way
-from agent.simulator.pushing_dlms import CipheredDlmsMeter, DlmsMeter, keys, title_of
+from agent.simulator.pushing_dlms import CipheredDlmsMeter, DlmsMeter, GasDlmsMeter, keys, title_of
 from receivers.catalogue import check_receiver, find_receiver
 from receivers.receiver import Arrival, KnownMeter, Meters, Pushed, Undecodable
 
@@ -58,3 +60,17 @@ def test_what_a_way_loses_is_missing_and_nothing_comes_twice() -> None:
     assert len(times) == len(set(times))
     assert 200 - way.lost - 1 <= len(times) <= 200 - way.lost
     assert not [one for one in found if isinstance(one, Undecodable)]
+
+
+def test_a_volume_corrector_pushes_what_its_archive_has() -> None:
+    bus = virtual_bus("1:4711:EK280", seed=7, now=lambda: AT, interval=15, history_days=0.5)
+    rows = [row for row in bus.meters[0].archives.rows(3) if row.event == 0x8104]
+    meter = GasDlmsMeter(7, "4711")
+    for row in rows:
+        at = dt.datetime.fromtimestamp(row.clock, dt.UTC)
+        (found,) = receive([meter.payload(at)], Meters(), security="none")
+        assert isinstance(found, Pushed)
+        assert (found.meter, found.series, found.unit, found.timestamp) == ("4711", "7-0:3.0.0", "m3", at)
+        assert found.value == decimal.Decimal(row.values["4:300"])
+    assert len(rows) == 48
+    bus.close()
