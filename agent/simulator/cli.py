@@ -57,7 +57,7 @@ def read_codes(path: Path) -> dict[int, str]:
     "--meter",
     "meters",
     multiple=True,
-    metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked][,fault=NAME[=P]]",
+    metavar="ADDRESS:SERIAL:MODEL[,drift=SECONDS][,locked][,rows=NUMBER][,fault=NAME[=P]]",
     help=f"A meter; may be repeated. Models: {', '.join([*PERSONAS, *ELECTRICITY])}. Default: {DEFAULT_METER}.",
 )
 @click.option(
