@@ -112,13 +112,15 @@ class Conversation:
 
     async def say(self, event: ReaderEvent) -> None:
         """Send one telegram, as soon as the reaction time that the core asked for has passed."""
-        await self._wait_until(self._not_before)
+        await self._nearly(self._not_before)
         if self._stale:
             # After a time-out a late answer may lie in the link; it must not answer the next question.
             self._came(await self._link.read(0))
             self._stale = False
         rate = self.core.rate
+        # Made before its instant: what making it takes is no part of the pause.
         data = self.core.send(event)
+        await self._exactly(self._not_before)
         begun = self._loop.time()
         await self._link.write(data)
         # A pseudo-terminal or socket takes bytes at once, the wire behind it does not.
@@ -298,7 +300,7 @@ class Conversation:
         """Account for what was read, whatever becomes of it."""
         if not data:
             return
-        self._last_byte = self._loop.time()
+        self._last_byte = self._link.arrived
         self.line_bytes += len(data)
         if self._observer is not None:
             self._observer.heard(data, self.core.rate, self._last_byte)
@@ -373,9 +375,13 @@ class Conversation:
         if seconds > 0:
             await asyncio.sleep(seconds)
 
-    async def _wait_until(self, instant: float) -> None:
+    async def _nearly(self, instant: float) -> None:
+        """Wait until just before ``instant``."""
         coarse = instant - self._loop.time() - FINE_WAIT
         if coarse > 0:
             await asyncio.sleep(coarse)
+
+    async def _exactly(self, instant: float) -> None:
+        """Wait for the rest of the pause, to the instant."""
         while self._loop.time() < instant:  # noqa: ASYNC110 - an instant is no event; this is its last millisecond
             await asyncio.sleep(0)

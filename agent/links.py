@@ -14,7 +14,7 @@ import socket
 import termios
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import serial
 
@@ -51,6 +51,9 @@ ADVICE = {
 """What a person can do about each cause."""
 
 
+Done = TypeVar("Done")
+
+
 class LinkError(LineFailure):
     """A port or connection failed. ``endpoint`` says which, ``what`` says how and what to do."""
 
@@ -62,6 +65,10 @@ class LinkError(LineFailure):
 
 class Link(Protocol):
     """An open line. Bytes only: no telegrams, no parity."""
+
+    @property
+    def arrived(self) -> float:
+        """When the bytes that were read last had come, on the event loop's clock: pauses are counted from there."""
 
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - a time-out is an answer here, not an error
         """Return what has come, as soon as something has; ``b""`` when nothing came in ``timeout`` seconds."""
@@ -89,17 +96,20 @@ class _PortLink:
         self._endpoint, self._source, self._rate = endpoint, source, rate
         self._fd = source.fileno()
         self._loop = asyncio.get_running_loop()
+        self._arrived = self._loop.time()
         # A pseudo-terminal takes everything at once, and has no wire to wait for.
         self._wired = isinstance(source, serial.Serial) and os.major(os.fstat(self._fd).st_rdev) not in PTY_MAJORS
+
+    @property
+    def arrived(self) -> float:
+        return self._arrived
 
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         with _mapped(self._endpoint):
             # Before the first wait nothing may be there yet: of a port that is no end (VMIN 0, VTIME 0).
             data = self._take()
             if data is None or (not data and isinstance(self._source, serial.Serial)):
-                if not await self._ready(self._loop.add_reader, self._loop.remove_reader, timeout):
-                    return b""
-                data = self._take()
+                data = await self._ready(self._loop.add_reader, self._loop.remove_reader, self._take, timeout)
             else:
                 await asyncio.sleep(0)  # whoever never stops talking must not hold up the other lines
         if data is None:
@@ -111,15 +121,23 @@ class _PortLink:
 
     def _take(self) -> bytes | None:
         try:
-            return os.read(self._fd, CHUNK)
+            data = os.read(self._fd, CHUNK)
         except BlockingIOError:
             return None
+        self._arrived = self._loop.time()
+        return data
 
-    async def _ready(self, watch: Callable[..., None], unwatch: Callable[[int], object], seconds: float) -> bool:
-        """Wait until the descriptor is; False when it is not in time."""
-        ready: asyncio.Future[bool] = self._loop.create_future()
-        watch(self._fd, _settle, ready, True)  # noqa: FBT003 - the future's result
-        timer = self._loop.call_later(seconds, _settle, ready, False)  # noqa: FBT003 - as above
+    async def _ready(
+        self,
+        watch: Callable[..., None],
+        unwatch: Callable[[int], object],
+        act: Callable[[], Done | None],
+        seconds: float,
+    ) -> Done | None:
+        """Act once the descriptor is ready, and not only when this task's turn comes; None when that is not in time."""
+        ready: asyncio.Future[Done | None] = self._loop.create_future()
+        watch(self._fd, _settle, ready, act)
+        timer = self._loop.call_later(seconds, _settle, ready, _nothing)
         try:
             return await ready
         finally:
@@ -136,7 +154,7 @@ class _PortLink:
                     left = left[os.write(self._fd, left) :]
                 except BlockingIOError:
                     wait = deadline - self._loop.time()
-                    if not await self._ready(self._loop.add_writer, self._loop.remove_writer, wait):
+                    if not await self._ready(self._loop.add_writer, self._loop.remove_writer, lambda: True, wait):
                         raise LinkError(self._endpoint, STUCK) from None
             if self._wired and isinstance(self._source, serial.Serial):
                 await self._drain(self._source, begun + len(data) * BITS / self._rate, deadline)
@@ -179,9 +197,16 @@ class _PortLink:
         self._fd = -1
 
 
-def _settle(future: "asyncio.Future[bool]", result: bool) -> None:  # noqa: FBT001 - a callback's argument
-    if not future.done():
-        future.set_result(result)
+def _settle(ready: asyncio.Future[Done | None], act: Callable[[], Done | None]) -> None:
+    if not ready.done():
+        try:
+            ready.set_result(act())
+        except OSError as error:
+            ready.set_exception(error)
+
+
+def _nothing() -> None:
+    """What is done when time is up."""
 
 
 async def open_link(endpoint: str, rate: int) -> Link:

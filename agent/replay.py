@@ -29,6 +29,11 @@ class ReplayLink:
         self._passed = [record for record in records if isinstance(record, Said | Heard | Silent | Lost | Stopped)]
         self._at = 0
 
+    @property
+    def arrived(self) -> float:
+        """Now: in a recording nothing takes time."""
+        return asyncio.get_running_loop().time()
+
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         """What came then, or nothing where nothing came."""
         await self._stop_where_it_was_stopped()

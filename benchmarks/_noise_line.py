@@ -153,6 +153,11 @@ class NoisyLine:
         self.telegrams: list[bytes] = []
         self.moved = 0
 
+    @property
+    def arrived(self) -> float:
+        """Now: what is said is there at once."""
+        return self._loop.time()
+
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         """Return what has come, or let ``timeout`` seconds pass."""
         if not self._came:

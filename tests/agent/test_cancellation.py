@@ -22,6 +22,10 @@ class WatchedLink:
     def __init__(self, link: Link) -> None:
         self.link, self.rate, self.said = link, OPENING, b""
 
+    @property
+    def arrived(self) -> float:
+        return self.link.arrived
+
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         return await self.link.read(timeout)
 

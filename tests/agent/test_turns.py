@@ -44,6 +44,10 @@ class Noting:
     notes: list[bytes | str]
     passed: int = 0
 
+    @property
+    def arrived(self) -> float:
+        return self.link.arrived
+
     async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109 - as in Link
         data = await self.link.read(timeout)
         self.passed += len(data)
