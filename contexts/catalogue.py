@@ -6,12 +6,13 @@ and nowhere else.
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import msgspec
 
 from contexts import generic_iec6205621, generic_lis200
 from contexts.calls import Call, CallError, Context
+from protocol.kwargs import KwargsError, check_kwargs, kwargs_of_texts, listed
 
 __all__ = ["CONTEXTS", "Call", "CallError", "Context", "check_call", "find_call", "kwargs_from_text"]
 
@@ -29,10 +30,10 @@ def find_call(context: str, call: str) -> Call:
     """
     known = CONTEXTS.get(context)
     if known is None:
-        raise CallError("meter_execution_type", f"{context!r} is no known context; expected {_listed(CONTEXTS)}")
+        raise CallError("meter_execution_type", f"{context!r} is no known context; expected {listed(CONTEXTS)}")
     found = known.calls.get(call)
     if found is None:
-        raise CallError("task_call", f"{call!r} is no call of {context}; expected {_listed(known.calls)}")
+        raise CallError("task_call", f"{call!r} is no call of {context}; expected {listed(known.calls)}")
     return found
 
 
@@ -42,7 +43,11 @@ def check_call(context: str, call: str, kwargs: Mapping[str, Any] | None) -> msg
     Raises:
         CallError: naming the key that is wrong, missing or unknown (``task_kwargs.address``), and what is expected.
     """
-    return _checked(find_call(context, call), kwargs or {}, strict=True)
+    found = find_call(context, call)
+    try:
+        return check_kwargs(found.kwargs, kwargs or {}, found.name)
+    except KwargsError as error:
+        raise CallError(error.below("task_kwargs"), error.text) from error
 
 
 def kwargs_from_text(context: str, call: str, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -53,60 +58,16 @@ def kwargs_from_text(context: str, call: str, texts: Mapping[str, str]) -> dict[
     Raises:
         CallError: as ``check_call``.
     """
-    checked = _checked(find_call(context, call), texts, strict=False)
+    found = find_call(context, call)
+    try:
+        checked = kwargs_of_texts(found.kwargs, texts, found.name)
+    except KwargsError as error:
+        raise CallError(error.below("task_kwargs"), error.text) from error
     given = {key: getattr(checked, key) for key in texts}
     return {key: value if isinstance(value, int) else _parts(texts[key], value) for key, value in given.items()}
-
-
-def _checked(call: Call, kwargs: Mapping[str, Any], *, strict: bool) -> msgspec.Struct:
-    fields = {field.name: field for field in msgspec.structs.fields(call.kwargs)}
-    for key in kwargs:
-        if key not in fields:
-            takes = f"takes {_listed(fields)}" if fields else "takes no kwargs"
-            raise CallError(f"task_kwargs.{key}", f"unknown; {call.name} {takes}")
-    values = {}
-    for key, field in fields.items():
-        if key not in kwargs:
-            if field.required:
-                raise CallError(f"task_kwargs.{key}", f"missing; expected {_expected(field.type)}")
-            continue
-        try:
-            given = kwargs[key] if strict else _from_text(kwargs[key], field.type)
-            values[key] = msgspec.convert(given, field.type, strict=strict, dec_hook=_decoded)
-        except msgspec.ValidationError as error:
-            raise CallError(f"task_kwargs.{key}", f"{error}; expected {_expected(field.type)}") from error
-    return call.kwargs(**values)
-
-
-def _from_text(text: str, kind: Any) -> Any:  # noqa: ANN401 - a type as annotated, and what msgspec converts
-    return text.split(",") if text != "null" and _has_list(kind) else text
-
-
-def _has_list(kind: object) -> bool:
-    """Whether a type, as annotated, is a list or may be one (``list[str] | None``)."""
-    return get_origin(kind) is list or any(_has_list(part) for part in get_args(kind))
 
 
 def _parts(text: str, value: object) -> Any:  # noqa: ANN401 - as JSON has it
     if value is None:
         return None
     return text.split(",") if isinstance(value, list) else text
-
-
-def _decoded(kind: type, value: object) -> object:
-    """What msgspec does not know by itself: ``Date`` and other types made from one text."""
-    if not isinstance(value, str):
-        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-    return kind(value)
-
-
-def _expected(kind: object) -> str:
-    if get_origin(kind) is Annotated:
-        for extra in get_args(kind)[1:]:
-            if isinstance(extra, msgspec.Meta) and extra.description:
-                return extra.description
-    return str(kind)
-
-
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(names)

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import msgspec
 
-from contexts.calls import CallError, Date
+from contexts.calls import Date
 from contexts.lis200_verify import Verify
 from protocol.iec62056.errors import UnreadableValue
 from protocol.iec62056.lis200 import Address
+from protocol.kwargs import KwargsError
 
 MAX_OFFSET_SECONDS = 10 * 366 * 86400
 """Ten years: further back no archive of a LIS-200 meter reaches but its month rows."""
@@ -90,7 +91,7 @@ class ReadArchiveByDate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         """Refuse a range that ends before it starts, as far as that can be told without the meter's zone."""
         start, end = self.start_date.moment, self.end_date.moment if self.end_date else None
         if end is not None and (start.tzinfo is None) == (end.tzinfo is None) and end < start:
-            raise CallError("task_kwargs.end_date", f"{end.isoformat()} is before start_date {start.isoformat()}")
+            raise KwargsError("end_date", f"{end.isoformat()} is before start_date {start.isoformat()}")
 
 
 class ReadArchiveByOffsetSeconds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +153,7 @@ class ReadValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seen: set[str] = set()
         for address in self.addresses:
             if str(address.parsed) in seen:
-                raise CallError("task_kwargs.addresses", f"{address.parsed} stands there twice")
+                raise KwargsError("addresses", f"{address.parsed} stands there twice")
             seen.add(str(address.parsed))
 
 

@@ -17,11 +17,11 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from protocol.rasters import INTERVALS, Raster
+from protocol.kwargs import KwargsError
 from protocol.wire import ContractError, checked_decimal
 from receivers.axdr import Stamp, UnreadableDataError
 from receivers.dlms_apdus import (
@@ -37,10 +37,10 @@ from receivers.dlms_apdus import (
     read_ciphered,
     read_notification,
 )
-from receivers.dlms_values import Column, Content, Register, parse_column, read_content
+from receivers.dlms_values import ROW_TIME, SKIPPED, Content, Register, parse_column, read_content
 from receivers.local_times import by_arrival, by_season
 from receivers.receiver import MAX_BUFFER, Arrival, Identity, Meters, Pushed, Receiver, Transport, Undecodable
-from receivers.thinning import Thinning
+from receivers.thinning import Interval, ThinnedKwargs, ThinningIntake
 
 WINDOW = 64
 """How many invocation counters below the highest one may still come."""
@@ -53,9 +53,17 @@ _SECURITY = ("authenticated", "encrypted", "none")
 _LEVEL = {name: len(_SECURITY) - position for position, name in enumerate(_SECURITY)}
 
 
-class Kwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Kwargs(ThinnedKwargs, frozen=True, forbid_unknown_fields=True):
     """What a ``dlms_push`` receiver may be told."""
 
+    raster: Interval = None
+    registers: Annotated[
+        list[str] | None,
+        msgspec.Meta(
+            description="OBIS codes to take, or null for all; with scale and unit where the meter has none: "
+            "1-0:1.8.0 e-3 kWh"
+        ),
+    ] = None
     security: Annotated[
         str,
         msgspec.Meta(
@@ -68,43 +76,30 @@ class Kwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="what the values are, in order, of meters that do not name them: clock, - or as in registers"
         ),
     ] = None
-    registers: Annotated[
-        list[str] | None,
-        msgspec.Meta(
-            description="OBIS codes to take, or null for all; with scale and unit where the meter has none: "
-            "1-0:1.8.0 e-3 kWh"
-        ),
-    ] = None
-    raster: Annotated[
-        str | None,
-        msgspec.Meta(description="an interval of which the first payload is taken (quarter_hour, hour, ...), or null"),
-    ] = None
-    timezone: Annotated[
-        str, msgspec.Meta(description="the IANA zone of a meter that the plan does not have, such as Europe/Vienna")
-    ] = "UTC"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done.
 
         Raises:
-            ValueError: naming the key.
+            KwargsError: naming the key.
         """
+        super().__post_init__()
         if self.security not in _SECURITY:
-            raise ValueError(f"security: {self.security[:20]!r} is none of {', '.join(_SECURITY)}")
-        if self.raster is not None and self.raster not in INTERVALS:
-            raise ValueError(f"raster: {self.raster[:20]!r} is none of {', '.join(INTERVALS)}")
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"timezone: {self.timezone[:64]!r} is no IANA time zone name") from error
-        for name, texts in (("columns", self.columns), ("registers", self.registers)):
-            for text in texts or ():
-                try:
-                    column = parse_column(text)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
-                if name == "registers" and column.series in {"clock", "-"}:
-                    raise ValueError(f"registers: {text!r} is of columns only")
+            raise KwargsError("security", f"{self.security[:20]!r} is none of {', '.join(_SECURITY)}")
+        for text in self.columns or ():
+            try:
+                parse_column(text)
+            except ValueError as error:
+                raise KwargsError("columns", str(error)) from error
+
+    def check_register(self, text: str) -> None:
+        """Refuse what is no OBIS code, with or without scale and unit.
+
+        Raises:
+            ValueError: saying what is.
+        """
+        if parse_column(text) in {SKIPPED, ROW_TIME}:
+            raise ValueError(f"{text!r} is of columns only")
 
 
 class Counters:
@@ -151,25 +146,18 @@ class _Opened:
     key: bytes = b""
 
 
-class PushIntake:
+class PushIntake(ThinningIntake[Kwargs]):
     """What all connections of one receiver share."""
 
     def __init__(self, kwargs: Kwargs, meters: Meters, kept: bytes) -> None:
-        self.superfluous = 0
-        self._kwargs = kwargs
-        self._meters = meters
-        self._columns = [parse_column(text) for text in kwargs.columns or ()]
-        self._registers: dict[str, Column] = {}
-        for text in kwargs.registers or ():
-            column = parse_column(text)
-            self._registers[column.series] = column
         try:
             counters, slots = msgspec.msgpack.decode(kept, type=tuple[bytes, bytes]) if kept else (b"", b"")
         except msgspec.DecodeError:
             counters, slots = b"", b""
+        super().__init__(kwargs, meters, slots)
         self._counters = Counters(counters)
-        raster = None if kwargs.raster is None else Raster(kwargs.raster, 0, kwargs.timezone)
-        self._thinning = Thinning(raster, slots)
+        self._columns = [parse_column(text) for text in kwargs.columns or ()]
+        self._registers = {column.series: column for column in map(parse_column, kwargs.registers or ())}
 
     def connection(self) -> "PushDecoder":
         """A decoder with an empty buffer."""
@@ -177,7 +165,7 @@ class PushIntake:
 
     def kept(self) -> bytes:
         """The invocation counters that are taken, and the slots."""
-        counters, slots = self._counters.kept(), self._thinning.kept()
+        counters, slots = self._counters.kept(), super().kept()
         return msgspec.msgpack.encode((counters, slots)) if counters or slots else b""
 
     def judge(self, frame: bytes, at: dt.datetime) -> Iterator[Arrival]:
@@ -208,7 +196,7 @@ class PushIntake:
             self._check_level("none", "it is not ciphered")
             return _Opened(apdu)
         ciphered = read_ciphered(apdu)
-        meter = self._meters.find(ciphered.title)
+        meter = self.meters.find(ciphered.title)
         if meter is None:
             raise RefusedError(f"unknown system title {ciphered.title}: no meter device of the receiver has it")
         level = _level_of(ciphered)
@@ -226,7 +214,7 @@ class PushIntake:
         return _Opened(plain, ciphered.title, ciphered.counter, key) if new else None
 
     def _check_level(self, level: str, what: str) -> None:
-        least = self._kwargs.security
+        least = self.kwargs.security
         if _LEVEL[level] < _LEVEL[least]:
             raise RefusedError(f"{what}, and security is {least}")
 
@@ -234,8 +222,7 @@ class PushIntake:
         self, title: str, notification: Notification, content: Content, frame: bytes, at: dt.datetime
     ) -> Iterator[Arrival]:
         meter = title or self._name(content.identity)
-        known = self._meters.find(meter)
-        zone = known.zone if known is not None else ZoneInfo(self._kwargs.timezone)
+        zone = self.zone(meter)
         shown = content.clock or notification.sent
         time = _instant(shown, zone, at)
         offset = None if time is None else (time - at).total_seconds()
@@ -247,7 +234,7 @@ class PushIntake:
             instant = _instant(stamp, zone, at) if stamp is not None else time
             if stamp is not None and instant is None:
                 yield Undecodable(frame, "the time of a row is invalid by its meter's own word", at, meter)
-            elif not self._thinning.takes(meter, instant or at):
+            elif not self.thinning.takes(meter, instant or at):
                 self.superfluous += 1
             else:
                 for one in registers:
@@ -255,7 +242,7 @@ class PushIntake:
 
     def _name(self, identity: str) -> str:
         """What a payload without a system title is of: the meter that it names, or else the only one there is."""
-        if identity and self._meters.find(identity) is None and self._meters.find("") is not None:
+        if identity and self.meters.find(identity) is None and self.meters.find("") is not None:
             return ""
         return identity
 

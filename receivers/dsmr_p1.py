@@ -16,14 +16,15 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from protocol.iec62056.data_lines import Obis, parse_stamp, same_register
+from protocol.iec62056.data_lines import parse_stamp, same_register
 from protocol.iec62056.errors import UnreadableValue
-from protocol.rasters import INTERVALS, Raster
+from protocol.kwargs import KwargsError
 from protocol.wire import ContractError, parse_decimal
-from receivers.local_times import by_arrival, by_season
-from receivers.p1_telegrams import Frames, Junk, Line, Telegram, lines_of
-from receivers.receiver import Arrival, Meters, Pushed, Receiver, Transport, Undecodable
-from receivers.thinning import Thinning
+from receivers.framing import FramedDecoder
+from receivers.local_times import instant_of
+from receivers.p1_telegrams import Line, Telegram, Telegrams, lines_of
+from receivers.receiver import Arrival, Pushed, Receiver, Transport, Undecodable
+from receivers.thinning import ThinnedKwargs, ThinningIntake, Zone
 
 TELEGRAM_TIME = "0-0:1.0.0"
 EQUIPMENT = ("0-0:96.1.1", "0-0:96.1.0")
@@ -39,20 +40,10 @@ _MOST_STAMPS = 64
 _MOST_SHOWN = 60
 
 
-class Kwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Kwargs(ThinnedKwargs, frozen=True, forbid_unknown_fields=True):
     """What a ``dsmr_p1`` receiver may be told."""
 
-    raster: Annotated[
-        str | None,
-        msgspec.Meta(description="an interval of which the first telegram is taken (quarter_hour, hour, ...), or null"),
-    ] = "quarter_hour"
-    timezone: Annotated[
-        str, msgspec.Meta(description="the IANA zone of a meter that the plan does not have, such as Europe/Amsterdam")
-    ] = "Europe/Amsterdam"
-    registers: Annotated[
-        list[str] | None,
-        msgspec.Meta(description="OBIS ids of the electricity meter to take, or null for all that count energy"),
-    ] = None
+    timezone: Zone = "Europe/Amsterdam"
     checksum: Annotated[
         str, msgspec.Meta(description="required, or optional for DSMR 2.2 and 3.0, whose telegrams have none")
     ] = "required"
@@ -64,37 +55,19 @@ class Kwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what cannot be done.
 
         Raises:
-            ValueError: naming the key.
+            KwargsError: naming the key.
         """
+        super().__post_init__()
         if self.checksum not in {"required", "optional"}:
-            raise ValueError(f"checksum: {self.checksum[:20]!r} is neither required nor optional")
-        if self.raster is not None and self.raster not in INTERVALS:
-            raise ValueError(f"raster: {self.raster[:20]!r} is none of {', '.join(INTERVALS)}")
-        Raster("hour", 0, self.timezone)
-        for name in self.registers or ():
-            try:
-                Obis.parse(name)
-            except UnreadableValue as error:
-                raise ValueError(f"registers: {error}") from error
+            raise KwargsError("checksum", f"{self.checksum[:20]!r} is neither required nor optional")
 
 
-class P1Intake:
+class P1Intake(ThinningIntake[Kwargs]):
     """What all connections of one receiver share."""
-
-    def __init__(self, kwargs: Kwargs, meters: Meters, kept: bytes) -> None:
-        raster = None if kwargs.raster is None else Raster(kwargs.raster, 0, kwargs.timezone)
-        self.kwargs = kwargs
-        self.meters = meters
-        self.thinning = Thinning(raster, kept)
-        self.superfluous = 0
 
     def connection(self) -> "P1Decoder":
         """A decoder with an empty buffer."""
         return P1Decoder(self)
-
-    def kept(self) -> bytes:
-        """Which slots are taken."""
-        return self.thinning.kept()
 
 
 @dataclasses.dataclass(slots=True)
@@ -105,28 +78,18 @@ class _Bus:
     values: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
 
 
-class P1Decoder:
+class P1Decoder(FramedDecoder[Telegram]):
     """Takes one stream of telegrams apart."""
 
     def __init__(self, intake: P1Intake) -> None:
+        super().__init__(Telegrams())
         self._intake = intake
-        self._frames = Frames()
         self._zone = ZoneInfo(intake.kwargs.timezone)
         self._taken: tuple[int | None, ...] | None = None
         self._slots: dict[bytes, int | None] = {}
 
-    def receive(self, data: bytes, at: dt.datetime) -> list[Arrival]:
-        """Judge the telegrams that these bytes end."""
-        return [arrival for frame in self._frames.feed(data) for arrival in self._judge(frame, at)]
-
-    def end(self, at: dt.datetime) -> list[Arrival]:
-        """Judge what is left."""
-        return [arrival for frame in self._frames.close() for arrival in self._judge(frame, at)]
-
-    def _judge(self, frame: Telegram | Junk, at: dt.datetime) -> Iterator[Arrival]:
-        if isinstance(frame, Junk):
-            yield Undecodable(frame.content, frame.cause, at)
-            return
+    def judge(self, frame: Telegram, at: dt.datetime) -> Iterator[Arrival]:
+        """The values of a telegram, if they are wanted."""
         # Before the CRC: a flood of telegrams that nobody needs costs next to nothing.
         if self._taken is not None and self._signature(frame.content, at) == self._taken:
             self._intake.superfluous += 1
@@ -155,7 +118,7 @@ class P1Decoder:
         if len(self._slots) >= _MOST_STAMPS:
             self._slots.clear()
         try:
-            slot = self._intake.thinning.slot(self._instant(stamp.decode(), self._zone, at))
+            slot = self._intake.thinning.slot(instant_of(parse_stamp(stamp.decode()), self._zone, at))
         except (UnreadableValue, OverflowError, ValueError):
             slot = None
         self._slots[stamp] = slot
@@ -175,8 +138,7 @@ class P1Decoder:
                 time = line.groups[0]
             else:
                 registers.append(line)
-        known = self._intake.meters.find(identity)
-        zone = ZoneInfo(self._intake.kwargs.timezone) if known is None else known.zone
+        zone = self._intake.zone(identity)
         if zone != self._zone:
             self._zone = zone
             self._slots.clear()
@@ -190,7 +152,7 @@ class P1Decoder:
         if not wanted:
             return
         try:
-            stamp = self._instant(time, self._zone, at) if time else None
+            stamp = instant_of(parse_stamp(time), self._zone, at) if time else None
         except UnreadableValue as error:
             yield Undecodable(time.encode(), f"the telegram's time: {error}", at, identity)
             return
@@ -201,7 +163,7 @@ class P1Decoder:
             *before, text = line.groups
             try:
                 # A peak stands behind the time that it was at.
-                own = self._instant(before[0], self._zone, at) if before else stamp
+                own = instant_of(parse_stamp(before[0]), self._zone, at) if before else stamp
                 yield _pushed(identity, line.id, text, own, at, offset)
             except (UnreadableValue, ContractError) as error:
                 yield Undecodable(_shown(line), f"{line.id}: {error}", at, identity)
@@ -215,18 +177,11 @@ class P1Decoder:
     def _bus(self, identity: str, bus: _Bus, at: dt.datetime) -> Iterator[Arrival]:
         for series, time, text in bus.values:
             try:
-                stamp = self._instant(time, self._zone, at)
+                stamp = instant_of(parse_stamp(time), self._zone, at)
                 if self._intake.thinning.takes(f"{identity} {series}", stamp):
                     yield _pushed(identity, series, text, stamp, at, None)
             except (UnreadableValue, ContractError) as error:
                 yield Undecodable(f"{series}({time})({text})".encode(), f"{series}: {error}", at, identity)
-
-    @staticmethod
-    def _instant(text: str, zone: ZoneInfo, at: dt.datetime) -> dt.datetime:
-        stamp = parse_stamp(text)
-        if stamp.summer is None:
-            return by_arrival(zone, stamp.local, at)
-        return by_season(zone, stamp.local, summer=stamp.summer)
 
 
 def _note(bus: _Bus, object_id: str, line: Line) -> None:

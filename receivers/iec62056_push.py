@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from protocol.iec62056.data_lines import Obis, Register, Stamp, is_stamp, parse_data_message, parse_stamp, same_register
+from protocol.iec62056.data_lines import Obis, Register, is_stamp, parse_data_message, parse_stamp, same_register
 from protocol.iec62056.errors import UnreadableValue
-from protocol.rasters import INTERVALS, Raster
 from protocol.wire import ContractError, checked_decimal
-from receivers.local_times import by_arrival, by_season
-from receivers.readouts import Readout, Readouts, Rubbish
-from receivers.receiver import Arrival, Meters, Pushed, Receiver, Transport, Undecodable
-from receivers.thinning import Thinning
+from receivers.framing import FramedDecoder
+from receivers.local_times import instant_of
+from receivers.readouts import Readout, Readouts
+from receivers.receiver import Arrival, Pushed, Receiver, Transport, Undecodable
+from receivers.thinning import ThinnedKwargs, ThinningIntake
 
 SERIAL_AT = ("0.0.0", "C.1.0", "96.1.0", "0-0:96.1.255")
 """Where meters show their number: the owner's, the maker's, the device's; the last is EasyMeter's own."""
@@ -28,77 +28,31 @@ _ABOUT_THE_METER = frozenset({("0", "0"), ("0", "9"), ("C", "1"), ("F", "F"), ("
 _TWO = 2
 
 
-class Kwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Kwargs(ThinnedKwargs, frozen=True, forbid_unknown_fields=True):
     """What an ``iec62056_push`` receiver may be told."""
 
-    raster: Annotated[
-        str | None,
-        msgspec.Meta(description="an interval of which the first readout is taken (quarter_hour, hour, ...), or null"),
-    ] = "quarter_hour"
-    timezone: Annotated[
-        str, msgspec.Meta(description="the IANA zone of a meter that the plan does not have, such as Europe/Berlin")
-    ] = "UTC"
-    registers: Annotated[
-        list[str] | None, msgspec.Meta(description="OBIS ids to take, or null for all measured quantities")
-    ] = None
     rate: Annotated[
         int, msgspec.Meta(ge=50, le=921_600, description="baud of a serial port: 300, 2400 (mode D), 9600")
     ] = 2400
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done.
 
-        Raises:
-            ValueError: naming the key.
-        """
-        if self.raster is not None and self.raster not in INTERVALS:
-            raise ValueError(f"raster: {self.raster[:20]!r} is none of {', '.join(INTERVALS)}")
-        Raster("hour", 0, self.timezone)
-        for name in self.registers or ():
-            try:
-                Obis.parse(name)
-            except UnreadableValue as error:
-                raise ValueError(f"registers: {error}") from error
-
-
-class ReadoutIntake:
+class ReadoutIntake(ThinningIntake[Kwargs]):
     """What all connections of one receiver share."""
-
-    def __init__(self, kwargs: Kwargs, meters: Meters, kept: bytes) -> None:
-        raster = None if kwargs.raster is None else Raster(kwargs.raster, 0, kwargs.timezone)
-        self.kwargs = kwargs
-        self.meters = meters
-        self.thinning = Thinning(raster, kept)
-        self.superfluous = 0
 
     def connection(self) -> "ReadoutDecoder":
         """A decoder with an empty buffer."""
         return ReadoutDecoder(self)
 
-    def kept(self) -> bytes:
-        """Which slots are taken."""
-        return self.thinning.kept()
 
-
-class ReadoutDecoder:
+class ReadoutDecoder(FramedDecoder[Readout]):
     """Takes one stream of readouts apart."""
 
     def __init__(self, intake: ReadoutIntake) -> None:
+        super().__init__(Readouts())
         self._intake = intake
-        self._frames = Readouts()
 
-    def receive(self, data: bytes, at: dt.datetime) -> list[Arrival]:
-        """Judge the readouts that these bytes end."""
-        return [arrival for frame in self._frames.feed(data) for arrival in self._judge(frame, at)]
-
-    def end(self, at: dt.datetime) -> list[Arrival]:
-        """Judge what is left."""
-        return [arrival for frame in self._frames.close() for arrival in self._judge(frame, at)]
-
-    def _judge(self, frame: Readout | Rubbish, at: dt.datetime) -> Iterator[Arrival]:
-        if isinstance(frame, Rubbish):
-            yield Undecodable(frame.raw, frame.cause, at)
-            return
+    def judge(self, frame: Readout, at: dt.datetime) -> Iterator[Arrival]:
+        """The values of a readout."""
         try:
             registers = parse_data_message(frame.text)
         except UnreadableValue as error:
@@ -108,8 +62,7 @@ class ReadoutDecoder:
         if not self._intake.thinning.takes(identity, at):
             self._intake.superfluous += 1
             return
-        known = self._intake.meters.find(identity)
-        zone = ZoneInfo(self._intake.kwargs.timezone) if known is None else known.zone
+        zone = self._intake.zone(identity)
         for register in registers:
             try:
                 pushed = self._pushed(identity, register, zone, at)
@@ -140,7 +93,7 @@ class ReadoutDecoder:
             if other.unit and not value.unit and is_stamp(value.text):
                 value, other = other, value
             if not other.unit and is_stamp(other.text):
-                stamp = _instant(parse_stamp(other.text), zone, at)
+                stamp = instant_of(parse_stamp(other.text), zone, at)
         if not value.text.strip() or (obis.billing is not None and stamp is None):
             return None
         return Pushed(identity, register.id, checked_decimal(value.number), value.unit, stamp, at)
@@ -152,14 +105,6 @@ def _identity(registers: Sequence[Register]) -> str:
             if same_register(name, register.id) and register.groups[0].text.strip():
                 return register.groups[0].text.strip()[:50]
     return ""
-
-
-def _instant(stamp: Stamp, zone: ZoneInfo, at: dt.datetime) -> dt.datetime:
-    if stamp.utc:
-        return stamp.local.replace(tzinfo=dt.UTC)
-    if stamp.summer is None:
-        return by_arrival(zone, stamp.local, at)
-    return by_season(zone, stamp.local, summer=stamp.summer)
 
 
 RECEIVER = Receiver(

@@ -8,7 +8,22 @@ import datetime as dt
 import functools
 from zoneinfo import ZoneInfo
 
+from protocol.iec62056.data_lines import Stamp
+
 _HOUR = dt.timedelta(hours=1)
+
+
+def instant_of(stamp: Stamp, zone: ZoneInfo, at: dt.datetime) -> dt.datetime:
+    """The instant of a time as a data line has it; ``at`` is when it came.
+
+    Raises:
+        OverflowError: when it lies outside the years 1 to 9999.
+    """
+    if stamp.utc:
+        return stamp.local.replace(tzinfo=dt.UTC)
+    if stamp.summer is None:
+        return by_arrival(zone, stamp.local, at)
+    return by_season(zone, stamp.local, summer=stamp.summer)
 
 
 def by_season(zone: ZoneInfo, local: dt.datetime, *, summer: bool) -> dt.datetime:

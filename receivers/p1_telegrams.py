@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from protocol.iec62056.characters import has_even_parity, strip_parity
+from receivers.framing import Junk
 from receivers.receiver import MAX_BUFFER
 
 START = ord("/")
@@ -56,15 +57,7 @@ class Telegram:
         return self.crc is None or crc16(self.content) == self.crc
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Junk:
-    """Bytes that are no telegram, and why."""
-
-    content: bytes
-    cause: str
-
-
-class Frames:
+class Telegrams:
     """Telegrams out of a stream in any pieces. What comes before the first ``/`` of a stream is a cut one: no junk."""
 
     def __init__(self) -> None:

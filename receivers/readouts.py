@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from protocol.iec62056.characters import CR, ETX, LF, STX, block_check, learn_parity, strip_parity
+from receivers.framing import Junk
 from receivers.receiver import MAX_BUFFER
 
 _BEGIN = re.compile(rb"[/\x02]")
@@ -27,14 +28,6 @@ class Readout:
     raw: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rubbish:
-    """Bytes that are no readout, and why."""
-
-    raw: bytes
-    cause: str
-
-
 class Readouts:
     """Readouts out of a stream in any pieces, seven bits with even parity or eight without.
 
@@ -45,7 +38,7 @@ class Readouts:
         self._buffer = bytearray()
         self._begun = False
 
-    def feed(self, data: bytes) -> Iterator[Readout | Rubbish]:
+    def feed(self, data: bytes) -> Iterator[Readout | Junk]:
         """Add bytes; give what they end."""
         self._buffer += data
         while (found := self._next(strip_parity(bytes(self._buffer)))) is not None:
@@ -53,12 +46,12 @@ class Readouts:
         if len(self._buffer) > MAX_BUFFER:
             yield from self._rubbish(len(self._buffer), f"no readout ended within {MAX_BUFFER} bytes")
 
-    def close(self) -> Iterator[Readout | Rubbish]:
+    def close(self) -> Iterator[Readout | Junk]:
         """Nothing more comes, or nothing came for long."""
         yield from self._rubbish(len(self._buffer), "the readout was cut: it has no end")
         self._begun = False
 
-    def _next(self, text: bytes) -> list[Readout | Rubbish] | None:
+    def _next(self, text: bytes) -> list[Readout | Junk] | None:
         """What can be said of the buffer's beginning, which is then taken from it; None: more must come."""
         begin = _BEGIN.search(text)
         if begin is None:
@@ -75,14 +68,14 @@ class Readouts:
             return list(self._rubbish(again.start(), "the readout was cut: another one began"))
         return None if end is None else self._unchecked(text, end.end())
 
-    def _unchecked(self, text: bytes, length: int) -> list[Readout | Rubbish]:
+    def _unchecked(self, text: bytes, length: int) -> list[Readout | Junk]:
         """A readout of mode D."""
         head = _HEAD.match(text)
         if head is None:
             return list(self._rubbish(length, "it does not begin with an identification"))
         return [self._whole(head, text[head.end() : length], length)]
 
-    def _checked(self, text: bytes, block: int) -> list[Readout | Rubbish] | None:
+    def _checked(self, text: bytes, block: int) -> list[Readout | Junk] | None:
         """A readout with a block check; the identification may be there or not."""
         last = text.find(ETX, block)
         if last < 0 or len(text) < last + 2:
@@ -94,20 +87,20 @@ class Readouts:
             return list(self._rubbish(last + 2, "its block check is wrong: damaged on the way"))
         return [self._whole(_HEAD.match(text), text[block + 1 : last], last + 2)]
 
-    def _whole(self, head: re.Match[bytes] | None, content: bytes, length: int) -> Readout | Rubbish:
+    def _whole(self, head: re.Match[bytes] | None, content: bytes, length: int) -> Readout | Junk:
         raw = bytes(self._buffer[:length])
         del self._buffer[:length]
         self._begun = True
         if learn_parity(raw) is None:
-            return Rubbish(raw, "its parity is neither even nor unused: damaged on the way")
+            return Junk(raw, "its parity is neither even nor unused: damaged on the way")
         shown = "" if head is None else head[0][1:].decode("ascii", "replace").strip()
         return Readout(shown, content.lstrip(bytes((CR, LF))).decode("ascii", "replace"), raw)
 
-    def _rubbish(self, length: int, cause: str) -> Iterator[Rubbish]:
+    def _rubbish(self, length: int, cause: str) -> Iterator[Junk]:
         raw = bytes(self._buffer[:length])
         del self._buffer[:length]
         begun, self._begun = self._begun, True
         text = strip_parity(raw)
         # A stream begins anywhere; only what begins a readout was one.
         if text[:1] in {b"/", b"\x02"} or (begun and _LINE.search(text)):
-            yield Rubbish(raw, cause)
+            yield Junk(raw, cause)

@@ -69,9 +69,9 @@ def test_what_is_no_endpoint_is_refused_with_what_there_is(endpoint: str) -> Non
         ("dsmr_p1", "udp://a:1", {}, "endpoint"),
         ("dsmr_p1", "/dev/x", {"rastr": "hour"}, "receiver_kwargs.rastr"),
         ("dsmr_p1", "/dev/x", {"rate": "fast"}, "receiver_kwargs.rate"),
-        ("dsmr_p1", "/dev/x", {"raster": "fortnight"}, "receiver_kwargs"),
-        ("dsmr_p1", "/dev/x", {"timezone": "Mars/Olympus"}, "receiver_kwargs"),
-        ("dsmr_p1", "/dev/x", {"checksum": "maybe"}, "receiver_kwargs"),
+        ("dsmr_p1", "/dev/x", {"raster": "fortnight"}, "receiver_kwargs.raster"),
+        ("dsmr_p1", "/dev/x", {"timezone": "Mars/Olympus"}, "receiver_kwargs.timezone"),
+        ("dsmr_p1", "/dev/x", {"checksum": "maybe"}, "receiver_kwargs.checksum"),
     ],
 )
 def test_what_is_wrong_is_named(receiver: str, endpoint: str, kwargs: dict[str, Any], field: str) -> None:
