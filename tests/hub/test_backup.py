@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.backup import BackupError, backup, restore
-from hub.database import create_engine, migrate
-from hub.settings import StartError, sqlite_url
+from hub.database import create_engine
+from hub.settings import StartError
 from hub.sole_use import sole_use
+from tests.parts.databases import new_sqlite
 from tests.parts.estates import make_estate
 
 HUB = str(Path(sys.executable).parent / "metergate-hub")
@@ -24,8 +25,7 @@ NOW = dt.datetime(2026, 11, 22, 17, 0, tzinfo=dt.UTC)
 
 
 async def _make(folder: Path) -> None:
-    await migrate(sqlite_url(folder))
-    engine: AsyncEngine = create_engine(sqlite_url(folder))
+    engine: AsyncEngine = create_engine(await new_sqlite(folder / "hub.db"))
     await make_estate(engine)
     await engine.dispose()
 
@@ -34,6 +34,7 @@ async def _make(folder: Path) -> None:
 def data(tmp_path: Path) -> Path:
     """A data directory with a hub's database of one estate, closed."""
     folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
     asyncio.run(_make(folder))
     return folder
 

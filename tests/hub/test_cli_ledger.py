@@ -11,16 +11,16 @@ from click.testing import CliRunner
 
 from hub import models
 from hub.cli import commands
-from hub.database import create_engine, migrate, writing
+from hub.database import create_engine, writing
 from hub.settings import StartError
 from tests.hub.test_ledger import BEGIN, HOUR, SERIES, arrival, expect, put, work_off
+from tests.parts.databases import new_sqlite
 from tests.parts.estates import Estate, make_estate
 
 
 async def _spoilt(data: Path) -> Estate:
     """Make a hub's data whose ledger lacks all of one meter."""
-    url = f"sqlite:///{data / 'hub.db'}"
-    await migrate(url)
+    url = await new_sqlite(data / "hub.db")
     engine = create_engine(url)
     try:
         estate = await make_estate(engine)
@@ -68,6 +68,6 @@ async def test_what_differs_is_told_and_a_rebuild_mends_it(tmp_path: Path) -> No
 
 
 async def test_a_meter_of_which_nothing_is_expected_is_named(tmp_path: Path) -> None:
-    await migrate(f"sqlite:///{tmp_path / 'hub.db'}")
+    await new_sqlite(tmp_path / "hub.db")
     with pytest.raises(StartError, match="nothing is expected of a meter"):
         await asyncio.to_thread(run, "rebuild", "--device", str(uuid.uuid4()), "--data", str(tmp_path))

@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import models
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
-from hub.database import create_engine, migrate, reading, writing
+from hub.database import create_engine, reading, writing
 from hub.expectations import expectations_of, mark
 from hub.ledger import ask_for_rebuild, bits_of, catch_up, differences, keep_some, missing_spans, settle
 from hub.ledger_pending import note
 from hub.versions import Arrival, store
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import database_url, engine, new_sqlite
 from tests.parts.estates import NOW, Estate, make_estate
 from tests.parts.rest import Rest, rest
 
@@ -264,9 +264,7 @@ async def test_a_clerk_folds_what_comes_beside_it(engine: AsyncEngine) -> None:
 
 @pytest.fixture(scope="module")
 def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'hub.db'}"
-    asyncio.run(migrate(url))
-    return url
+    return asyncio.run(new_sqlite(tmp_path_factory.mktemp("ledger") / "hub.db"))
 
 
 _STEPS = st.lists(

@@ -1,11 +1,15 @@
 """Databases for tests: a SQLite file, and a PostgreSQL server from a wheel, one per test process.
 
+Each process migrates once per kind; what a test gets is a copy of that. Nothing here survives a power cut: the server
+syncs nothing.
+
 ``database_url`` is parametrized over both and is an empty, migrated database of its own for each test. A test module
 uses it by importing the fixture: ``from tests.parts.databases import database_url, engine``.
 """
 
 import asyncio
 import atexit
+import functools
 import shutil
 import tempfile
 import uuid
@@ -43,6 +47,8 @@ class _Server:
             atexit.register(shutil.rmtree, directory, ignore_errors=True)
             server = get_server(directory / "data", cleanup_mode="stop")
             self._socket = str(server.get_postmaster_info().socket_dir)
+            server.psql("ALTER SYSTEM SET fsync = off;")
+            server.psql("SELECT pg_reload_conf();")
             server.psql("CREATE DATABASE metergate_template;")
             asyncio.run(migrate(self.url("metergate_template")))
         return self._socket
@@ -76,13 +82,25 @@ async def drop_postgresql(name: str) -> None:
     await _run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@functools.cache
+def _migrated_file() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="metergate-sqlite-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    asyncio.run(migrate(f"sqlite:///{directory / 'template.db'}"))
+    return directory / "template.db"
+
+
+async def new_sqlite(path: Path) -> str:
+    """Make a migrated database at a path; return its URL."""
+    shutil.copyfile(await asyncio.to_thread(_migrated_file), path)
+    return f"sqlite:///{path}"
+
+
 @pytest.fixture(params=BOTH)
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """Return the URL of an empty, migrated database: once SQLite, once PostgreSQL."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'hub.db'}"
-        await migrate(url)
-        yield url
+        yield await new_sqlite(tmp_path / "hub.db")
     else:
         name, url = await new_postgresql()
         yield url

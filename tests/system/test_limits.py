@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from paho.mqtt import publish
 
-from hub.database import migrate
 from hub.keys import open_key
 from protocol.envelopes import open_envelope
 from protocol.readings import checked_batch
 from protocol.topics import Channel, parse_topic, topic_for
+from tests.parts.databases import new_sqlite
 from tests.parts.site import Site, site
 from tests.parts.tape import tape
 from tests.system.test_kills import polling_site
@@ -31,9 +31,7 @@ PACKET = 16_384
 @pytest.fixture
 def sqlite_url(tmp_path: pathlib.Path) -> str:
     """Return the URL of an empty, migrated SQLite database."""
-    url = f"sqlite:///{tmp_path / 'hub.db'}"
-    asyncio.run(migrate(url))
-    return url
+    return asyncio.run(new_sqlite(tmp_path / "hub.db"))
 
 
 def test_a_broker_that_takes_small_packets(sqlite_url: str, tmp_path: pathlib.Path) -> None:
