@@ -1,0 +1,98 @@
+"""Secrets at rest: sealed for the hub's key, so that a copy of the database opens none of them.
+
+Rules:
+- Whoever stores a secret needs only the public half, which relays note in the database (``note_public_half``): REST
+  processes have no key. Only what holds the hub's key file opens one.
+- The key pair is derived from the hub's signing key, so there is one file to keep. With another hub key what was sealed
+  before cannot be opened: it has to be given again.
+- ``purpose`` is bound into the seal: a secret that is moved to another place in the database does not open there.
+
+A sealed secret is: version (1 byte), ephemeral X25519 public key (32), ChaCha20-Poly1305 text with its tag.
+"""
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.models import HubState
+from hub.once import upsert
+from protocol.envelopes import SigningKey
+
+PUBLIC_HALF = "secrets_public_key"
+"""The row of ``hub_state`` that has the public half, in hexadecimal."""
+
+_VERSION = b"\x01"
+_KEY_BYTES = 32
+_NONCE = bytes(12)
+"""Each secret has a key of its own, so the nonce need not differ."""
+
+
+class SealError(RuntimeError):
+    """A secret cannot be sealed, or not be opened; the text says why and what to do, and nothing of the secret."""
+
+
+def public_half(key: SigningKey) -> bytes:
+    """Return the public half for secrets of this hub key."""
+    return _private(key).public_key().public_bytes_raw()
+
+
+def seal(public: bytes, secret: bytes, purpose: str) -> bytes:
+    """Seal a secret; the result is never the same twice."""
+    ephemeral = X25519PrivateKey.generate()
+    ours = ephemeral.public_key().public_bytes_raw()
+    key = _derive(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), ours + public)
+    return _VERSION + ours + ChaCha20Poly1305(key).encrypt(_NONCE, secret, purpose.encode())
+
+
+def unseal(key: SigningKey, sealed: bytes, purpose: str) -> bytes:
+    """Open a sealed secret.
+
+    Raises:
+        SealError: when it was sealed for another key or purpose, or is damaged.
+    """
+    private = _private(key)
+    if sealed[:1] != _VERSION:
+        raise SealError("the secret was sealed by a newer version of the hub: run that one")
+    try:
+        theirs = sealed[1 : 1 + _KEY_BYTES]
+        shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
+        derived = _derive(shared, theirs + private.public_key().public_bytes_raw())
+        return ChaCha20Poly1305(derived).decrypt(_NONCE, sealed[1 + _KEY_BYTES :], purpose.encode())
+    except (InvalidTag, ValueError):
+        raise SealError("the secret was sealed for another hub key, or is damaged: give it again") from None
+
+
+async def note_public_half(session: AsyncSession, key: SigningKey) -> None:
+    """Write the public half into the database, in the caller's transaction."""
+    statement = upsert(session, HubState).values(key=PUBLIC_HALF, value=public_half(key).hex())
+    await session.execute(
+        statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
+    )
+
+
+async def read_public_half(session: AsyncSession) -> bytes:
+    """Return the public half that the relays have noted.
+
+    Raises:
+        SealError: when no relay has run on this database yet.
+    """
+    # Shared until the caller's commit: a rotation (hub.secrets_rotation) waits for who still seals for the old key.
+    row = await session.get(HubState, PUBLIC_HALF, with_for_update={"read": True})
+    if row is None:
+        raise SealError("no relay has run on this database yet, so there is no key for secrets: start one, try again")
+    return bytes.fromhex(row.value)
+
+
+def _private(key: SigningKey) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(_expand(key.seed, b"metergate secrets key"))
+
+
+def _derive(shared: bytes, bound: bytes) -> bytes:
+    return _expand(shared, b"metergate secret" + bound)
+
+
+def _expand(material: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(material)
