@@ -35,7 +35,7 @@ from hub import (
     staged_readings,
     undecodable_pushes,
 )
-from hub.auth import TokenAuthentication
+from hub.auth import Authentication
 from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
@@ -82,7 +82,7 @@ def create_app(hub: Hub) -> Litestar:
         ],
         dto=StrictBody,
         return_dto=None,
-        middleware=[DefineMiddleware(TokenAuthentication, exclude=OPEN_PATHS)],
+        middleware=[DefineMiddleware(Authentication, exclude=OPEN_PATHS)],
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: answer_http,

@@ -19,6 +19,7 @@ from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import ledger
+from hub.access import Access, access_of
 from hub.backfill_archives import Meter, archives_of, meters_of
 from hub.backfill_plans import GatewayState, Kept, Window, by_line, total_seconds, windows
 from hub.backfilling import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATOR, WAITING, add
@@ -157,19 +158,21 @@ RESOURCE = Resource(
 @post("/", summary="Create: backfill", description="dry_run says what it would cost, and changes nothing.")
 async def ask(request: HubRequest, data: JSONBody[BackfillBody]) -> Request:
     """Have what is missing of a range fetched."""
-    hub = hub_of(request)
+    hub, access = hub_of(request), access_of(request)
     target = data.target()
     now = hub.clock.now()
     await ledger.catch_up(hub.engine, now)
 
     async def work(session: AsyncSession) -> Request:
-        return await _ask(session, data, target, now)
+        return await _ask(session, data, target, access, now)
 
     return await in_transaction(hub, work)
 
 
-async def _ask(session: AsyncSession, body: BackfillBody, target: tuple[str, uuid.UUID], now: dt.datetime) -> Request:
-    devices = await _devices(session, *target)
+async def _ask(
+    session: AsyncSession, body: BackfillBody, target: tuple[str, uuid.UUID], access: Access, now: dt.datetime
+) -> Request:
+    devices = await _devices(session, *target, access)
     meters = await meters_of(session, devices, now)
     spans = await ledger.missing_spans(session, devices, body.start, body.end, now)
     archives = archives_of(meters, spans, auto=False)
@@ -212,15 +215,16 @@ def _lines(found: Sequence[Window], meters: dict[uuid.UUID, Meter]) -> list[Line
     return [LineCost(network_interface=line, minutes=_minutes(seconds)) for line, seconds in costs.items()]
 
 
-async def _devices(session: AsyncSession, name: str, key: uuid.UUID) -> list[uuid.UUID]:
+async def _devices(session: AsyncSession, name: str, key: uuid.UUID, access: Access) -> list[uuid.UUID]:
     """Return the meters that are meant.
 
     Raises:
-        NotFound: when there is nothing of that name.
+        NotFound: when there is nothing of that name for who asks.
         Conflict: when they are too many.
     """
     model: Any = {"meter_device": MeterDevice, "task_group": AmrTaskGroup, "gateway": Gateway}[name]
-    if await session.get(model, key) is None:
+    row = await session.get(model, key)
+    if row is None or not access.covers(row.organization):
         raise NotFound(f"there is no {name.replace('_', ' ')} {key}")
     statement = sa.select(MeterDevice.id)
     if name == "meter_device":
@@ -261,10 +265,11 @@ async def _change(request: HubRequest, key: uuid.UUID, verb: str) -> list[Backfi
     """
     hub = hub_of(request)
     now = hub.clock.now()
+    only = RESOURCE.only(access_of(request))
 
     async def work(session: AsyncSession) -> list[Backfill]:
         found = await session.execute(
-            sa.select(Row).where(sa.or_(Row.id == key, Row.request == key)).order_by(Row.id).with_for_update()
+            sa.select(Row).where(sa.or_(Row.id == key, Row.request == key), *only).order_by(Row.id).with_for_update()
         )
         rows = list(found.scalars())
         if not rows:

@@ -9,6 +9,7 @@ import datetime as dt
 import functools
 import types
 import typing
+import uuid
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -16,12 +17,14 @@ import msgspec
 from litestar.dto import AbstractDTO
 from litestar.typing import FieldDefinition
 
+from hub.access import Access
 from hub.problems import Unreadable, Wrong, WrongField
 from protocol.wire import ContractError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _LARGEST_LIST = 10_000
+_OWNER = "organization"
 
 
 class Body(msgspec.Struct, kw_only=True):
@@ -30,13 +33,17 @@ class Body(msgspec.Struct, kw_only=True):
     read_only: typing.ClassVar[frozenset[str]] = frozenset()
 
 
+class Partial(Body, kw_only=True):
+    """What a PATCH may send: any field may be left out."""
+
+
 @functools.cache
 def partial(kind: type[Body]) -> type[Body]:
     """Return the struct of a PATCH: the same fields, each of which may be left out."""
     derived: Any = msgspec.defstruct(
         f"Partial{kind.__name__}",
         [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(kind)],
-        bases=(Body,),
+        bases=(Partial,),
         namespace={"read_only": kind.read_only},
         kw_only=True,
     )
@@ -108,8 +115,10 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
         return None, [WrongField(prefix.rstrip(".") or "body", str(error))]
 
 
-def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the handler's annotation says
+def read_body(data: bytes, kind: Any, organization: uuid.UUID | None = None) -> Any:  # noqa: ANN401 - whatever the handler's annotation says
     """Decode a body as a struct, a list of structs, or either.
+
+    ``organization`` is the only one that there is for the sender: a body without one means it.
 
     Raises:
         Unreadable: when it is not JSON.
@@ -131,16 +140,39 @@ def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the han
     if isinstance(document, dict):
         if single is None:
             raise Wrong(WrongField("body", "a list is expected"))
-        struct, errors = read_struct(document, single)
-        if struct is None:
+        struct, errors = read_struct(_with(organization, document, single), single)
+        errors = errors if struct is None else _foreign(organization, struct)
+        if errors:
             raise Wrong(*errors)
         return struct
     if listed is None:
         raise Wrong(WrongField("body", "a JSON object is expected, not a list"))
-    return _read_list(document, listed)
+    return _read_list(document, listed, organization)
 
 
-def _read_list(document: list[msgspec.Raw], kind: type[T]) -> list[T]:
+def _with(
+    organization: uuid.UUID | None, fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]
+) -> dict[str, msgspec.Raw]:
+    """Say whose an object is, where that is not said and can be no other's; a PATCH says what changes."""
+    told = fields.get(_OWNER)
+    if organization is None or _OWNER not in kind.__struct_fields__:
+        return fields
+    if told is None and issubclass(kind, Partial):
+        return fields
+    if told is None or bytes(told).strip() == b"null":
+        return {**fields, _OWNER: msgspec.Raw(msgspec.json.encode(organization))}
+    return fields
+
+
+def _foreign(organization: uuid.UUID | None, struct: msgspec.Struct, prefix: str = "") -> list[WrongField]:
+    """Refuse another organization in the same words as one that does not exist."""
+    told = getattr(struct, _OWNER, msgspec.UNSET)
+    if organization is None or told is msgspec.UNSET or told == organization:
+        return []
+    return [WrongField(prefix + _OWNER, f"there is no organization {told}")]
+
+
+def _read_list(document: list[msgspec.Raw], kind: type[T], organization: uuid.UUID | None) -> list[T]:
     if len(document) > _LARGEST_LIST:
         raise Wrong(WrongField("body", f"has {len(document)} items; at most {_LARGEST_LIST} are taken at once"))
     structs: list[T] = []
@@ -151,8 +183,8 @@ def _read_list(document: list[msgspec.Raw], kind: type[T]) -> list[T]:
         except msgspec.ValidationError:
             errors.append(WrongField(str(position), "a JSON object is expected"))
             continue
-        struct, found = read_struct(fields, kind, f"{position}.")
-        errors += found
+        struct, found = read_struct(_with(organization, fields, kind), kind, f"{position}.")
+        errors += found if struct is None else _foreign(organization, struct, f"{position}.")
         if struct is not None:
             structs.append(struct)
     if errors:
@@ -168,7 +200,8 @@ class StrictBody(AbstractDTO[Any]):
         field = self.asgi_connection.route_handler.parsed_data_field
         if field is None:
             raise TypeError("StrictBody is for handlers with a data parameter")
-        return read_body(value, field.annotation)
+        access = self.asgi_connection.scope.get("auth")
+        return read_body(value, field.annotation, access.organization if isinstance(access, Access) else None)
 
     def decode_builtins(self, value: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - as decode_bytes
         """Refuse forms."""

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import models
+from hub.access import Access, access_of
 from hub.database import reading
 from hub.expectations import Expecting, expectations_by_id, expectations_of
 from hub.flagging import rejected_slots
@@ -125,15 +126,17 @@ _SCOPES = {
 }
 
 
-async def _scope_of(session: AsyncSession, query: Mapping[str, str], allowed: Sequence[str]) -> Scope:
+async def _scope_of(session: AsyncSession, query: Mapping[str, str], access: Access, allowed: Sequence[str]) -> Scope:
     given = [name for name in allowed if name in query]
     if len(given) > 1:
         raise Wrong(*(WrongField(name, f"only one of {', '.join(allowed)} may be given") for name in given[1:]))
     if not given:
-        return Scope()
+        return Scope(organization=access.organization)
     name = given[0]
     row = parse_uuid(name, query[name])
-    if await session.get(_SCOPES[name], row) is None:
+    found = await session.get(_SCOPES[name], row)
+    owner = getattr(found, "id" if name == "organization" else "organization", None)
+    if found is None or not access.covers(owner):
         raise NotFound(f"there is no {name.replace('_', ' ')} {row}")
     return Scope(**{"device" if name == "meter_device" else name: row})
 
@@ -230,7 +233,7 @@ async def show_totals(request: HubRequest) -> Completeness:
         raise wrong("reasons", f"{wanted!r} is neither true nor false")
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, list(_SCOPES))
+        scope = await _scope_of(session, query, access_of(request), list(_SCOPES))
         return await total_of(session, scope, start, end, now, reasons=wanted == "true")
 
 
@@ -247,7 +250,7 @@ async def show_slots(request: HubRequest) -> list[Slots]:
     series = parse_uuid("series", query["series"])
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, ["meter_device"])
+        scope = await _scope_of(session, query, access_of(request), ["meter_device"])
         devices = {scope.device} if scope.device is not None else set()
         expecting = [one for one in await expectations_of(session, devices) if one.series == series]
         totals = Totals(rasters={one.raster_id for one in expecting})
@@ -302,7 +305,7 @@ async def show_strips(request: HubRequest) -> Strips:
     days = parse_number("days", query.get("days", str(STRIP_DAYS)), 1, 366)
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, ["gateway", "group", "meter_device"])
+        scope = await _scope_of(session, query, access_of(request), ["gateway", "group", "meter_device"])
         statement = scope.devices()
         if statement is None:
             raise wrong("meter_device", "one of gateway, group or meter_device is required")

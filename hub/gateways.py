@@ -16,6 +16,7 @@ from msgspec import Meta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.access import access_of
 from hub.bodies import Body
 from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, Receiver, RunReport, StagedReading
 from hub.models import Gateway as Row
@@ -170,7 +171,7 @@ async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gatewa
     hub = hub_of(request)
 
     async def work(session: AsyncSession) -> Gateway:
-        row = await find(session, RESOURCE, row_id, lock=True)
+        row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
         await session.flush()

@@ -63,6 +63,7 @@ RESOURCE = Resource(
         Use("AMR task groups", AmrTaskGroup, "organization"),
     ),
     more=_members,
+    owned=lambda organization: Row.id == organization,
 )
 
 router = router_of(RESOURCE)

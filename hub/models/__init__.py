@@ -6,6 +6,7 @@ operation that writes the row, from the hub's clock. The schema itself is made b
 the two.
 """
 
+from hub.models.access import Membership, Token, User
 from hub.models.backfills import Backfill
 from hub.models.base import Base, Dated, Identified
 from hub.models.completeness import (
@@ -42,7 +43,6 @@ from hub.models.estate import (
     NetworkInterface,
     Organization,
     ReadingSeries,
-    Token,
     config_series,
     device_groups,
     device_tasks,
@@ -73,6 +73,7 @@ __all__ = [
     "LedgerRaster",
     "LedgerSettled",
     "LossRecord",
+    "Membership",
     "MeterDevice",
     "MeterDeviceConfig",
     "MeterDeviceType",
@@ -90,6 +91,7 @@ __all__ = [
     "Token",
     "UndecodablePush",
     "UnjudgedReadings",
+    "User",
     "config_series",
     "device_groups",
     "device_tasks",

@@ -20,18 +20,6 @@ class Organization(Identified, Base):
     is_active: Mapped[bool] = mapped_column(default=True)
 
 
-class Token(Base):
-    """A staff token. The key itself is never stored, only its SHA-256."""
-
-    __tablename__ = "tokens"
-
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
-    name: Mapped[str] = mapped_column(String(150))
-    digest: Mapped[bytes] = mapped_column(unique=True)
-    created: Mapped[dt.datetime]
-    revoked: Mapped[dt.datetime | None]
-
-
 class Gateway(Identified, Base):
     """Where an agent runs: what it should run (desired), what was sent (published), what it says it runs (applied).
 
