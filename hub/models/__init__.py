@@ -17,6 +17,7 @@ from hub.models.completeness import (
     LedgerRaster,
     LedgerSettled,
 )
+from hub.models.deadlines import Deadline, DeadlinePart, DeadlinePeriod, Notification, deadline_series
 from hub.models.deliveries import (
     Batch,
     Command,
@@ -61,6 +62,9 @@ __all__ = [
     "Command",
     "CommandUpdate",
     "Dated",
+    "Deadline",
+    "DeadlinePart",
+    "DeadlinePeriod",
     "DeviceGateway",
     "DevicePeriod",
     "Expectation",
@@ -79,6 +83,7 @@ __all__ = [
     "MeterDeviceType",
     "MeterSystemEvent",
     "NetworkInterface",
+    "Notification",
     "Organization",
     "OutboxProgress",
     "Quarantined",
@@ -93,6 +98,7 @@ __all__ = [
     "UnjudgedReadings",
     "User",
     "config_series",
+    "deadline_series",
     "device_groups",
     "device_tasks",
     "group_tasks",
