@@ -7,6 +7,7 @@ by no body. An ``Access`` without organization sees all.
 """
 
 import dataclasses
+import datetime as dt
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,7 @@ class Access:
 
     ``name`` is the token's or the user's, for logs and records; ``user`` and ``token`` are ids, one of which is given.
     ``unnoted``: the token's use is to be written once the request is answered.
+    ``signed_in`` is when a user gave the password.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Access:
     user: uuid.UUID | None = None
     token: uuid.UUID | None = None
     unnoted: bool = False
+    signed_in: dt.datetime | None = None
 
     def covers(self, organization: uuid.UUID | None) -> bool:
         """Whether objects of that organization are there for this one; what has none is staff's."""

@@ -1,4 +1,7 @@
-"""Who asks: ``Authorization: Token <key>`` of staff and machines; ``hub.access`` says what is open to them."""
+"""Who asks: ``Authorization: Token <key>`` of staff and machines, ``Authorization: JWT <token>`` of users.
+
+Each request is held against the database: what was revoked or removed ends at once. ``hub.access`` says what is open.
+"""
 
 import contextlib
 from typing import Any
@@ -12,16 +15,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from hub.access import Access, check_access
 from hub.database import UNREACHABLE, reading, writing
 from hub.problems import NotAuthenticated
+from hub.sessions import LONGEST_TEXT, access_in, read_session
+from hub.signing_in import keys_of
 from hub.state import Hub
 from hub.tokens import access_by, find_token, note_use
 
-_LONGEST_KEY = 200
+_LONGEST_KEY = {"token": 200, "jwt": LONGEST_TEXT}
+"""The schemes, and how long what follows them may be."""
 
 _log = structlog.get_logger(__name__)
 
 
-def key_from_header(header: str | None) -> str:
-    """Take the key out of ``Authorization: Token <key>``.
+def read_header(header: str | None) -> tuple[str, str]:
+    """Return scheme, ``token`` or ``jwt``, and key of a header ``Authorization``.
 
     Raises:
         NotAuthenticated: saying what is missing.
@@ -29,9 +35,9 @@ def key_from_header(header: str | None) -> str:
     if not header:
         raise NotAuthenticated("this needs a token: send the header 'Authorization: Token <key>'")
     scheme, _, key = header.strip().partition(" ")
-    if scheme.lower() != "token" or not 0 < len(key.strip()) <= _LONGEST_KEY:
-        raise NotAuthenticated("the header Authorization is not of the form 'Token <key>'")
-    return key.strip()
+    if not 0 < len(key.strip()) <= _LONGEST_KEY.get(scheme.lower(), 0):
+        raise NotAuthenticated("the header Authorization is not of the form 'Token <key>' or 'JWT <token>'")
+    return scheme.lower(), key.strip()
 
 
 class Authentication(AbstractAuthenticationMiddleware):
@@ -53,8 +59,12 @@ class Authentication(AbstractAuthenticationMiddleware):
         return AuthenticationResult(user=access.name, auth=access)
 
     async def _known(self, hub: Hub, connection: ASGIConnection[Any, Any, Any, Any]) -> Access:
-        key = key_from_header(connection.headers.get("authorization"))
+        scheme, key = read_header(connection.headers.get("authorization"))
         now = hub.clock.now()
+        if scheme == "jwt":
+            said = read_session(keys_of(hub), key, now)
+            async with reading(hub.engine) as session:
+                return await access_in(session, said)
         async with reading(hub.engine) as session:
             token = await find_token(session, key, now)
         if token is None:

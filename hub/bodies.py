@@ -28,9 +28,14 @@ _OWNER = "organization"
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """What a client may send. ``read_only`` of a subclass names the fields of the answer that it may send in vain."""
+    """What a client may send.
+
+    ``read_only`` of a subclass names the fields of the answer that it may send in vain. ``sender_owns`` is false where
+    ``organization`` does not say whose the object is.
+    """
 
     read_only: typing.ClassVar[frozenset[str]] = frozenset()
+    sender_owns: typing.ClassVar[bool] = True
 
 
 class Partial(Body, kw_only=True):
@@ -130,6 +135,8 @@ def read_body(data: bytes, kind: Any, organization: uuid.UUID | None = None) -> 
     )
     listed: Any = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
     try:
+        # Of texts msgspec looks only at those that it makes: all else would be found out too late to be told as this.
+        data.decode()
         document = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
     except msgspec.ValidationError:
         raise Wrong(
@@ -155,7 +162,7 @@ def _with(
 ) -> dict[str, msgspec.Raw]:
     """Say whose an object is, where that is not said and can be no other's; a PATCH says what changes."""
     told = fields.get(_OWNER)
-    if organization is None or _OWNER not in kind.__struct_fields__:
+    if organization is None or _OWNER not in kind.__struct_fields__ or not getattr(kind, "sender_owns", True):
         return fields
     if told is None and issubclass(kind, Partial):
         return fields
@@ -167,7 +174,12 @@ def _with(
 def _foreign(organization: uuid.UUID | None, struct: msgspec.Struct, prefix: str = "") -> list[WrongField]:
     """Refuse another organization in the same words as one that does not exist."""
     told = getattr(struct, _OWNER, msgspec.UNSET)
-    if organization is None or told is msgspec.UNSET or told == organization:
+    if (
+        organization is None
+        or told is msgspec.UNSET
+        or told == organization
+        or not getattr(struct, "sender_owns", True)
+    ):
         return []
     return [WrongField(prefix + _OWNER, f"there is no organization {told}")]
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
+from hub.memberships import members_of
 from hub.models import (
     AmrTask,
     AmrTaskGroup,
@@ -40,9 +41,9 @@ class Organization(OrganizationBody, kw_only=True):
     updated_at: dt.datetime
 
 
-async def _members(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    # There are no users yet: staff tokens belong to no organization.
-    return [{"members": []} for _ in rows]
+async def _members(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    members = await members_of(session, [row.id for row in rows])
+    return [{"members": members.get(row.id, [])} for row in rows]
 
 
 RESOURCE = Resource(
