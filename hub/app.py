@@ -22,6 +22,7 @@ from hub import (
     gateways,
     health,
     loss_records,
+    memberships,
     meter_device_configs,
     meter_device_types,
     meter_devices,
@@ -33,8 +34,10 @@ from hub import (
     readings,
     receivers,
     runs,
+    signing_in,
     staged_readings,
     undecodable_pushes,
+    users,
 )
 from hub.auth import Authentication
 from hub.bodies import StrictBody
@@ -43,11 +46,14 @@ from hub.problems import ProblemError, answer_bug, answer_database, answer_http,
 from hub.resources import router_of
 from hub.state import Hub
 
-OPEN_PATHS = ["^/health", "^/metrics$", "^/schema"]
+OPEN_PATHS = ["^/health", "^/metrics$", "^/schema", "^/v1/auth/jwt/token/?$"]
 """What may be asked without a token."""
 
 RESOURCES = (
+    signing_in,
     organizations,
+    memberships,
+    users,
     gateways,
     network_interfaces,
     meter_device_types,
