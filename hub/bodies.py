@@ -2,13 +2,15 @@
 
 A body's struct says what may be sent; fields that the answer has but the body has not are read-only: they are
 accepted and ignored, so that a client may send back what it got. Anything else unknown is refused by name. Numbers
-become decimals from their own text, never through a float.
+become decimals from their own text, never through a float. Texts are one line without control characters, unless
+``free_text`` names them: those may have several lines.
 """
 
 import datetime as dt
 import functools
 import types
 import typing
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -24,18 +26,20 @@ from protocol.wire import ContractError
 T = TypeVar("T", bound=msgspec.Struct)
 
 _LARGEST_LIST = 10_000
+_LINES = "\n\r\t"
 _OWNER = "organization"
 
 
 class Body(msgspec.Struct, kw_only=True):
     """What a client may send.
 
-    ``read_only`` of a subclass names the fields of the answer that it may send in vain. ``sender_owns`` is false where
-    ``organization`` does not say whose the object is.
+    ``read_only`` of a subclass names the fields of the answer that it may send in vain, ``free_text`` the texts that
+    may have lines and tabs. ``sender_owns`` is false where ``organization`` does not say whose the object is.
     """
 
     read_only: typing.ClassVar[frozenset[str]] = frozenset()
     sender_owns: typing.ClassVar[bool] = True
+    free_text: typing.ClassVar[frozenset[str]] = frozenset({"description", "unit_description", "content"})
 
 
 class Partial(Body, kw_only=True):
@@ -49,7 +53,7 @@ def partial(kind: type[Body]) -> type[Body]:
         f"Partial{kind.__name__}",
         [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(kind)],
         bases=(Partial,),
-        namespace={"read_only": kind.read_only},
+        namespace={"read_only": kind.read_only, "free_text": kind.free_text},
         kw_only=True,
     )
     kind_of_patch: type[Body] = derived
@@ -69,6 +73,14 @@ def _decoders(kind: type[msgspec.Struct]) -> dict[str, tuple[msgspec.json.Decode
 def _explain(error: msgspec.ValidationError, field: str) -> WrongField:
     text, _, path = str(error).partition(" - at `$")
     return WrongField(field + path.rstrip("`"), text)
+
+
+def _refuse_controls(text: str, allowed: str) -> None:
+    if text.isprintable():
+        return
+    for character in text:
+        if unicodedata.category(character) == "Cc" and character not in allowed:
+            raise ContractError(f"the control character U+{ord(character):04X} is not allowed in it")
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -95,6 +107,7 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
     decoders = _decoders(kind)
     read_only: frozenset[str] = getattr(kind, "read_only", frozenset())
     values: dict[str, Any] = {}
+    free_text: frozenset[str] = getattr(kind, "free_text", frozenset())
     errors = [
         WrongField(prefix + name, "there is no such field")
         for name in raw
@@ -104,6 +117,8 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
         if name in raw:
             try:
                 values[name] = _storable(decoder.decode(raw[name]))
+                if isinstance(values[name], str):
+                    _refuse_controls(values[name], _LINES if name in free_text else "")
             except msgspec.ValidationError as error:
                 errors.append(_explain(error, prefix + name))
             except RecursionError:

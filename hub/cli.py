@@ -274,6 +274,29 @@ def rebuild_ledger_command(device: UUID | None, data: Path | None, database: str
     click.echo(json.encode(found) if as_json else found.text())
 
 
+@commands.group("keys")
+def keys_commands() -> None:
+    """Keys of the secrets in the database: meters' passwords and keys, and what webhooks are signed with."""
+
+
+@keys_commands.command("rotate")
+@_json_option
+@data_option
+@database_option
+def rotate_keys_command(data: Path | None, database: str | None, *, as_json: bool) -> None:
+    """Seal all secrets for a new key, beside a running hub or without; killed, it goes on when run again.
+
+    The new key is in hub.key.secrets beside hub.key; every host with a relay needs that file. hub.key stays.
+    """
+    from hub import cli_keys  # noqa: PLC0415 - see above
+
+    file = _key_file() or (data or DEFAULT_DATA) / "hub.key"
+    done = cli_keys.rotate_keys(_database(None if database else data, database), file)
+    click.echo(json.encode(done) if as_json else done.text())
+    if done.unreadable:
+        sys.exit(1)
+
+
 async def _with_session(database: str, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
     engine = create_engine(database)
     try:

@@ -19,6 +19,7 @@ from hub.models import (
     MeterDeviceType,
     NetworkInterface,
     ReadingSeries,
+    SimCard,
 )
 from hub.models import Organization as Row
 from hub.resources import READ_ONLY, Resource, Use, Values, router_of
@@ -56,6 +57,7 @@ RESOURCE = Resource(
     used_by=(
         Use("gateways", Gateway, "organization"),
         Use("network interfaces", NetworkInterface, "organization"),
+        Use("SIM cards", SimCard, "organization"),
         Use("meter devices", MeterDevice, "organization"),
         Use("meter device types", MeterDeviceType, "organization"),
         Use("meter device configs", MeterDeviceConfig, "organization"),

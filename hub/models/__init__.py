@@ -44,12 +44,14 @@ from hub.models.estate import (
     NetworkInterface,
     Organization,
     ReadingSeries,
+    SimCard,
     config_series,
     device_groups,
     device_tasks,
     group_tasks,
 )
 from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
+from hub.models.security import MeterSecurityKeys
 from hub.models.validation import DevicePeriod, UnjudgedReadings
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "MeterDevice",
     "MeterDeviceConfig",
     "MeterDeviceType",
+    "MeterSecurityKeys",
     "MeterSystemEvent",
     "NetworkInterface",
     "Notification",
@@ -92,6 +95,7 @@ __all__ = [
     "ReadingVersion",
     "Receiver",
     "RunReport",
+    "SimCard",
     "StagedReading",
     "Token",
     "UndecodablePush",
