@@ -98,6 +98,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/commands": _COMMANDS,
     "/v1/backfills": _COMMANDS,
     "/v1/completeness": Door(look=_SEE_READINGS),
+    "/v1/deadlines": _estate(),
     "/v1/runs": _LOOK_ONLY,
     "/v1/loss-records": _LOOK_ONLY,
     "/v1/quarantine": _SIFTED,

@@ -88,9 +88,10 @@ async def relay(settings: Settings, clock: Clock) -> None:
 
 async def _relay(hub: Hub, key: SigningKey) -> None:
     """Say what secrets are to be sealed for, where nobody has yet, and relay."""
+    ring = Ring(key, ring_file(_key_file(hub.settings)))
     async with writing(hub.engine) as session:
-        await note_ring(session, Ring(key, ring_file(_key_file(hub.settings))))
-    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), wake=hub.wake)
+        await note_ring(session, ring)
+    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), wake=hub.wake, opens=ring.unseal)
 
 
 async def _together(

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import writing
-from hub.models import MeterSecurityKeys
+from hub.models import Deadline, MeterSecurityKeys
 from hub.secrets_box import SealError, note_public_half, public_half, seal, unseal
 from hub.secrets_ring import Ring, noted_half, write_seeds
 from hub.security_keys import purpose_of
+from hub.webhooks import secret_purpose
 from protocol.envelopes import SigningKey, fingerprint
 
 ROWS = 100
@@ -33,7 +34,10 @@ class Place:
     purpose: Callable[[Any], str]
 
 
-PLACES = (Place(MeterSecurityKeys, "sealed", lambda row: purpose_of(row.meter)),)
+PLACES = (
+    Place(MeterSecurityKeys, "sealed", lambda row: purpose_of(row.meter)),
+    Place(Deadline, "webhook_secret", lambda row: secret_purpose(row.id)),
+)
 """Every column of the database with secrets."""
 
 
