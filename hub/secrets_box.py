@@ -3,7 +3,7 @@
 Rules:
 - Whoever stores a secret needs only the public half, which relays note in the database (``note_public_half``): REST
   processes have no key. Only what holds the hub's key file opens one.
-- The key pair is derived from the hub's signing key, so there is one file to keep, until a rotation makes seeds of their
+- The key pair is derived from the hub's signing key, so there is one file to keep, until a rotation makes seeds of its
   own (``hub.secrets_ring``). What was sealed for a key that is lost has to be given again.
 - ``purpose`` is bound into the seal: a secret that is moved to another place in the database does not open there.
 

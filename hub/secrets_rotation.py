@@ -19,7 +19,6 @@ from hub.secrets_box import SealError, note_public_half, public_half, seal, unse
 from hub.secrets_ring import Ring, noted_half, write_seeds
 from hub.security_keys import purpose_of
 from hub.webhooks import secret_purpose
-from hub.webhooks import secret_purpose
 from protocol.envelopes import SigningKey, fingerprint
 
 ROWS = 100
