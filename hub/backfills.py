@@ -2,7 +2,8 @@
 
 The hub finds gaps by itself (origin ``auto``). ``POST`` asks for a range of a meter, a task group or a gateway; with
 ``dry_run`` it says what that would cost, in minutes of each line, and changes nothing. A backfill may be paused,
-resumed and cancelled, one by its id or all of a request by the request's. ``state`` is ``waiting``, ``fetching``,
+resumed and cancelled, one by its id or all of a request by the request's; all of a gateway by ``backfill_paused`` of
+the gateway. ``state`` is ``waiting``, ``fetching``,
 ``settling``, ``paused``, or one of the ends ``done``, ``gave_up`` and ``cancelled``, of which ``evidence`` says why.
 """
 
@@ -22,7 +23,7 @@ from hub import ledger
 from hub.access import Access, access_of
 from hub.backfill_archives import Meter, archives_of, meters_of
 from hub.backfill_plans import GatewayState, Kept, Window, by_line, total_seconds, windows
-from hub.backfilling import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATOR, WAITING, add
+from hub.backfill_rows import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATOR, WAITING, add, wait_again
 from hub.bodies import Body
 from hub.models import AmrTaskGroup, Command, Gateway, MeterDevice, NetworkInterface, device_groups
 from hub.models import Backfill as Row
@@ -118,8 +119,12 @@ class Request(msgspec.Struct, kw_only=True):
     backfills: list[Backfill]
 
 
-async def _state(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    return [{"state": _shown(row)} for row in rows]
+async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    held = await session.scalars(
+        sa.select(Gateway.id).where(Gateway.id.in_({row.gateway for row in rows}), Gateway.backfill_paused)
+    )
+    paused = set(held)
+    return [{"state": PAUSED if row.state == WAITING and row.gateway in paused else _shown(row)} for row in rows]
 
 
 def _shown(row: Row) -> str:
@@ -127,7 +132,8 @@ def _shown(row: Row) -> str:
 
 
 def _in_state(_name: str, text: str) -> sa.ColumnElement[bool]:
-    held = sa.and_(Row.paused, Row.state == WAITING)
+    gateways = sa.select(Gateway.id).where(Gateway.backfill_paused)
+    held = sa.and_(sa.or_(Row.paused, Row.gateway.in_(gateways)), Row.state == WAITING)
     return held if text == PAUSED else sa.and_(Row.state == text, sa.not_(held))
 
 
@@ -299,6 +305,9 @@ async def _resume(_session: AsyncSession, row: Row, now: dt.datetime) -> bool:
     elif not row.paused:
         return False
     row.paused = False
+    if row.state == FETCHING:
+        # Its command was called back with the pause: it may end as cancelled, and another one fetches the rest.
+        wait_again(row, now)
     row.next_at = row.noticed_at = row.updated_at = now
     return True
 

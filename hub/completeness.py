@@ -24,7 +24,8 @@ from hub.ledger import bits_of, catch_up
 from hub.ledger_chunks import Bits, size_of
 from hub.paging import parse_instant, parse_number, parse_uuid, query_of
 from hub.problems import NotFound, Wrong, WrongField, wrong
-from hub.reasons import MISSING, STATES, Explained, Lack, explain
+from hub.reasons import MISSING, STATES, Explained, explain
+from hub.reasons_known import Lack
 from hub.state import HubRequest, hub_of
 from hub.totals import Scope, Totals, count
 from protocol.rasters import Raster

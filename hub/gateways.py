@@ -32,7 +32,7 @@ from protocol.wire import ContractError
 
 
 class GatewayBody(Body, kw_only=True):
-    """A gateway as clients send it."""
+    """A gateway as clients send it. While ``backfill_paused`` none of its meters is asked for what is missing."""
 
     read_only = READ_ONLY | {
         "key_fingerprint",
@@ -60,6 +60,7 @@ class GatewayBody(Body, kw_only=True):
     organization: uuid.UUID
     name: Annotated[str, Meta(max_length=150)] = ""
     description: Annotated[str, Meta(max_length=500)] = ""
+    backfill_paused: bool = False
 
 
 class Gateway(GatewayBody, kw_only=True):
@@ -143,7 +144,7 @@ RESOURCE = Resource(
     body=GatewayBody,
     out=Gateway,
     unique=("gateway_id",),
-    plain=frozenset({"name", "description"}),
+    plain=frozenset({"name", "description", "backfill_paused"}),
     filters={
         "gateway_id": equals(Row.gateway_id),
         "organization": is_uuid(Row.organization),

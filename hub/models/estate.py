@@ -25,7 +25,8 @@ class Gateway(Identified, Base):
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``.
+    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``. While
+    ``backfill_paused`` nothing that is missing is fetched from it.
     """
 
     __tablename__ = "gateways"
@@ -65,6 +66,7 @@ class Gateway(Identified, Base):
     rival_at: Mapped[dt.datetime | None]
     past_stores: Mapped[list[Any]] = mapped_column(default=list)
     lines: Mapped[list[Any]] = mapped_column(default=list)
+    backfill_paused: Mapped[bool] = mapped_column(default=False)
 
 
 class SimCard(Identified, Base):
