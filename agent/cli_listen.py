@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime as dt
+import pathlib
 import sys
+from zoneinfo import ZoneInfo
 
 import click
 import msgspec
@@ -11,7 +13,9 @@ from agent.arguments import pairs, rfc3339
 from agent.cli_meter import WIDE
 from agent.clocks import Clock, system_clock
 from agent.links import LinkError, open_link
+from agent.listen_keys import VARIABLES, environment_keys, keys_given, meters_with
 from agent.receiver_links import listen_to
+from agent.settings import SettingsError
 from agent.tables import Growing
 from protocol.wire import ContractError
 from receivers.catalogue import NAMES, check_receiver, find_receiver, kwargs_from_text
@@ -37,9 +41,15 @@ RECEIVER: {", ".join(NAMES)}
 Every payload is shown: unless a raster is given, nothing is left out. Nothing is stored or sent. `last seen` in the
 table is the meter's own time in UTC; a dash stands where it gives none, then the gateway's would be used.
 
+Keys of meters that cipher (dlms_push) come from a file, the environment or a prompt; they are never shown. The file is
+TOML: encryption_key and authentication_key, and where meters use them dedicated_key and broadcast_key, 32 hex digits
+each; what stands below a line [SYSTEM TITLE] is of that meter only. Counters begin anew with each start: a payload that
+is played back is seen as such only where the other one was shown, too.
+
 \b
   metergate-agent listen /dev/ttyUSB0 dsmr_p1
   metergate-agent listen socket://p1.local:23 dsmr_p1 --seconds 15 --json | jq -c 'select(.series == "1-0:1.8.1")'
+  metergate-agent listen udp://0.0.0.0:4059 dlms_push security=encrypted --ask-keys
 
 Exit status: 0 something was read, 1 nothing was or the endpoint failed (the cause is on standard error), 2 wrong usage.
 """
@@ -51,6 +61,14 @@ Exit status: 0 something was read, 1 nothing was or the endpoint failed (the cau
 @click.argument("kwargs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="End after this time. Else: with Ctrl-C.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many values.")
+@click.option(
+    "--keys",
+    "keys_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    metavar="FILE",
+    help=f"Keys of meters that cipher; or set {', '.join(VARIABLES.values())}.",
+)
+@click.option("--ask-keys", is_flag=True, help="Ask for the encryption and the authentication key; they are not shown.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per value or unreadable payload, and line.")
 def command(
     endpoint: str,
@@ -59,6 +77,8 @@ def command(
     *,
     seconds: float | None,
     count: int | None,
+    keys_file: pathlib.Path | None,
+    ask_keys: bool,
     as_json: bool,
 ) -> None:
     """Show what meters push."""
@@ -72,21 +92,28 @@ def command(
         # The endpoint must be one for this receiver; its kwargs were judged above.
         check_receiver(receiver, endpoint, msgspec.structs.asdict(typed))
         clock = system_clock()
-    except (ReceiverError, ContractError) as error:
+        if way.way is Way.BROKER:
+            raise click.UsageError("endpoint: messages of the broker come to a running agent only")
+        if not kind.ciphered and (keys_file is not None or ask_keys):
+            raise click.UsageError(f"{receiver} takes no keys: what it receives is not ciphered")
+        keys = keys_given(keys_file, environment_keys(), ask=ask_keys) if kind.ciphered else {}
+    except (ReceiverError, ContractError, SettingsError) as error:
         raise click.UsageError(str(error)) from error
-    if way.way is Way.BROKER:
-        raise click.UsageError("endpoint: messages of the broker come to a running agent only")
-    shown = _Shown(kind, typed, clock, count, as_json=as_json)
+    meters = meters_with(keys, ZoneInfo(getattr(typed, "timezone", "UTC"))) if kind.ciphered else Meters()
+    shown = _Shown(kind, typed, meters, clock, count, as_json=as_json)
+    failure = ""
     try:
         asyncio.run(_listen(way, shown, seconds))
     except KeyboardInterrupt:
         click.echo("", err=True)
     except LinkError as error:
-        click.echo(f"metergate-agent: {error}", err=True)
-        sys.exit(FAILED)
-    if not shown.values:
-        what = f"{shown.bytes} bytes came, but no value" if shown.bytes else "nothing came"
-        click.echo(f"metergate-agent: {endpoint}: {what}", err=True)
+        failure = str(error)
+    if not failure and not shown.values:
+        failure = f"{endpoint}: {f'{shown.bytes} bytes came, but no value' if shown.bytes else 'nothing came'}"
+    if shown.locked and not any(keys.values()):
+        click.echo("metergate-agent: what is ciphered needs keys: --keys FILE, --ask-keys, or the variables", err=True)
+    if failure:
+        click.echo(f"metergate-agent: {failure}", err=True)
         sys.exit(FAILED)
 
 
@@ -95,8 +122,8 @@ async def _listen(endpoint: Endpoint, shown: "_Shown", seconds: float | None) ->
     enough = asyncio.create_task(shown.enough.wait())
     try:
         done, _ = await asyncio.wait({listening, enough}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if listening in done:
-            await listening
+        if listening in done and (error := listening.exception()) is not None and not shown.enough.is_set():
+            raise error
     finally:
         listening.cancel()
         enough.cancel()
@@ -107,15 +134,25 @@ class _Shown:
     """Prints what comes. Implements ``agent.receiver_links.Sink``."""
 
     def __init__(
-        self, receiver: Receiver, kwargs: msgspec.Struct, clock: Clock, most: int | None, *, as_json: bool
+        self,
+        receiver: Receiver,
+        kwargs: msgspec.Struct,
+        meters: Meters,
+        clock: Clock,
+        most: int | None,
+        *,
+        as_json: bool,
     ) -> None:
         self.silence = receiver.silence
         self.rate = receiver.rate(kwargs)
         self.values = 0
         self.bytes = 0
+        self.locked = False
+        """Whether something that could not be read is of a meter that may cipher."""
         self.enough = asyncio.Event()
-        self._intake = receiver.open(kwargs, Meters(), b"")
+        self._intake = receiver.open(kwargs, meters, b"")
         self._clock, self._most, self._json = clock, most, as_json
+        self._ciphered = receiver.ciphered
         self._table: Growing | None = None
 
     def begin(self) -> Decoder:
@@ -170,6 +207,7 @@ class _Shown:
             self.enough.set()
 
     def _refused(self, undecodable: Undecodable, source: str) -> None:
+        self.locked = self.locked or (self._ciphered and bool(undecodable.meter))
         payload = undecodable.payload[:MOST_SHOWN]
         if self._json:
             told = {

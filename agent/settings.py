@@ -25,7 +25,7 @@ LOCKS = (SUPPLIER_LOCK, CUSTOMER_LOCK, 5, 6)
 """Locks that a code opens over the line; 5 (data collector) and 6 (further user) on EK280 and DL230. Fact sheet 2.4."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
-_KEYS = ("encryption", "authentication", "dedicated", "broadcast")
+KEY_KINDS = ("encryption", "authentication", "dedicated", "broadcast")
 _KEY_BYTES = 16
 
 OutboxBytes = Annotated[int, msgspec.Meta(ge=LEAST_BYTES)]
@@ -237,21 +237,15 @@ def _meter_password(folder: pathlib.Path, name: str, meter: MeterSettings) -> Me
 
 def _meter_keys(folder: pathlib.Path, name: str, meter: MeterSettings) -> dict[str, bytes]:
     keys = {}
-    for kind in _KEYS:
+    for kind in KEY_KINDS:
         key = f'meters."{name}".{kind}_key'
         text, file = getattr(meter, f"{kind}_key"), getattr(meter, f"{kind}_key_file")
         if text is not None and file is not None:
             raise SettingsError(f"`{key}` stands beside {kind}_key_file; keep one of them")
         if text is None:
             text = _secret(folder, file, f"{key}_file")
-        if text is None:
-            continue
-        try:
-            keys[kind] = bytes.fromhex(text)
-        except ValueError:
-            raise SettingsError(f"`{key}` is not hex: expected {2 * _KEY_BYTES} digits") from None
-        if len(keys[kind]) != _KEY_BYTES:
-            raise SettingsError(f"`{key}` has {len(keys[kind])} bytes: expected {2 * _KEY_BYTES} hex digits")
+        if text is not None:
+            keys[kind] = key_of(text, key)
     return keys
 
 
@@ -274,6 +268,21 @@ def read_secret(path: pathlib.Path, key: str) -> str:
     if not text:
         raise SettingsError(f"`{key}`: {path} is empty")
     return text
+
+
+def key_of(text: str, name: str) -> bytes:
+    """Make a key of what a meter pushes out of its hex digits.
+
+    Raises:
+        SettingsError: when it is none; names what it was to be, never the text.
+    """
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        raise SettingsError(f"`{name}` is not hex: expected {2 * _KEY_BYTES} digits") from None
+    if len(key) != _KEY_BYTES:
+        raise SettingsError(f"`{name}` has {len(key)} bytes: expected {2 * _KEY_BYTES} hex digits")
+    return key
 
 
 def meter_password(text: str, lock: int, key: str) -> MeterPassword:

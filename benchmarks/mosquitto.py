@@ -17,9 +17,9 @@ START_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
 
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on right now."""
-    with socket.socket() as probe:
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """Return a port of the loopback, of TCP unless asked otherwise, that nobody listens on right now."""
+    with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port

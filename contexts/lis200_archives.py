@@ -192,6 +192,7 @@ async def _read_after(meter: Meter, layout: Layout, archive: int, position: int,
 
     They are asked for by number where the archive has one, because rows that were stamped after the meter's clock was
     put back have earlier times. A number may begin again at 1, so nothing new by number is asked for by time, too.
+    Where the archive has gone round since, and that row was overwritten, all that it has comes by number: once.
     """
     low, _ = meter_window(meter.zone, held.through)
     limits = [(position, format_datetime(low))]
@@ -208,6 +209,8 @@ async def _read_after(meter: Meter, layout: Layout, archive: int, position: int,
             continue  # this meter does not compare numbers, or has none as low: its times tell
         last_held = [(row.number, at) for row, at in read.rows]
         if (held.through_number, held.through) not in last_held:
+            if compared != position and await _is_all_that_came_since(meter, layout, archive, position, read, held):
+                return read
             continue
         last = last_held.index((held.through_number, held.through))
         after = read.rows[last + 1 :]
@@ -215,6 +218,21 @@ async def _read_after(meter: Meter, layout: Layout, archive: int, position: int,
         if after:
             break
     return found
+
+
+async def _is_all_that_came_since(
+    meter: Meter, layout: Layout, archive: int, position: int, read: _Read, held: Held
+) -> bool:
+    """Whether the last row held was overwritten, and these are all rows after it: later ones by number and by time.
+
+    Rows whose numbers began again after the last of these are not among them; they would have a later time.
+    """
+    numbers = [row.number for row, at in read.rows if row.number is not None and at > held.through]
+    if not numbers or len(numbers) < len(read.rows) or min(numbers) <= held.through_number:
+        return False
+    low, _ = meter_window(meter.zone, read.rows[-1][1])
+    newest = await _read_rows(meter, layout, archive, position, (format_datetime(low), ""))
+    return all(row.number is not None and row.number >= min(numbers) for row, _ in newest.rows)
 
 
 async def _read_rows(

@@ -55,6 +55,7 @@ RESOURCE = Resource(
     model=Row,
     body=AmrTaskGroupBody,
     out=AmrTaskGroup,
+    unique=("organization", "name"),
     links=(Link("tasks", group_tasks, "group", "task", AmrTask),),
     more=_tasks_info,
     gateways=plans.gateways_of_group,

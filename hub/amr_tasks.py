@@ -1,4 +1,7 @@
-"""AMR tasks: how and when to poll. Calls and kwargs are judged by the catalogue that the gateways run by."""
+"""AMR tasks: how and when to poll. Calls and kwargs are judged by the catalogue that the gateways run by.
+
+A context that the interface names and no gateway has yet (``PROMISED``) may be kept in a task that is not active.
+"""
 
 import datetime as dt
 import uuid
@@ -16,6 +19,9 @@ from hub.resources import READ_ONLY, Resource, Values
 from protocol.plans import MISSED_POLICIES
 from protocol.schedules import SCHEDULES, check_offset
 from protocol.wire import ContractError
+
+PROMISED = ("generic_corus_meter",)
+"""Contexts of the published interface that do not exist here yet."""
 
 
 class AmrTaskBody(Body, kw_only=True):
@@ -49,6 +55,8 @@ def judge_call(context: str, call: str, kwargs: dict[str, Any]) -> None:
     Raises:
         Wrong: naming ``meter_execution_type``, ``task_call`` or the key of ``task_kwargs``.
     """
+    if context in PROMISED:
+        raise wrong("meter_execution_type", f"no gateway has {context} yet")
     if context not in CONTEXTS:
         raise wrong("meter_execution_type", f"{context!r} is none of {', '.join(CONTEXTS)}")
     try:
@@ -71,10 +79,16 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
         errors.append(
             WrongField("missed_policy", f"{values['missed_policy']!r} is none of {', '.join(MISSED_POLICIES)}")
         )
-    try:
-        judge_call(values["meter_execution_type"], values["task_call"], values["task_kwargs"])
-    except Wrong as error:
-        errors += error.errors
+    context = values["meter_execution_type"]
+    if context in PROMISED:
+        if values["is_active"]:
+            text = f"no gateway has {context} yet; until then its tasks can be kept with is_active false only"
+            errors.append(WrongField("is_active", text))
+    else:
+        try:
+            judge_call(context, values["task_call"], values["task_kwargs"])
+        except Wrong as error:
+            errors += error.errors
     if errors:
         raise Wrong(*errors)
 
@@ -85,6 +99,7 @@ RESOURCE = Resource(
     model=Row,
     body=AmrTaskBody,
     out=AmrTask,
+    unique=("organization", "name"),
     check=_check,
     gateways=plans.gateways_of_task,
 )

@@ -16,11 +16,14 @@ from hub import (
     callers,
     commands,
     completeness,
+    completeness_gaps,
+    deadlines,
     device_periods,
     events,
     gateways,
     health,
     loss_records,
+    memberships,
     meter_device_configs,
     meter_device_types,
     meter_devices,
@@ -32,26 +35,35 @@ from hub import (
     readings,
     receivers,
     runs,
+    security_keys,
+    signing_in,
+    sim_cards,
     staged_readings,
     undecodable_pushes,
+    users,
 )
-from hub.auth import TokenAuthentication
+from hub.auth import Authentication
 from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
 from hub.resources import router_of
 from hub.state import Hub
 
-OPEN_PATHS = ["^/health", "^/metrics$", "^/schema"]
+OPEN_PATHS = ["^/health", "^/metrics$", "^/schema", "^/v1/auth/jwt/token/?$"]
 """What may be asked without a token."""
 
 RESOURCES = (
+    signing_in,
     organizations,
+    memberships,
+    users,
     gateways,
     network_interfaces,
+    sim_cards,
     meter_device_types,
     meter_device_configs,
     meter_devices,
+    security_keys,
     device_periods,
     reading_series,
     amr_task_groups,
@@ -64,6 +76,8 @@ RESOURCES = (
     commands,
     backfills,
     completeness,
+    completeness_gaps,
+    deadlines,
     runs,
     loss_records,
     quarantined,
@@ -82,7 +96,7 @@ def create_app(hub: Hub) -> Litestar:
         ],
         dto=StrictBody,
         return_dto=None,
-        middleware=[DefineMiddleware(TokenAuthentication, exclude=OPEN_PATHS)],
+        middleware=[DefineMiddleware(Authentication, exclude=OPEN_PATHS)],
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: answer_http,

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Mapping
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.backfill_plans import Archive, Gap, row_seconds
+from hub.backfill_plans import Archive, Gap, row_seconds, session_seconds
 from hub.expectations import expectations_of, tasks_of
 from hub.ledger import MissingSpan
-from hub.models import AmrTask, Gateway, MeterDevice, MeterDeviceType, NetworkInterface, RunReport
+from hub.models import AmrTask, DevicePeriod, Gateway, MeterDevice, MeterDeviceType, NetworkInterface, RunReport
 from protocol.rasters import Raster
 from protocol.reports import DONE
 from protocol.schedules import tick_at_or_before
@@ -37,6 +37,7 @@ TIME_COLUMN, TIME_COLUMN_OF_TC = 3, 2
 class Meter:
     """A meter that a gateway polls over LIS-200.
 
+    ``since`` is when the present one was put there in place of another, which is asked for nothing before that.
     ``positions`` are the time columns of archives as its tasks name them, ``position`` that of others; ``due_after``
     says for each archive from when on slots are still due; ``intervals`` how far apart its rows are; ``rasters`` are
     those of its expectations, by id.
@@ -47,6 +48,8 @@ class Meter:
     organization: uuid.UUID
     gateway: uuid.UUID
     line: uuid.UUID
+    since: dt.datetime | None
+    session_seconds: float
     row_seconds: float
     position: int
     positions: Mapping[int, int]
@@ -78,6 +81,7 @@ async def meters_of(session: AsyncSession, devices: Collection[uuid.UUID], now: 
     there = [row.id for row in rows]
     tasks = await tasks_of(session, there)
     seen = await _costs(session, there, now)
+    replaced = await replaced_since(session, there)
     intervals: dict[uuid.UUID, dict[int, dt.timedelta]] = {}
     columns: dict[uuid.UUID, int] = {}
     rasters: dict[uuid.UUID, dict[int, Raster]] = {}
@@ -99,6 +103,8 @@ async def meters_of(session: AsyncSession, devices: Collection[uuid.UUID], now: 
             organization=row.organization,
             gateway=row.gateway,
             line=row.line,
+            since=replaced.get(row.id),
+            session_seconds=session_seconds(row.rate, fixed=row.fixed_rate),
             # A row has as many values as there are series.
             row_seconds=row_seconds(
                 row.rate, fixed=row.fixed_rate, seen=(moved * columns.get(row.id, 1), values) if values else None
@@ -129,15 +135,26 @@ def archives_of(meters: Mapping[uuid.UUID, Meter], spans: Iterable[MissingSpan],
         end = span.end
         if auto:
             end = min(end, meters[span.device].due_after.get(span.archive, end))
-        if span.start <= end:
+        start = max(span.start, meters[span.device].since or span.start)
+        if start <= end:
             raster = meters[span.device].rasters[span.expectation]
-            gaps.setdefault((span.device, span.archive), []).append(Gap(span.start, end, raster))
+            gaps.setdefault((span.device, span.archive), []).append(Gap(start, end, raster))
     found = []
     for (device, number), some in sorted(gaps.items(), key=lambda item: (item[0][0].int, item[0][1])):
         meter = meters[device]
         interval = meter.intervals.get(number, dt.timedelta(hours=1))
-        found.append(Archive(device, number, meter.gateway, meter.row_seconds, interval, some))
+        found.append(Archive(device, number, meter.gateway, meter.session_seconds, meter.row_seconds, interval, some))
     return found
+
+
+async def replaced_since(session: AsyncSession, devices: Collection[uuid.UUID]) -> dict[uuid.UUID, dt.datetime]:
+    """Return when the present meters were put in place of others, of those that were (``hub.device_periods``)."""
+    rows = await session.execute(
+        sa.select(DevicePeriod.meter_device, DevicePeriod.since).where(
+            DevicePeriod.meter_device.in_(devices), DevicePeriod.until.is_(None), DevicePeriod.since.is_not(None)
+        )
+    )
+    return {device: since for device, since in rows if since is not None}
 
 
 def _archive_of(task: AmrTask) -> int | None:

@@ -20,8 +20,10 @@ from protocol.rasters import Raster
 MOST_SECONDS = 300.0
 """Line time of one window: half an hour of an archive's rows on a slow line, a month of hours on a quick one."""
 
-SESSION_SECONDS = 6.0
-"""What a command costs beside its rows: opening a session, asking for the archive's columns, saying goodbye."""
+PAUSES_SECONDS = 1.0
+OPENING_CHARACTERS, SESSION_CHARACTERS = 30, 165
+"""What a command costs beside its rows: reaction times of both sides; call, identification and option select at the
+opening rate; serial number, clock, the question for the rows and the goodbye at the rate after it."""
 
 ROW_CHARACTERS = 165
 """Length of an archive row on the line where no read of this meter has shown it: 18 columns, LIS-200 fact sheet 3.4."""
@@ -57,12 +59,14 @@ class Gap:
 class Archive:
     """An archive of a meter that brings series: on which line, how its rows come, and what is missing of it.
 
-    ``row_seconds`` is line time per row, ``interval`` the time between two rows.
+    ``session_seconds`` is line time of a command without its rows, ``row_seconds`` that of a row, ``interval`` the
+    time between two rows.
     """
 
     device: uuid.UUID
     number: int
     gateway: uuid.UUID
+    session_seconds: float
     row_seconds: float
     interval: dt.timedelta
     gaps: Sequence[Gap]
@@ -133,6 +137,12 @@ def windows(
     return found
 
 
+def session_seconds(rate: int, *, fixed: bool) -> float:
+    """Return the line time of a command without its rows; see ``row_seconds``."""
+    characters = OPENING_CHARACTERS / rate + SESSION_CHARACTERS / (rate if fixed else max(rate, USUAL_RATE))
+    return round(PAUSES_SECONDS + BITS_PER_CHARACTER * characters, 2)
+
+
 def row_seconds(rate: int, *, fixed: bool, seen: tuple[int, int] | None) -> float:
     """Return the line time of one row.
 
@@ -148,7 +158,7 @@ def row_seconds(rate: int, *, fixed: bool, seen: tuple[int, int] | None) -> floa
 def cost_of(archive: Archive, start: dt.datetime, end: dt.datetime) -> float:
     """Return about how many seconds of line time the window takes."""
     rows = (end - start) / archive.interval + 1
-    return round(SESSION_SECONDS + rows * archive.row_seconds, 1)
+    return round(archive.session_seconds + rows * archive.row_seconds, 1)
 
 
 def next_try(tries: int, now: dt.datetime) -> dt.datetime | None:
@@ -175,7 +185,7 @@ def has_delivered_result(gateway: GatewayState, ended: dt.datetime) -> bool:
 
 def _worthwhile(archive: Archive) -> dt.timedelta:
     """Return the longest time between two gaps that are cheaper fetched as one."""
-    return archive.interval * (SESSION_SECONDS / max(archive.row_seconds, 1e-6))
+    return archive.interval * (archive.session_seconds / max(archive.row_seconds, 1e-6))
 
 
 def _merged(pieces: Iterable[tuple[dt.datetime, dt.datetime]]) -> list[tuple[dt.datetime, dt.datetime]]:
@@ -226,7 +236,7 @@ def _joined(
 
 def _cut(archive: Archive, start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime]]:
     """Cut a window into pieces that cost no more than one may."""
-    rows = max(1, int((MOST_SECONDS - SESSION_SECONDS) / max(archive.row_seconds, 1e-6)))
+    rows = max(1, int((MOST_SECONDS - archive.session_seconds) / max(archive.row_seconds, 1e-6)))
     if (end - start) / archive.interval + 1 <= rows:
         return [(start, end)]
     length = max(archive.interval * (rows - 1), STEP)

@@ -2,7 +2,8 @@
 
 The hub finds gaps by itself (origin ``auto``). ``POST`` asks for a range of a meter, a task group or a gateway; with
 ``dry_run`` it says what that would cost, in minutes of each line, and changes nothing. A backfill may be paused,
-resumed and cancelled, one by its id or all of a request by the request's. ``state`` is ``waiting``, ``fetching``,
+resumed and cancelled, one by its id or all of a request by the request's; all of a gateway by ``backfill_paused`` of
+the gateway. ``state`` is ``waiting``, ``fetching``,
 ``settling``, ``paused``, or one of the ends ``done``, ``gave_up`` and ``cancelled``, of which ``evidence`` says why.
 """
 
@@ -19,9 +20,10 @@ from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import ledger
+from hub.access import Access, access_of
 from hub.backfill_archives import Meter, archives_of, meters_of
 from hub.backfill_plans import GatewayState, Kept, Window, by_line, total_seconds, windows
-from hub.backfilling import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATOR, WAITING, add
+from hub.backfill_rows import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATOR, WAITING, add, wait_again
 from hub.bodies import Body
 from hub.models import AmrTaskGroup, Command, Gateway, MeterDevice, NetworkInterface, device_groups
 from hub.models import Backfill as Row
@@ -117,8 +119,12 @@ class Request(msgspec.Struct, kw_only=True):
     backfills: list[Backfill]
 
 
-async def _state(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    return [{"state": _shown(row)} for row in rows]
+async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    held = await session.scalars(
+        sa.select(Gateway.id).where(Gateway.id.in_({row.gateway for row in rows}), Gateway.backfill_paused)
+    )
+    paused = set(held)
+    return [{"state": PAUSED if row.state == WAITING and row.gateway in paused else _shown(row)} for row in rows]
 
 
 def _shown(row: Row) -> str:
@@ -126,7 +132,8 @@ def _shown(row: Row) -> str:
 
 
 def _in_state(_name: str, text: str) -> sa.ColumnElement[bool]:
-    held = sa.and_(Row.paused, Row.state == WAITING)
+    gateways = sa.select(Gateway.id).where(Gateway.backfill_paused)
+    held = sa.and_(sa.or_(Row.paused, Row.gateway.in_(gateways)), Row.state == WAITING)
     return held if text == PAUSED else sa.and_(Row.state == text, sa.not_(held))
 
 
@@ -157,19 +164,21 @@ RESOURCE = Resource(
 @post("/", summary="Create: backfill", description="dry_run says what it would cost, and changes nothing.")
 async def ask(request: HubRequest, data: JSONBody[BackfillBody]) -> Request:
     """Have what is missing of a range fetched."""
-    hub = hub_of(request)
+    hub, access = hub_of(request), access_of(request)
     target = data.target()
     now = hub.clock.now()
     await ledger.catch_up(hub.engine, now)
 
     async def work(session: AsyncSession) -> Request:
-        return await _ask(session, data, target, now)
+        return await _ask(session, data, target, access, now)
 
     return await in_transaction(hub, work)
 
 
-async def _ask(session: AsyncSession, body: BackfillBody, target: tuple[str, uuid.UUID], now: dt.datetime) -> Request:
-    devices = await _devices(session, *target)
+async def _ask(
+    session: AsyncSession, body: BackfillBody, target: tuple[str, uuid.UUID], access: Access, now: dt.datetime
+) -> Request:
+    devices = await _devices(session, *target, access)
     meters = await meters_of(session, devices, now)
     spans = await ledger.missing_spans(session, devices, body.start, body.end, now)
     archives = archives_of(meters, spans, auto=False)
@@ -212,15 +221,16 @@ def _lines(found: Sequence[Window], meters: dict[uuid.UUID, Meter]) -> list[Line
     return [LineCost(network_interface=line, minutes=_minutes(seconds)) for line, seconds in costs.items()]
 
 
-async def _devices(session: AsyncSession, name: str, key: uuid.UUID) -> list[uuid.UUID]:
+async def _devices(session: AsyncSession, name: str, key: uuid.UUID, access: Access) -> list[uuid.UUID]:
     """Return the meters that are meant.
 
     Raises:
-        NotFound: when there is nothing of that name.
+        NotFound: when there is nothing of that name for who asks.
         Conflict: when they are too many.
     """
     model: Any = {"meter_device": MeterDevice, "task_group": AmrTaskGroup, "gateway": Gateway}[name]
-    if await session.get(model, key) is None:
+    row = await session.get(model, key)
+    if row is None or not access.covers(row.organization):
         raise NotFound(f"there is no {name.replace('_', ' ')} {key}")
     statement = sa.select(MeterDevice.id)
     if name == "meter_device":
@@ -261,10 +271,11 @@ async def _change(request: HubRequest, key: uuid.UUID, verb: str) -> list[Backfi
     """
     hub = hub_of(request)
     now = hub.clock.now()
+    only = RESOURCE.only(access_of(request))
 
     async def work(session: AsyncSession) -> list[Backfill]:
         found = await session.execute(
-            sa.select(Row).where(sa.or_(Row.id == key, Row.request == key)).order_by(Row.id).with_for_update()
+            sa.select(Row).where(sa.or_(Row.id == key, Row.request == key), *only).order_by(Row.id).with_for_update()
         )
         rows = list(found.scalars())
         if not rows:
@@ -294,6 +305,9 @@ async def _resume(_session: AsyncSession, row: Row, now: dt.datetime) -> bool:
     elif not row.paused:
         return False
     row.paused = False
+    if row.state == FETCHING:
+        # Its command was called back with the pause: it may end as cancelled, and another one fetches the rest.
+        wait_again(row, now)
     row.next_at = row.noticed_at = row.updated_at = now
     return True
 

@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from alembic.script import ScriptDirectory
 
-from hub.database import MIGRATIONS
+from hub.database import schemas
 from hub.sole_use import sole_use
 
 BUSY_SECONDS = 10.0
@@ -137,8 +136,7 @@ def _judged(path: Path, source: Path, *, fully: bool) -> Verdict:
             readings, newest = db.execute("SELECT count(*), max(collected) FROM readings").fetchone()
     except sqlite3.Error as error:
         raise BackupError(f"{source} is not the database of a hub: {error}") from error
-    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-    if schema not in known:
+    if schema not in schemas():
         raise BackupError(f"{source} has schema {schema or 'none'}, which this version does not know: update metergate")
     return Verdict(
         file=str(path),

@@ -2,13 +2,16 @@
 
 A body's struct says what may be sent; fields that the answer has but the body has not are read-only: they are
 accepted and ignored, so that a client may send back what it got. Anything else unknown is refused by name. Numbers
-become decimals from their own text, never through a float.
+become decimals from their own text, never through a float. Texts are one line without control characters, unless
+``free_text`` names them: those may have several lines.
 """
 
 import datetime as dt
 import functools
 import types
 import typing
+import unicodedata
+import uuid
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -16,18 +19,31 @@ import msgspec
 from litestar.dto import AbstractDTO
 from litestar.typing import FieldDefinition
 
+from hub.access import Access
 from hub.problems import Unreadable, Wrong, WrongField
 from protocol.wire import ContractError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _LARGEST_LIST = 10_000
+_LINES = "\n\r\t"
+_OWNER = "organization"
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """What a client may send. ``read_only`` of a subclass names the fields of the answer that it may send in vain."""
+    """What a client may send.
+
+    ``read_only`` of a subclass names the fields of the answer that it may send in vain, ``free_text`` the texts that
+    may have lines and tabs. ``sender_owns`` is false where ``organization`` does not say whose the object is.
+    """
 
     read_only: typing.ClassVar[frozenset[str]] = frozenset()
+    sender_owns: typing.ClassVar[bool] = True
+    free_text: typing.ClassVar[frozenset[str]] = frozenset({"description", "unit_description", "content"})
+
+
+class Partial(Body, kw_only=True):
+    """What a PATCH may send: any field may be left out."""
 
 
 @functools.cache
@@ -36,8 +52,8 @@ def partial(kind: type[Body]) -> type[Body]:
     derived: Any = msgspec.defstruct(
         f"Partial{kind.__name__}",
         [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(kind)],
-        bases=(Body,),
-        namespace={"read_only": kind.read_only},
+        bases=(Partial,),
+        namespace={"read_only": kind.read_only, "free_text": kind.free_text},
         kw_only=True,
     )
     kind_of_patch: type[Body] = derived
@@ -57,6 +73,14 @@ def _decoders(kind: type[msgspec.Struct]) -> dict[str, tuple[msgspec.json.Decode
 def _explain(error: msgspec.ValidationError, field: str) -> WrongField:
     text, _, path = str(error).partition(" - at `$")
     return WrongField(field + path.rstrip("`"), text)
+
+
+def _refuse_controls(text: str, allowed: str) -> None:
+    if text.isprintable():
+        return
+    for character in text:
+        if unicodedata.category(character) == "Cc" and character not in allowed:
+            raise ContractError(f"the control character U+{ord(character):04X} is not allowed in it")
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -83,6 +107,7 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
     decoders = _decoders(kind)
     read_only: frozenset[str] = getattr(kind, "read_only", frozenset())
     values: dict[str, Any] = {}
+    free_text: frozenset[str] = getattr(kind, "free_text", frozenset())
     errors = [
         WrongField(prefix + name, "there is no such field")
         for name in raw
@@ -92,6 +117,8 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
         if name in raw:
             try:
                 values[name] = _storable(decoder.decode(raw[name]))
+                if isinstance(values[name], str):
+                    _refuse_controls(values[name], _LINES if name in free_text else "")
             except msgspec.ValidationError as error:
                 errors.append(_explain(error, prefix + name))
             except RecursionError:
@@ -108,8 +135,10 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
         return None, [WrongField(prefix.rstrip(".") or "body", str(error))]
 
 
-def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the handler's annotation says
+def read_body(data: bytes, kind: Any, organization: uuid.UUID | None = None) -> Any:  # noqa: ANN401 - whatever the handler's annotation says
     """Decode a body as a struct, a list of structs, or either.
+
+    ``organization`` is the only one that there is for the sender: a body without one means it.
 
     Raises:
         Unreadable: when it is not JSON.
@@ -121,6 +150,8 @@ def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the han
     )
     listed: Any = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
     try:
+        # Of texts msgspec looks only at those that it makes: all else would be found out too late to be told as this.
+        data.decode()
         document = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
     except msgspec.ValidationError:
         raise Wrong(
@@ -131,16 +162,44 @@ def read_body(data: bytes, kind: Any) -> Any:  # noqa: ANN401 - whatever the han
     if isinstance(document, dict):
         if single is None:
             raise Wrong(WrongField("body", "a list is expected"))
-        struct, errors = read_struct(document, single)
-        if struct is None:
+        struct, errors = read_struct(_with(organization, document, single), single)
+        errors = errors if struct is None else _foreign(organization, struct)
+        if errors:
             raise Wrong(*errors)
         return struct
     if listed is None:
         raise Wrong(WrongField("body", "a JSON object is expected, not a list"))
-    return _read_list(document, listed)
+    return _read_list(document, listed, organization)
 
 
-def _read_list(document: list[msgspec.Raw], kind: type[T]) -> list[T]:
+def _with(
+    organization: uuid.UUID | None, fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]
+) -> dict[str, msgspec.Raw]:
+    """Say whose an object is, where that is not said and can be no other's; a PATCH says what changes."""
+    told = fields.get(_OWNER)
+    if organization is None or _OWNER not in kind.__struct_fields__ or not getattr(kind, "sender_owns", True):
+        return fields
+    if told is None and issubclass(kind, Partial):
+        return fields
+    if told is None or bytes(told).strip() == b"null":
+        return {**fields, _OWNER: msgspec.Raw(msgspec.json.encode(organization))}
+    return fields
+
+
+def _foreign(organization: uuid.UUID | None, struct: msgspec.Struct, prefix: str = "") -> list[WrongField]:
+    """Refuse another organization in the same words as one that does not exist."""
+    told = getattr(struct, _OWNER, msgspec.UNSET)
+    if (
+        organization is None
+        or told is msgspec.UNSET
+        or told == organization
+        or not getattr(struct, "sender_owns", True)
+    ):
+        return []
+    return [WrongField(prefix + _OWNER, f"there is no organization {told}")]
+
+
+def _read_list(document: list[msgspec.Raw], kind: type[T], organization: uuid.UUID | None) -> list[T]:
     if len(document) > _LARGEST_LIST:
         raise Wrong(WrongField("body", f"has {len(document)} items; at most {_LARGEST_LIST} are taken at once"))
     structs: list[T] = []
@@ -151,8 +210,8 @@ def _read_list(document: list[msgspec.Raw], kind: type[T]) -> list[T]:
         except msgspec.ValidationError:
             errors.append(WrongField(str(position), "a JSON object is expected"))
             continue
-        struct, found = read_struct(fields, kind, f"{position}.")
-        errors += found
+        struct, found = read_struct(_with(organization, fields, kind), kind, f"{position}.")
+        errors += found if struct is None else _foreign(organization, struct, f"{position}.")
         if struct is not None:
             structs.append(struct)
     if errors:
@@ -168,7 +227,8 @@ class StrictBody(AbstractDTO[Any]):
         field = self.asgi_connection.route_handler.parsed_data_field
         if field is None:
             raise TypeError("StrictBody is for handlers with a data parameter")
-        return read_body(value, field.annotation)
+        access = self.asgi_connection.scope.get("auth")
+        return read_body(value, field.annotation, access.organization if isinstance(access, Access) else None)
 
     def decode_builtins(self, value: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - as decode_bytes
         """Refuse forms."""

@@ -34,6 +34,7 @@ BROKER_VARIABLE = "METERGATE_BROKER"
 BROKER_PASSWORD_VARIABLE = "METERGATE_BROKER_PASSWORD"  # noqa: S105 - the name of a variable
 BROKER_PASSWORD_FILE_VARIABLE = "METERGATE_BROKER_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
+WEBHOOK_HOSTS_VARIABLE = "METERGATE_WEBHOOK_HOSTS"
 
 _PORT = click.IntRange(0, 65535)
 _Result = TypeVar("_Result")
@@ -118,6 +119,15 @@ broker_option = click.option(
     help=f"URL, such as mqtt://user@host:1883 [{BROKER_VARIABLE}]; a password only there, in "
     f"{BROKER_PASSWORD_VARIABLE}, or in the file that {BROKER_PASSWORD_FILE_VARIABLE} names.",
 )
+webhook_host_option = click.option(
+    "--webhook-host",
+    "webhook_hosts",
+    multiple=True,
+    envvar=WEBHOOK_HOSTS_VARIABLE,
+    metavar="HOST",
+    help="Host that webhooks may be on beside the public internet's, and without TLS; may be given more than once "
+    f"[{WEBHOOK_HOSTS_VARIABLE}, separated by spaces].",
+)
 
 
 @click.group()
@@ -136,11 +146,21 @@ commands.add_command(restore_command)
 @port_option
 @click.option("--mqtt-port", type=_PORT, default=DEFAULT_MQTT_PORT, show_default=True, help="Embedded broker's port.")
 @broker_option
-def run_command(data: Path | None, host: str, port: int, mqtt_port: int, broker: str | None) -> None:
+@webhook_host_option
+def run_command(
+    data: Path | None, host: str, port: int, mqtt_port: int, broker: str | None, webhook_hosts: tuple[str, ...]
+) -> None:
     """REST, relay and an embedded MQTT broker in one, on SQLite. With --broker URL that broker instead."""
     data = data or DEFAULT_DATA
     settings = Settings(
-        sqlite_url(data), data=data, broker=broker, host=host, port=port, mqtt_port=mqtt_port, hub_key_file=_key_file()
+        sqlite_url(data),
+        data=data,
+        broker=broker,
+        host=host,
+        port=port,
+        mqtt_port=mqtt_port,
+        hub_key_file=_key_file(),
+        webhook_hosts=_hosts(webhook_hosts),
     )
     from hub.processes import run  # noqa: PLC0415 - see above
 
@@ -154,9 +174,25 @@ def run_command(data: Path | None, host: str, port: int, mqtt_port: int, broker:
 @port_option
 @broker_option
 @data_option
-def serve_command(database: str | None, host: str, port: int, broker: str | None, data: Path | None) -> None:
+@webhook_host_option
+def serve_command(
+    database: str | None,
+    host: str,
+    port: int,
+    broker: str | None,
+    data: Path | None,
+    webhook_hosts: tuple[str, ...],
+) -> None:
     """REST alone, on PostgreSQL. It needs no broker: relays have that."""
-    settings = Settings(_postgresql(database), data=data, broker=broker, host=host, port=port, hub_key_file=_key_file())
+    settings = Settings(
+        _postgresql(database),
+        data=data,
+        broker=broker,
+        host=host,
+        port=port,
+        hub_key_file=_key_file(),
+        webhook_hosts=_hosts(webhook_hosts),
+    )
     from hub.processes import serve  # noqa: PLC0415 - see above
 
     set_up_logs()
@@ -170,7 +206,14 @@ def serve_command(database: str | None, host: str, port: int, broker: str | None
 @click.option(
     "--metrics-port", type=_PORT, default=None, help="Figures for Prometheus on 127.0.0.1; none unless given."
 )
-def relay_command(database: str | None, broker: str | None, data: Path | None, metrics_port: int | None) -> None:
+@webhook_host_option
+def relay_command(
+    database: str | None,
+    broker: str | None,
+    data: Path | None,
+    metrics_port: int | None,
+    webhook_hosts: tuple[str, ...],
+) -> None:
     """MQTT alone, between PostgreSQL and an MQTT 5 broker.
 
     All relays of a hub sign with one key: hub.key in the data directory, or the file that METERGATE_HUB_KEY_FILE names.
@@ -180,7 +223,12 @@ def relay_command(database: str | None, broker: str | None, data: Path | None, m
     if data is None and _key_file() is None:
         raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
     settings = Settings(
-        _postgresql(database), data=data, broker=broker, hub_key_file=_key_file(), metrics_port=metrics_port
+        _postgresql(database),
+        data=data,
+        broker=broker,
+        hub_key_file=_key_file(),
+        metrics_port=metrics_port,
+        webhook_hosts=_hosts(webhook_hosts),
     )
     from hub.processes import relay  # noqa: PLC0415 - see above
 
@@ -274,6 +322,29 @@ def rebuild_ledger_command(device: UUID | None, data: Path | None, database: str
     click.echo(json.encode(found) if as_json else found.text())
 
 
+@commands.group("keys")
+def keys_commands() -> None:
+    """Keys of the secrets in the database: meters' passwords and keys, and what webhooks are signed with."""
+
+
+@keys_commands.command("rotate")
+@_json_option
+@data_option
+@database_option
+def rotate_keys_command(data: Path | None, database: str | None, *, as_json: bool) -> None:
+    """Seal all secrets for a new key, beside a running hub or without; killed, it goes on when run again.
+
+    The new key is in hub.key.secrets beside hub.key; every host with a relay needs that file. hub.key stays.
+    """
+    from hub import cli_keys  # noqa: PLC0415 - see above
+
+    file = _key_file() or (data or DEFAULT_DATA) / "hub.key"
+    done = cli_keys.rotate_keys(_database(None if database else data, database), file)
+    click.echo(json.encode(done) if as_json else done.text())
+    if done.unreadable:
+        sys.exit(1)
+
+
 async def _with_session(database: str, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
     engine = create_engine(database)
     try:
@@ -315,6 +386,11 @@ def _postgresql(database: str | None) -> str:
 def expected_causes() -> tuple[type[Exception], ...]:
     """Return what may end the work without being a bug: its text is for the operator."""
     return (StartError, DatabaseError, BackupError, BrokerError, KeyFileError, ContractError, SQLAlchemyError, OSError)
+
+
+def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the hosts as URLs are compared with them."""
+    return tuple(name.lower().rstrip(".").strip("[]") for name in names)
 
 
 def _key_file() -> Path | None:

@@ -17,6 +17,7 @@ from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.access import Access, access_of
 from hub.amr_tasks import judge_call
 from hub.bodies import Body
 from hub.database import reading
@@ -144,22 +145,25 @@ RESOURCE = Resource(
 )
 
 
-async def order(session: AsyncSession, body: InvokeBody, now: dt.datetime) -> Row:
+async def order(session: AsyncSession, body: InvokeBody, access: Access, now: dt.datetime) -> Row:
     """Write the command.
 
     Raises:
         Wrong: when the call cannot be made as asked.
-        NotFound: when there is no such meter.
+        NotFound: when there is no such meter for who asks.
         Conflict: when no gateway polls the meter.
     """
     kwargs = body.task_kwargs or {}
     ttl = _judge_times(body)
     judge_call(body.meter_execution_type, body.task_call, kwargs)
     device = await session.get(MeterDevice, body.meter_device)
-    if device is None:
+    if device is None or not access.covers(device.organization):
         raise NotFound(f"there is no meter device {body.meter_device}")
     if device.network_interface is None:
         raise Conflict(f"the meter {device.name} has no network interface, so nobody can read it")
+    line = await session.get(NetworkInterface, device.network_interface)
+    if line is not None and line.is_blocked:
+        raise Conflict(f"the network interface of the meter {device.name} is blocked, so nobody can read it")
     statement = (select(Gateway).join(NetworkInterface, NetworkInterface.gateway == Gateway.id)).where(
         NetworkInterface.id == device.network_interface
     )
@@ -201,19 +205,19 @@ def _judge_times(body: InvokeBody) -> int:
     return ttl
 
 
-async def look(hub: Hub, command: uuid.UUID) -> Command:
+async def look(hub: Hub, command: uuid.UUID, access: Access) -> Command:
     """Return a command as it stands."""
     async with reading(hub.engine) as session:
-        found: Command = (await show(session, RESOURCE, [await find(session, RESOURCE, command)]))[0]
+        found: Command = (await show(session, RESOURCE, [await find(session, RESOURCE, command, access)]))[0]
         return found
 
 
-async def wait_for_end(hub: Hub, command: uuid.UUID, seconds: float) -> Command:
+async def wait_for_end(hub: Hub, command: uuid.UUID, access: Access, seconds: float) -> Command:
     """Return the command when it has ended, or as it stands after so many real seconds."""
     until_then = hub.clock.monotonic() + seconds
     pause = _POLL_SECONDS
     while True:
-        found = await look(hub, command)
+        found = await look(hub, command, access)
         if found.final or hub.clock.monotonic() >= until_then or hub.stopping.is_set():
             return found
         await asyncio.sleep(min(pause, max(0.0, until_then - hub.clock.monotonic())))
@@ -223,8 +227,8 @@ async def wait_for_end(hub: Hub, command: uuid.UUID, seconds: float) -> Command:
 @post("/invoke", summary="Invoke a call now, without an AMR task")
 async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
     """Write a command for the gateway that polls the meter."""
-    hub = hub_of(request)
-    row = await in_transaction(hub, lambda session: order(session, data, hub.clock.now()))
+    hub, access = hub_of(request), access_of(request)
+    row = await in_transaction(hub, lambda session: order(session, data, access, hub.clock.now()))
     return Invocation(
         meter_device=data.meter_device,
         meter_execution_type=row.context,
@@ -246,7 +250,8 @@ async def read_command(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Comm
     hub = hub_of(request)
     longest = hub.settings.command_wait_seconds
     query = query_of(request, ["wait"])
-    return await wait_for_end(hub, row_id, parse_number("wait", query.get("wait", "0"), 0, longest))
+    seconds = parse_number("wait", query.get("wait", "0"), 0, longest)
+    return await wait_for_end(hub, row_id, access_of(request), seconds)
 
 
 @post("/{row_id:uuid}/cancel", status_code=HTTP_200_OK, summary="Cancel a command")
@@ -256,10 +261,10 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
     Raises:
         Conflict: when it has ended already, or was invoked over MQTT by somebody else.
     """
-    hub = hub_of(request)
+    hub, access = hub_of(request), access_of(request)
 
     async def work(session: AsyncSession) -> None:
-        row = await find(session, RESOURCE, row_id, lock=True)
+        row = await find(session, RESOURCE, row_id, access, lock=True)
         if row.state in FINAL_STATES:
             raise Conflict(f"the command has ended already: {row.state}")
         if row.origin not in OWN:
@@ -268,7 +273,7 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
         await session.flush()
 
     await in_transaction(hub, work)
-    return await look(hub, row_id)
+    return await look(hub, row_id, access)
 
 
 router = router_of(RESOURCE, read_command, cancel)

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import models
+from hub.access import Access, access_of
 from hub.database import reading
 from hub.expectations import Expecting, expectations_by_id, expectations_of
 from hub.flagging import rejected_slots
@@ -23,7 +24,8 @@ from hub.ledger import bits_of, catch_up
 from hub.ledger_chunks import Bits, size_of
 from hub.paging import parse_instant, parse_number, parse_uuid, query_of
 from hub.problems import NotFound, Wrong, WrongField, wrong
-from hub.reasons import MISSING, STATES, Explained, Lack, explain
+from hub.reasons import MISSING, STATES, Explained, explain
+from hub.reasons_known import Lack
 from hub.state import HubRequest, hub_of
 from hub.totals import Scope, Totals, count
 from protocol.rasters import Raster
@@ -117,7 +119,7 @@ class Strips(msgspec.Struct, kw_only=True):
     results: list[Strip]
 
 
-_SCOPES = {
+SCOPES = {
     "organization": models.Organization,
     "gateway": models.Gateway,
     "group": models.AmrTaskGroup,
@@ -125,20 +127,33 @@ _SCOPES = {
 }
 
 
-async def _scope_of(session: AsyncSession, query: Mapping[str, str], allowed: Sequence[str]) -> Scope:
+async def scope_of(session: AsyncSession, query: Mapping[str, str], access: Access, allowed: Sequence[str]) -> Scope:
+    """Return whose slots are asked for.
+
+    Raises:
+        Wrong: when more than one thing is named.
+        NotFound: when what is named is not there for who asks.
+    """
     given = [name for name in allowed if name in query]
     if len(given) > 1:
         raise Wrong(*(WrongField(name, f"only one of {', '.join(allowed)} may be given") for name in given[1:]))
     if not given:
-        return Scope()
+        return Scope(organization=access.organization)
     name = given[0]
     row = parse_uuid(name, query[name])
-    if await session.get(_SCOPES[name], row) is None:
+    found = await session.get(SCOPES[name], row)
+    owner = getattr(found, "id" if name == "organization" else "organization", None)
+    if found is None or not access.covers(owner):
         raise NotFound(f"there is no {name.replace('_', ' ')} {row}")
     return Scope(**{"device" if name == "meter_device" else name: row})
 
 
-def _window_of(query: Mapping[str, str], now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+def span_of(query: Mapping[str, str], now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """Return ``start`` and ``end``: the last 30 days unless they are given.
+
+    Raises:
+        Wrong: when that is no time, or too long a one.
+    """
     end = parse_instant("end", query["end"]) if "end" in query else now
     start = parse_instant("start", query["start"]) if "start" in query else end - _USUAL
     if not start < end <= start + LONGEST:
@@ -151,13 +166,13 @@ async def total_of(
 ) -> Completeness:
     """Count what was expected within [start, end) and until now, by state. Call ``hub.ledger.catch_up`` before."""
     totals = await count(session, scope, start, end, now)
-    rejected = await _rejected(session, scope, totals, start, end)
+    rejected = await rejected_of(session, scope, totals, start, end)
     totals.stored -= sum(len(slots) for slots in rejected.values())
     states: Counter[str] = Counter()
     by_reason: Counter[str] = Counter()
     if reasons and totals.stored < totals.expected:
         ids = sorted({*totals.lacking, *rejected})[:EXPLAINED_SERIES]
-        for _, found in await _explained(session, await expectations_by_id(session, ids), rejected, start, end, now):
+        for _, found in await explained_of(session, await expectations_by_id(session, ids), rejected, start, end, now):
             for span in found:
                 states[span.state] += span.last - span.first + 1
                 if span.state == MISSING:
@@ -182,7 +197,7 @@ def _percent(totals: Totals) -> float | None:
     return totals.stored * 1_000_000 // totals.expected / 10_000 if totals.expected else None
 
 
-async def _rejected(
+async def rejected_of(
     session: AsyncSession, scope: Scope, totals: Totals, start: dt.datetime, end: dt.datetime
 ) -> dict[int, dict[int, int]]:
     """Return by expectation the slots, with their flags, whose reading is there but does not count."""
@@ -200,7 +215,7 @@ async def _rejected(
     return slots
 
 
-async def _explained(
+async def explained_of(
     session: AsyncSession,
     expecting: Sequence[Expecting],
     rejected: Mapping[int, Mapping[int, int]],
@@ -208,6 +223,7 @@ async def _explained(
     end: dt.datetime,
     now: dt.datetime,
 ) -> list[tuple[Expecting, list[Explained]]]:
+    """Return with each expectation the spans that it lacks within [start, end) and until now, and why."""
     windows = {one.id: one.window(start, end, now) for one in expecting}
     bits = await bits_of(session, expecting, windows)
     lacks = []
@@ -222,15 +238,15 @@ async def _explained(
 async def show_totals(request: HubRequest) -> Completeness:
     """Totals of an ``organization``, a ``gateway``, a ``group`` or a ``meter_device``; without any, of all."""
     hub = hub_of(request)
-    query = query_of(request, [*_SCOPES, "start", "end", "reasons"])
+    query = query_of(request, [*SCOPES, "start", "end", "reasons"])
     now = hub.clock.now()
-    start, end = _window_of(query, now)
+    start, end = span_of(query, now)
     wanted = query.get("reasons", "true")
     if wanted not in {"true", "false"}:
         raise wrong("reasons", f"{wanted!r} is neither true nor false")
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, list(_SCOPES))
+        scope = await scope_of(session, query, access_of(request), list(SCOPES))
         return await total_of(session, scope, start, end, now, reasons=wanted == "true")
 
 
@@ -243,16 +259,16 @@ async def show_slots(request: HubRequest) -> list[Slots]:
     if lacking:
         raise Wrong(*lacking)
     now = hub.clock.now()
-    start, end = _window_of(query, now)
+    start, end = span_of(query, now)
     series = parse_uuid("series", query["series"])
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, ["meter_device"])
+        scope = await scope_of(session, query, access_of(request), ["meter_device"])
         devices = {scope.device} if scope.device is not None else set()
         expecting = [one for one in await expectations_of(session, devices) if one.series == series]
         totals = Totals(rasters={one.raster_id for one in expecting})
-        rejected = await _rejected(session, scope, totals, start, end)
-        explained = await _explained(session, expecting, rejected, start, end, now)
+        rejected = await rejected_of(session, scope, totals, start, end)
+        explained = await explained_of(session, expecting, rejected, start, end, now)
         return [
             Slots(
                 meter_device=one.device,
@@ -302,7 +318,7 @@ async def show_strips(request: HubRequest) -> Strips:
     days = parse_number("days", query.get("days", str(STRIP_DAYS)), 1, 366)
     await catch_up(hub.engine, now)
     async with reading(hub.engine) as session:
-        scope = await _scope_of(session, query, ["gateway", "group", "meter_device"])
+        scope = await scope_of(session, query, access_of(request), ["gateway", "group", "meter_device"])
         statement = scope.devices()
         if statement is None:
             raise wrong("meter_device", "one of gateway, group or meter_device is required")
@@ -316,11 +332,11 @@ async def show_strips(request: HubRequest) -> Strips:
 async def _strips(
     session: AsyncSession, scope: Scope, expecting: Sequence[Expecting], end: dt.datetime, days: int, now: dt.datetime
 ) -> list[Strip]:
-    meters, series = await _names(session, expecting)
+    meters, series = await names_of(session, expecting)
     start = end - (days + 1) * _DAY
     until = end + 2 * _DAY
-    rejected = await _rejected(session, scope, Totals(rasters={one.raster_id for one in expecting}), start, until)
-    explained = await _explained(session, expecting, rejected, start, until, now)
+    rejected = await rejected_of(session, scope, Totals(rasters={one.raster_id for one in expecting}), start, until)
+    explained = await explained_of(session, expecting, rejected, start, until, now)
     return [
         Strip(
             meter_device=one.device,
@@ -334,9 +350,10 @@ async def _strips(
     ]
 
 
-async def _names(
+async def names_of(
     session: AsyncSession, expecting: Sequence[Expecting]
 ) -> tuple[dict[uuid.UUID, str], dict[uuid.UUID, str]]:
+    """Return the names of the meters, and of the series."""
     found = []
     for model, ids in (
         (models.MeterDevice, {one.device for one in expecting}),

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from litestar import get
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
 from hub.models import DevicePeriod as Row
@@ -240,8 +241,9 @@ async def read_consumption(request: HubRequest) -> Consumption:
     device, wanted = (parse_uuid(name, query[name]) for name in _ASKED[:2])
     start, end = (parse_instant(name, query[name]) for name in _ASKED[2:])
     async with reading(hub_of(request).engine) as session:
-        series = await session.get(ReadingSeries, wanted)
-        if series is None or await session.get(MeterDevice, device) is None:
+        series, meter = await session.get(ReadingSeries, wanted), await session.get(MeterDevice, device)
+        seen = access_of(request).covers
+        if series is None or meter is None or not seen(series.organization) or not seen(meter.organization):
             raise NotFound("there is no such meter device, or no such series")
         return await consumption_of(session, device, series, start, end)
 
@@ -256,6 +258,9 @@ RESOURCE = Resource(
     filters={"meter_device": is_uuid(Row.meter_device)},
     check=_check,
     more=_indexes,
+    owned=lambda organization: Row.meter_device.in_(
+        sa.select(MeterDevice.id).where(MeterDevice.organization == organization)
+    ),
     order=(Row.meter_device, Row.since.is_not(None), Row.since),
 )
 

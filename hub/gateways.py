@@ -16,6 +16,7 @@ from msgspec import Meta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.access import access_of
 from hub.bodies import Body
 from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, Receiver, RunReport, StagedReading
 from hub.models import Gateway as Row
@@ -31,7 +32,7 @@ from protocol.wire import ContractError
 
 
 class GatewayBody(Body, kw_only=True):
-    """A gateway as clients send it."""
+    """A gateway as clients send it. While ``backfill_paused`` none of its meters is asked for what is missing."""
 
     read_only = READ_ONLY | {
         "key_fingerprint",
@@ -59,6 +60,7 @@ class GatewayBody(Body, kw_only=True):
     organization: uuid.UUID
     name: Annotated[str, Meta(max_length=150)] = ""
     description: Annotated[str, Meta(max_length=500)] = ""
+    backfill_paused: bool = False
 
 
 class Gateway(GatewayBody, kw_only=True):
@@ -142,7 +144,7 @@ RESOURCE = Resource(
     body=GatewayBody,
     out=Gateway,
     unique=("gateway_id",),
-    plain=frozenset({"name", "description"}),
+    plain=frozenset({"name", "description", "backfill_paused"}),
     filters={
         "gateway_id": equals(Row.gateway_id),
         "organization": is_uuid(Row.organization),
@@ -170,7 +172,7 @@ async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gatewa
     hub = hub_of(request)
 
     async def work(session: AsyncSession) -> Gateway:
-        row = await find(session, RESOURCE, row_id, lock=True)
+        row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
         await session.flush()

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import deadlines_gauged
 from hub.database import UNREACHABLE, database_problems, reading
 from hub.models import Backfill, Base, Command, Gateway, LossRecord, Quarantined, Reading, StagedReading
 from hub.rivals import conflict_of
@@ -81,6 +82,7 @@ async def metrics(request: HubRequest) -> Response[bytes]:
     async with reading(hub_of(request).engine) as session:
         for name, text, value in await _figures(session, hub_of(request).clock.now()):
             Gauge(f"metergate_{name}", text, registry=figures).set(value)
+        await deadlines_gauged.gauge(session, figures)
     # The framework adds the charset itself; twice in one header makes it unreadable to Prometheus.
     kind = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
     return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=kind)

@@ -5,8 +5,10 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.models import Gateway
 from hub.models import LossRecord as Row
 from hub.paging import is_uuid, since, until
 from hub.resources import LOOK, Resource, Values, router_of
@@ -44,6 +46,7 @@ RESOURCE = Resource(
         "end_time": until(Row.start),
     },
     more=_meter,
+    owned=lambda organization: Row.gateway.in_(select(Gateway.id).where(Gateway.organization == organization)),
     order=(Row.start.desc(),),
 )
 

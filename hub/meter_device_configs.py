@@ -154,6 +154,7 @@ RESOURCE = Resource(
     model=Row,
     body=MeterDeviceConfigBody,
     out=MeterDeviceConfig,
+    unique=("organization", "name"),
     links=(Link("series", config_series, "config", "series", ReadingSeries),),
     used_by=(Use("meter device types", MeterDeviceType, "config"),),
     check=_check,

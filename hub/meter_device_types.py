@@ -49,6 +49,7 @@ RESOURCE = Resource(
     model=Row,
     body=MeterDeviceTypeBody,
     out=MeterDeviceType,
+    unique=("organization", "name"),
     references={"config": MeterDeviceConfig},
     used_by=(Use("meter devices", MeterDevice, "type"),),
     check=_check,

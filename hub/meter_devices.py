@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import plans
 from hub.bodies import Body
 from hub.device_periods import note_serial
+from hub.hosts import sim_addresses
 from hub.judging import OLDEST
 from hub.meter_device_configs import check_timezone
 from hub.models import (
@@ -120,8 +121,9 @@ def _wrong_life(commissioned: dt.datetime | None, decommissioned: dt.datetime | 
 
 async def _interface_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     ids = {row.network_interface for row in rows if row.network_interface is not None}
-    found = (await session.execute(select(NetworkInterface).where(NetworkInterface.id.in_(ids)))).scalars()
-    texts = {interface.id: describe(interface) for interface in found}
+    found = (await session.scalars(select(NetworkInterface).where(NetworkInterface.id.in_(ids)))).all()
+    addresses = await sim_addresses(session, found)
+    texts = {interface.id: describe(interface, addresses) for interface in found}
     return [
         {"network_interface_info": texts.get(row.network_interface) if row.network_interface else None} for row in rows
     ]

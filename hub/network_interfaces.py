@@ -1,27 +1,35 @@
 """Network interfaces: the ways to meters. Hosts and ports, and (additive) the serial lines of gateways.
 
 An interface is polled by its ``gateway``. With ``serial_port`` it is a serial line there; otherwise the gateway
-connects to ``host``, which is ``fqdn``, else ``static_ip_address``.
+connects to ``host``, which is ``fqdn``, else ``static_ip_address``, else the address of the SIM card.
+
+One that ``can_block`` can be blocked (additive: ``/block`` and ``/unblock``): while ``is_blocked`` it is in no plan, so
+nobody talks on it, and no call is taken for its meters. Who takes ``can_block`` away unblocks it.
 """
 
 import datetime as dt
-import ipaddress
 import re
 import uuid
 from collections.abc import Collection, Sequence
 from typing import Annotated
 
+from litestar import post
+from litestar.params import FromPath
+from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
+from hub.access import access_of
 from hub.bodies import Body
-from hub.models import DeviceGateway, Gateway, MeterDevice
+from hub.hosts import Addresses, host_of, sim_addresses
+from hub.models import DeviceGateway, Gateway, MeterDevice, SimCard
 from hub.models import NetworkInterface as Row
-from hub.problems import Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Use, Values, router_of
-from hub.state import Hub
+from hub.problems import Conflict, Wrong, WrongField
+from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, router_of, show
+from hub.sim_cards import wrong_address
+from hub.state import Hub, HubRequest, hub_of
 from protocol.plans import PARITIES
 
 _HOST = re.compile(r"[^\s/?#@:\[\]\x00-\x1f\x7f]+")
@@ -62,15 +70,11 @@ class NetworkInterface(NetworkInterfaceBody, kw_only=True):
     updated_at: dt.datetime
 
 
-def host_of(row: Row) -> str | None:
-    """Return where to connect: the name if there is one, else the address."""
-    return row.fqdn or row.static_ip_address
-
-
-def describe(row: Row) -> str:
+def describe(row: Row, addresses: Addresses) -> str:
     """Say in a short text where an interface leads, for people."""
-    host = host_of(row)
+    host = host_of(row, addresses)
     where = row.serial_port or (f"{host}:{row.port}" if host and row.port is not None else host) or "nowhere yet"
+    where = f"{where}, blocked" if row.is_blocked else where
     return f"{row.name} ({where})" if row.name else where
 
 
@@ -90,30 +94,26 @@ async def remember_gateways(session: AsyncSession, devices: Collection[uuid.UUID
     await session.flush()
 
 
-async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now: dt.datetime) -> None:
-    errors = []
+async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: dt.datetime) -> None:
     address = values["static_ip_address"]
-    if address is not None:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            errors.append(WrongField("static_ip_address", f"{address!r} is not an IP address"))
+    errors = wrong_address("static_ip_address", address)
     if values["fqdn"] and not _HOST.fullmatch(values["fqdn"]):
         errors.append(WrongField("fqdn", f"{values['fqdn']!r} is not a host's name"))
     if values["serial_port"] is not None and not values["serial_port"].isprintable():
         errors.append(WrongField("serial_port", f"{values['serial_port']!r} has characters that cannot be printed"))
     if values["parity"] not in PARITIES:
         errors.append(WrongField("parity", f"{values['parity']!r} is none of {', '.join(PARITIES)}"))
-    if values["sim"] is not None:
-        errors.append(WrongField("sim", f"there is no SIM card {values['sim']}"))
     if values["serial_port"] is not None and (values["fqdn"] or address):
         errors.append(WrongField("serial_port", "an interface has either a serial port or a host"))
     if errors:
         raise Wrong(*errors)
+    if row is not None and row.is_blocked and not values["can_block"]:
+        values |= {"is_blocked": False, "block_time": None}
 
 
-async def _host(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    return [{"host": host_of(row)} for row in rows]
+async def _host(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    addresses = await sim_addresses(session, rows)
+    return [{"host": host_of(row, addresses)} for row in rows]
 
 
 async def _changed(session: AsyncSession, row: Row, hub: Hub) -> None:
@@ -127,7 +127,7 @@ RESOURCE = Resource(
     model=Row,
     body=NetworkInterfaceBody,
     out=NetworkInterface,
-    references={"gateway": Gateway},
+    references={"gateway": Gateway, "sim": SimCard},
     used_by=(Use("meter devices", MeterDevice, "network_interface"),),
     check=_check,
     more=_host,
@@ -136,4 +136,39 @@ RESOURCE = Resource(
     adopts=True,
 )
 
-router = router_of(RESOURCE)
+
+async def _set_blocked(request: HubRequest, row_id: uuid.UUID, *, blocked: bool) -> NetworkInterface:
+    hub = hub_of(request)
+
+    async def work(session: AsyncSession) -> NetworkInterface:
+        row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
+        if blocked and not row.can_block:
+            raise Conflict("this network interface cannot be blocked: set can_block first")
+        if row.is_blocked != blocked:
+            now = hub.clock.now()
+            row.is_blocked, row.block_time, row.updated_at = blocked, now if blocked else None, now
+            await session.flush()
+            await plans.raise_changed(session, await plans.gateways_of_interface(session, row.id), now)
+        answer: NetworkInterface = (await show(session, RESOURCE, [row]))[0]
+        return answer
+
+    return await in_transaction(hub, work, RESOURCE)
+
+
+@post("/{row_id:uuid}/block", status_code=HTTP_200_OK, summary="Block a network interface")
+async def block(request: HubRequest, row_id: FromPath[uuid.UUID]) -> NetworkInterface:
+    """Keep everybody from talking on the interface, from the next plan of its gateway on.
+
+    Raises:
+        Conflict: when it is not one that can be blocked.
+    """
+    return await _set_blocked(request, row_id, blocked=True)
+
+
+@post("/{row_id:uuid}/unblock", status_code=HTTP_200_OK, summary="Unblock a network interface")
+async def unblock(request: HubRequest, row_id: FromPath[uuid.UUID]) -> NetworkInterface:
+    """Let the interface be used again."""
+    return await _set_blocked(request, row_id, blocked=False)
+
+
+router = router_of(RESOURCE, block, unblock)

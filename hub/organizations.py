@@ -9,6 +9,7 @@ from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
+from hub.memberships import members_of
 from hub.models import (
     AmrTask,
     AmrTaskGroup,
@@ -18,6 +19,7 @@ from hub.models import (
     MeterDeviceType,
     NetworkInterface,
     ReadingSeries,
+    SimCard,
 )
 from hub.models import Organization as Row
 from hub.resources import READ_ONLY, Resource, Use, Values, router_of
@@ -40,9 +42,9 @@ class Organization(OrganizationBody, kw_only=True):
     updated_at: dt.datetime
 
 
-async def _members(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    # There are no users yet: staff tokens belong to no organization.
-    return [{"members": []} for _ in rows]
+async def _members(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
+    members = await members_of(session, [row.id for row in rows])
+    return [{"members": members.get(row.id, [])} for row in rows]
 
 
 RESOURCE = Resource(
@@ -55,6 +57,7 @@ RESOURCE = Resource(
     used_by=(
         Use("gateways", Gateway, "organization"),
         Use("network interfaces", NetworkInterface, "organization"),
+        Use("SIM cards", SimCard, "organization"),
         Use("meter devices", MeterDevice, "organization"),
         Use("meter device types", MeterDeviceType, "organization"),
         Use("meter device configs", MeterDeviceConfig, "organization"),
@@ -63,6 +66,7 @@ RESOURCE = Resource(
         Use("AMR task groups", AmrTaskGroup, "organization"),
     ),
     more=_members,
+    owned=lambda organization: Row.id == organization,
 )
 
 router = router_of(RESOURCE)

@@ -141,11 +141,15 @@ async def select_page(
     filters: Mapping[str, Condition],
     order: Sequence[Any],
     extra: Sequence[str] = (),
+    only: Sequence[ColumnElement[bool]] = (),
 ) -> tuple[Page[Any], Sequence[T]]:
-    """Select one page of a table; return the page without results, and the rows to make them from."""
+    """Select one page of a table; return the page without results, and the rows to make them from.
+
+    ``only`` are conditions beside the filters: whose rows there are for who asks.
+    """
     query = query_of(request, [*filters, *extra, "limit", "offset"])
     window = window_of(query)
-    conditions = [filters[name](name, text) for name, text in query.items() if name in filters]
+    conditions = [*only, *(filters[name](name, text) for name, text in query.items() if name in filters)]
     statement = select(model).where(*conditions).order_by(*order)
     count = (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one()
     rows = (await session.execute(statement.limit(window.limit).offset(window.offset))).scalars().all()

@@ -23,6 +23,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.hosts import host_of, sim_addresses
 from hub.identities import identity_field
 from hub.models import (
     AmrTask,
@@ -125,6 +126,14 @@ async def gateways_of_interface(session: AsyncSession, *interfaces: uuid.UUID) -
     """Return the gateways that poll these interfaces, meters or not."""
     statement = select(NetworkInterface.gateway).where(
         NetworkInterface.id.in_(interfaces), NetworkInterface.gateway.is_not(None)
+    )
+    return {gateway for gateway in (await session.scalars(statement)).all() if gateway is not None}
+
+
+async def gateways_of_sim(session: AsyncSession, *cards: uuid.UUID) -> set[uuid.UUID]:
+    """Return the gateways that poll an interface with one of these SIM cards."""
+    statement = select(NetworkInterface.gateway).where(
+        NetworkInterface.sim.in_(cards), NetworkInterface.gateway.is_not(None)
     )
     return {gateway for gateway in (await session.scalars(statement)).all() if gateway is not None}
 
@@ -270,8 +279,10 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
     contents = {gateway: Content() for gateway in gateways}
     lines: dict[uuid.UUID, uuid.UUID] = {}
     interfaces = select(NetworkInterface).where(NetworkInterface.gateway.in_(gateways)).order_by(NetworkInterface.id)
-    for interface in (await session.scalars(interfaces)).all():
-        line = _line(interface)
+    rows = (await session.scalars(interfaces.where(NetworkInterface.is_blocked.is_(False)))).all()
+    addresses = await sim_addresses(session, rows)
+    for interface in rows:
+        line = _line(interface, host_of(interface, addresses))
         if line is not None and interface.gateway is not None:
             contents[interface.gateway].lines.append(line)
             lines[interface.id] = interface.gateway
@@ -363,8 +374,7 @@ def _item(kind: str, name: str, make: Callable[[], _T]) -> _T | None:
     return item
 
 
-def _line(interface: NetworkInterface) -> plans.Line | None:
-    host = interface.fqdn or interface.static_ip_address
+def _line(interface: NetworkInterface, host: str | None) -> plans.Line | None:
     if interface.serial_port:
         endpoint = interface.serial_port
     elif host and interface.port is not None:

@@ -1,9 +1,11 @@
 """What the REST API answers when it does not do what was asked: problem documents (RFC 9457).
 
-400 unreadable, 401 who are you, 404 no such thing, 409 conflicts with the state, 422 readable but wrong, 503 not now.
+400 unreadable, 401 who are you, 403 not for you, 404 no such thing, 409 conflicts with the state, 422 readable but
+wrong, 429 too often, 503 not now.
 A 422 names every wrong field in ``errors``; the sentence in ``detail`` names them too, for clients that show only that.
 """
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -58,13 +60,35 @@ class Unreadable(ProblemError):  # noqa: N818 - said as a sentence: raise Unread
 
 
 class NotAuthenticated(ProblemError):  # noqa: N818 - as above
-    """No valid token came with the request."""
+    """No valid token came with the request; ``challenge`` says which kinds are taken."""
 
     status = HTTPStatus.UNAUTHORIZED
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, challenge: str = "Token") -> None:
         super().__init__(detail)
-        self.headers = {"WWW-Authenticate": "Token"}
+        self.headers = {"WWW-Authenticate": challenge}
+
+
+class Forbidden(ProblemError):  # noqa: N818 - as above
+    """Who asks is known, and may not do this, whether or not there is such a thing."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class TooOften(ProblemError):  # noqa: N818 - as above
+    """The same was tried too often; ``seconds`` from now it may be tried again."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, seconds: float) -> None:
+        super().__init__(detail)
+        self.headers = {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+class Unavailable(ProblemError):  # noqa: N818 - as above
+    """This process cannot do that now, or is not set up for it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class NotFound(ProblemError):  # noqa: N818 - as above

@@ -26,12 +26,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.app import create_app
 from hub.broker import embedded_broker
 from hub.clocks import Clock
-from hub.database import DatabaseError, create_engine, migrate, schema_problem
+from hub.database import DatabaseError, create_engine, migrate, schema_problem, writing
 from hub.keys import open_key
 from hub.relay import run_relay
+from hub.secrets_ring import Ring, note_ring, ring_file
+from hub.session_keys import SessionKeys, session_file
 from hub.settings import Settings, StartError
 from hub.sole_use import sole_use
 from hub.state import Hub
+from protocol.envelopes import SigningKey
 
 _SHUTDOWN_SECONDS = 2
 _BACKLOG = 1024
@@ -60,20 +63,18 @@ async def run(settings: Settings, clock: Clock) -> None:
             broker = await stack.enter_async_context(embedded_broker(settings.mqtt_port, pid_file=data / "broker.pid"))
             settings = dataclasses.replace(settings, broker=broker.url)
         engine = await stack.enter_async_context(_engine(settings))
-        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
         key = open_key(_key_file(settings))
-        await _together(
-            hub,
-            rest=_listen(stack, settings),
-            relay=lambda: run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake),
-        )
+        sessions = SessionKeys(key, session_file(_key_file(settings)))
+        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event(), session_keys=sessions)
+        await _together(hub, rest=_listen(stack, settings), relay=lambda: _relay(hub, key))
 
 
 async def serve(settings: Settings, clock: Clock) -> None:
     """REST alone; as many of these as needed share one PostgreSQL."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
-        await _together(Hub(settings, engine, clock), rest=_listen(stack, settings))
+        hub = Hub(settings, engine, clock, session_keys=_session_keys(settings))
+        await _together(hub, rest=_listen(stack, settings))
 
 
 async def relay(settings: Settings, clock: Clock) -> None:
@@ -82,12 +83,15 @@ async def relay(settings: Settings, clock: Clock) -> None:
         engine = await stack.enter_async_context(_engine(settings))
         hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
         key = open_key(_key_file(settings))
-        figures = _serve_figures(stack, settings)
-        await _together(
-            hub,
-            figures=figures,
-            relay=lambda: run_relay(settings, engine, clock, key, ready=_ready(hub), wake=hub.wake),
-        )
+        await _together(hub, figures=_serve_figures(stack, settings), relay=lambda: _relay(hub, key))
+
+
+async def _relay(hub: Hub, key: SigningKey) -> None:
+    """Say what secrets are to be sealed for, where nobody has yet, and relay."""
+    ring = Ring(key, ring_file(_key_file(hub.settings)))
+    async with writing(hub.engine) as session:
+        await note_ring(session, ring)
+    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), wake=hub.wake, opens=ring.unseal)
 
 
 async def _together(
@@ -246,6 +250,13 @@ def _key_file(settings: Settings) -> Path:
     if settings.hub_key_file is not None:
         return settings.hub_key_file
     return _data(settings) / "hub.key"
+
+
+def _session_keys(settings: Settings) -> SessionKeys | None:
+    """Return the keys of users' sessions; None for a process that was given neither a key nor a place for one."""
+    if settings.hub_key_file is None and settings.data is None:
+        return None
+    return SessionKeys(open_key(_key_file(settings)), session_file(_key_file(settings)))
 
 
 def _ready(hub: Hub) -> asyncio.Event:

@@ -11,9 +11,12 @@ import msgspec
 from litestar import post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.access import access_of
 from hub.ingest import Delivery, store_again, store_row_again
+from hub.models import Gateway
 from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
@@ -73,6 +76,7 @@ RESOURCE = Resource(
         "end_time": until(Row.received_at),
     },
     more=_more,
+    owned=lambda organization: Row.gateway.in_(select(Gateway.gateway_id).where(Gateway.organization == organization)),
     order=(Row.received_at,),
 )
 
@@ -87,7 +91,7 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
     hub = hub_of(request)
 
     async def work(session: AsyncSession) -> QuarantinedPayload:
-        row = await find(session, RESOURCE, row_id)
+        row = await find(session, RESOURCE, row_id, access_of(request))
         if row.replayed_at is not None:
             raise Conflict("this was replayed already")
         reason = await _store(session, hub, row)

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import ledger_pending, versions
 from hub.bodies import Body
 from hub.judging import FUTURE, OLDEST
-from hub.models import Batch, MeterDevice, MeterDeviceType, ReadingSeries, ReadingVersion, config_series
+from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
@@ -153,6 +153,8 @@ async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.date
         errors.append(
             WrongField("timestamp", f"{body.timestamp.isoformat()} lies before 2000 or too far in the future")
         )
+    if await session.get(Organization, body.organization) is None:
+        errors.append(WrongField("organization", f"there is no organization {body.organization}"))
     device = await session.get(MeterDevice, body.meter_device)
     series = await session.get(ReadingSeries, body.series)
     if device is None or device.organization != body.organization:

@@ -1,37 +1,37 @@
 """Why an expected slot is not stored: found out when it is asked, from what the hub knows; never kept per slot.
 
 Rules, the first that holds:
-- A span that is settled is ``unrecoverable``, with the meter's own words; one that an open command reads is
-  ``being_fetched``.
+- A span that is settled is ``unrecoverable``, with the meter's own words; one that an open command reads, or a backfill
+  that has begun, is ``being_fetched``.
 - What arrived but does not count says why: rejected by validation (where the config rejects), staged, or given up by
   its gateway (a loss record).
 - A run that could have brought it tells: it is done and its gateway still has rows to send (``on_gateway``), it is done
   and the meter did not have it, or it did not come about, with its cause. Of an archive the last such run counts, of a
-  momentary value the run of its tick.
+  momentary value the run of its tick: where that failed the value is ``unrecoverable``, because it has passed.
 - Without a run: the gateway is away, or doubts its clock; or a run is still ``due``; else nobody brought it.
+- What is missing by all that, a backfill may wait for: ``being_fetched`` until its first try has failed, then missing
+  with the cause of that. What an earlier meter had that was replaced since is ``unrecoverable``.
 """
 
 import dataclasses
 import datetime as dt
 import re
-import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import models
-from hub.dispatch import OPEN_STATES
-from hub.expectations import Expecting, polled_of, tasks_of
+from hub.backfill_plans import MOST_TRIES
+from hub.backfill_rows import GAVE_UP, WAITING
+from hub.expectations import polled_of
 from hub.expected_series import ticks_of
-from hub.ledger import Settled, settled_of
-from hub.ledger_chunks import Spans, cut
+from hub.ledger_chunks import cut
 from hub.paging import parse_instant
 from hub.problems import Wrong
+from hub.reasons_known import Known, Lack, look_up
 from hub.validation import names_of
-from protocol import reports
+from protocol import commands, reports
 from protocol.schedules import tick_at_or_before
 
 ON_GATEWAY, DUE, MISSING, BEING_FETCHED, UNRECOVERABLE = (
@@ -81,21 +81,9 @@ REASONS = (
 GRACE = dt.timedelta(minutes=15)
 """So long after its time a run may still begin, wait for its line and have its readings on the way."""
 
-_RUNS = 20_000
-"""Runs looked at for the momentary values of one question, the newest first."""
-
 _SILENT = re.compile(r"no answer|not answer|nobody answers|silent", re.IGNORECASE)
 _EMPTY = re.compile(r"#010[345]")
 _REFUSAL = re.compile(r"#\d{4}|refused")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Lack:
-    """What one expectation lacks: spans of slots. ``rejected``: those that are there but do not count, with flags."""
-
-    one: Expecting
-    spans: Spans
-    rejected: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,157 +98,19 @@ class Explained:
     evidence: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """A device as far as reasons need it."""
-
-    name: str
-    gateway: models.Gateway | None
-
-
-@dataclasses.dataclass(slots=True)
-class _Known:
-    """What the database says about the devices of some lacks."""
-
-    places: dict[uuid.UUID, _Place]
-    tasks: dict[uuid.UUID, list[models.AmrTask]]
-    latest: dict[tuple[uuid.UUID, uuid.UUID | None], Any]
-    failed: dict[tuple[uuid.UUID, uuid.UUID | None], list[Any]]
-    settled: dict[int, list[Settled]]
-    commands: dict[uuid.UUID, list[models.Command]]
-    staged: dict[tuple[uuid.UUID, str], list[Any]]
-    lost: dict[tuple[uuid.UUID, str], list[models.LossRecord]]
-    series: dict[uuid.UUID, str]
-
-
 async def explain(session: AsyncSession, lacks: Sequence[Lack], now: dt.datetime) -> dict[int, list[Explained]]:
     """Return for each expectation why its spans are lacking, cut where the answer changes."""
     lacks = [lack for lack in lacks if lack.spans]
     if not lacks:
         return {}
-    known = await _look_up(session, lacks)
+    known = await look_up(session, lacks)
     return {lack.one.id: _Explainer(lack, known, now).explain() for lack in lacks}
-
-
-async def _look_up(session: AsyncSession, lacks: Sequence[Lack]) -> _Known:
-    devices = sorted({lack.one.device for lack in lacks})
-    start = min(lack.one.raster.instant_of(lack.spans[0][0]) for lack in lacks)
-    end = max(lack.one.raster.instant_of(lack.spans[-1][1] + 1) for lack in lacks)
-    places = {
-        row[0]: _Place(row[1], row[2])
-        for row in await session.execute(
-            select(models.MeterDevice.id, models.MeterDevice.name, models.Gateway)
-            .outerjoin(models.NetworkInterface, models.NetworkInterface.id == models.MeterDevice.network_interface)
-            .outerjoin(models.Gateway, models.Gateway.id == models.NetworkInterface.gateway)
-            .where(models.MeterDevice.id.in_(devices))
-        )
-    }
-    names = await session.execute(
-        select(models.ReadingSeries.id, models.ReadingSeries.name).where(
-            models.ReadingSeries.id.in_({lack.one.series for lack in lacks})
-        )
-    )
-    commands = await session.scalars(
-        select(models.Command).where(models.Command.meter_device.in_(devices), models.Command.state.in_(OPEN_STATES))
-    )
-    momentary = sorted({lack.one.device for lack in lacks if lack.one.momentary})
-    return _Known(
-        places,
-        await tasks_of(session, devices),
-        await _latest_runs(session, devices, start),
-        await _failed_runs(session, momentary, start),
-        await settled_of(session, [lack.one for lack in lacks]),
-        _grouped((row.meter_device, row) for row in commands),
-        await _staged(session, places, start, end),
-        await _lost(session, devices, start, end),
-        {row.id: row.name for row in names},
-    )
-
-
-def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    found: dict[Any, list[Any]] = {}
-    for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return found
-
-
-_RUN = (
-    models.RunReport.device,
-    models.RunReport.task,
-    models.RunReport.tick,
-    models.RunReport.since,
-    models.RunReport.outcome,
-    models.RunReport.cause,
-    models.RunReport.started,
-    models.RunReport.ended,
-    models.RunReport.readings,
-)
-
-
-async def _latest_runs(
-    session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime
-) -> dict[tuple[uuid.UUID, uuid.UUID | None], Any]:
-    """The last run of each task on each device, of those that ended since ``start``; missed ticks are no run."""
-    table = models.RunReport
-    ran = (table.device.in_(devices), table.ended >= start, table.task.is_not(None))
-    last = (
-        select(table.device, table.task, sa.func.max(table.ended).label("ended"))
-        .where(*ran)
-        .group_by(table.device, table.task)
-        .subquery()
-    )
-    same = sa.and_(table.device == last.c.device, table.task == last.c.task, table.ended == last.c.ended)
-    return {(row.device, row.task): row for row in await session.execute(select(*_RUN).join(last, same))}
-
-
-async def _failed_runs(
-    session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime
-) -> dict[tuple[uuid.UUID, uuid.UUID | None], list[Any]]:
-    table = models.RunReport
-    if not devices:
-        return {}
-    rows = await session.execute(
-        select(*_RUN)
-        .where(table.device.in_(devices), table.ended >= start, table.outcome != reports.DONE, table.tick.is_not(None))
-        .order_by(table.ended.desc())
-        .limit(_RUNS)
-    )
-    return _grouped(((row.device, row.task), row) for row in rows)
-
-
-async def _staged(
-    session: AsyncSession, places: Mapping[uuid.UUID, _Place], start: dt.datetime, end: dt.datetime
-) -> dict[tuple[uuid.UUID, str], list[Any]]:
-    table = models.StagedReading
-    named = {place.name: device for device, place in places.items()}
-    rows = await session.execute(
-        select(
-            table.device, table.meter_device_name, table.series_name, table.timestamp, table.reason, table.created_at
-        ).where(
-            table.timestamp >= start,
-            table.timestamp < end,
-            sa.or_(table.device.in_(list(places)), table.meter_device_name.in_(list(named))),
-        )
-    )
-    found: list[tuple[Any, Any]] = []
-    for row in rows:
-        device = row.device if row.device is not None else named[row.meter_device_name]
-        found.append(((device, row.series_name), row))
-    return _grouped(found)
-
-
-async def _lost(
-    session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime, end: dt.datetime
-) -> dict[tuple[uuid.UUID, str], list[models.LossRecord]]:
-    table = models.LossRecord
-    rows = await session.scalars(select(table).where(table.device.in_(devices), table.start < end, table.end >= start))
-    return _grouped(((row.device, row.series), row) for row in rows)
 
 
 class _Explainer:
     """Explains the lacks of one expectation."""
 
-    def __init__(self, lack: Lack, known: _Known, now: dt.datetime) -> None:
+    def __init__(self, lack: Lack, known: Known, now: dt.datetime) -> None:
         self._lack = lack
         self._one = lack.one
         self._now = now
@@ -273,10 +123,11 @@ class _Explainer:
         self._staged = {
             slot: row for row in known.staged.get((device, name), ()) if (slot := self._slot(row.timestamp)) is not None
         }
-        self._lost = [
-            (row, self._one.raster.first_slot_at_or_after(row.start), self._one.raster.slot_at_or_before(row.end))
-            for row in known.lost.get((device, name), ())
-        ]
+        self._lost = [(row, *self._within(row.start, row.end)) for row in known.lost.get((device, name), ())]
+        self._backfills = [(row, *self._within(row.start, row.end)) for row in self._caring(known)]
+        since = None if lack.one.archive is None else known.replaced.get(device)
+        self._replaced = None if since is None else self._one.raster.first_slot_at_or_after(since)
+        self._since = since
         self._tasks = self._bringing(known.tasks.get(device, ()))
         runs = [run for task in self._tasks if (run := known.latest.get((device, task.id))) is not None]
         self._run = max(runs, key=lambda run: run.ended, default=None)
@@ -291,8 +142,10 @@ class _Explainer:
     def explain(self) -> list[Explained]:
         """Return the spans with their answers, neighbours with the same answer as one."""
         cuts = {self._due, *self._points(self._lack.rejected), *self._points(self._staged)}
-        for _, first, last in (*self._settled, *self._commands, *self._lost, *self._failed):
+        for _, first, last in (*self._settled, *self._commands, *self._lost, *self._backfills, *self._failed):
             cuts |= {first, last + 1}
+        if self._replaced is not None:
+            cuts.add(self._replaced)
         if self._run is not None:
             cuts.add(self._one.raster.slot_at_or_before(self._run.ended) + 1)
         found: list[Explained] = []
@@ -308,6 +161,16 @@ class _Explainer:
     @staticmethod
     def _points(slots: Iterable[int]) -> set[int]:
         return {cut_at for slot in slots for cut_at in (slot, slot + 1)}
+
+    def _within(self, start: dt.datetime, end: dt.datetime) -> tuple[int, int]:
+        """The slots from an instant to another, both included."""
+        return self._one.raster.first_slot_at_or_after(start), self._one.raster.slot_at_or_before(end)
+
+    def _caring(self, known: Known) -> list[models.Backfill]:
+        """The backfills of the archive that brings this series."""
+        if self._one.archive is None:
+            return []
+        return [row for row in known.backfills.get(self._one.device, ()) if row.archive == self._one.archive]
 
     def _slot(self, at: dt.datetime) -> int | None:
         return self._one.raster.slot_at_or_before(at) if self._one.momentary else self._one.raster.slot_of(at)
@@ -333,7 +196,7 @@ class _Explainer:
         except Wrong:
             # A date in the meter's own zone: who reads by hand does not fetch for the ledger.
             return None
-        return self._one.raster.first_slot_at_or_after(first), self._one.raster.slot_at_or_before(last)
+        return self._within(first, last)
 
     def _first_due(self) -> int:
         """The first slot whose run may still come."""
@@ -351,6 +214,22 @@ class _Explainer:
 
     def _answer(self, slot: int) -> Explained:
         """What holds for a slot, and for all up to the next cut."""
+        care = next((row for row, first, last in self._backfills if first <= slot <= last), None)
+        found = self._settled_or_fetched(slot) or self._come(slot)
+        if found is None and care is not None and care.ended_at is None and care.state != WAITING:
+            evidence = f"backfill {care.id} has read the archive; what it brought is on its way"
+            found = Explained(slot, slot, BEING_FETCHED, "", care.noticed_at, evidence)
+        if found is not None:
+            return found
+        found = self._by_run(slot) or self._without_run(slot)
+        if found.state != MISSING:
+            return found
+        if self._replaced is not None and slot < self._replaced and found.reason != GATEWAY_OFFLINE:
+            evidence = f"the meter that had it was replaced at {_shown(self._since)}; {found.evidence}"
+            return dataclasses.replace(found, state=UNRECOVERABLE, since=self._since, evidence=evidence)
+        return found if care is None else _cared_for(found, care, self._place.gateway)
+
+    def _settled_or_fetched(self, slot: int) -> Explained | None:
         for settled, first, last in self._settled:
             if first <= slot <= last:
                 return Explained(slot, slot, UNRECOVERABLE, "", settled.since, settled.evidence)
@@ -358,6 +237,10 @@ class _Explainer:
             if first <= slot <= last:
                 evidence = f"command {command.id} is {command.state}"
                 return Explained(slot, slot, BEING_FETCHED, "", command.created_at, evidence)
+        return None
+
+    def _come(self, slot: int) -> Explained | None:
+        """What arrived, but does not count."""
         if slot in self._lack.rejected:
             return self._missing(slot, REJECTED, ", ".join(names_of(self._lack.rejected[slot])))
         if slot in self._staged:
@@ -366,7 +249,7 @@ class _Explainer:
         for lost, first, last in self._lost:
             if first <= slot <= last:
                 return self._missing(slot, LOST_ON_GATEWAY, lost.reason, lost.received_at)
-        return self._by_run(slot) or self._without_run(slot)
+        return None
 
     def _missing(self, slot: int, reason: str, evidence: str, since: dt.datetime | None = None) -> Explained:
         return Explained(slot, slot, MISSING, reason, since, evidence)
@@ -383,7 +266,9 @@ class _Explainer:
         if run.outcome != reports.DONE:
             if self._one.momentary and run is last_run:
                 return None
-            return self._missing(slot, reason_of(run.outcome, run.cause), run.cause, run.ended)
+            why = self._missing(slot, reason_of(run.outcome, run.cause), run.cause, run.ended)
+            # Nobody can read what was shown then.
+            return dataclasses.replace(why, state=UNRECOVERABLE) if self._one.momentary else why
         gateway = self._place.gateway
         if gateway is not None and gateway.depth > 0 and gateway.oldest is not None and gateway.oldest <= run.ended:
             evidence = f"{gateway.depth} rows wait on {gateway.gateway_id}, the oldest since {_shown(gateway.oldest)}"
@@ -412,6 +297,33 @@ def _same(one: Explained, other: Explained) -> bool:
     return (one.state, one.reason, one.since, one.evidence) == (other.state, other.reason, other.since, other.evidence)
 
 
+def _cared_for(found: Explained, row: models.Backfill, gateway: models.Gateway | None) -> Explained:
+    """Say of what is missing what a backfill that waits, or has given it up, does about it."""
+    if row.state == GAVE_UP:
+        care = f"backfill {row.id} gave up: {row.evidence}"
+    elif row.paused:
+        care = f"backfill {row.id} is paused"
+    elif gateway is not None and gateway.backfill_paused:
+        care = f"backfill {row.id} is paused with all of {gateway.gateway_id}"
+    elif found.reason == GATEWAY_OFFLINE:
+        care = f"backfill {row.id} waits for it"
+    elif not row.tries:
+        return dataclasses.replace(
+            found,
+            state=BEING_FETCHED,
+            reason="",
+            since=row.created_at,
+            evidence=f"backfill {row.id} waits for its turn since {_shown(row.noticed_at)}",
+        )
+    else:
+        state, _, cause = row.evidence.partition(": ")
+        reason = LINE if state == commands.EXPIRED else reason_of(state, cause)
+        again = f"{row.evidence}; backfill {row.id} is tried again at {_shown(row.next_at)}"
+        evidence = f"{again} (try {row.tries + 1} of {MOST_TRIES})"
+        return dataclasses.replace(found, reason=reason, since=row.updated_at, evidence=evidence)
+    return dataclasses.replace(found, evidence=f"{found.evidence}; {care}")
+
+
 def reason_of(outcome: str, cause: str) -> str:
     """Return the reason that an outcome and the first cause in words come to."""
     if outcome == reports.FAILED:
@@ -432,5 +344,5 @@ def reason_of(outcome: str, cause: str) -> str:
     }.get(outcome, NOT_BROUGHT)
 
 
-def _shown(instant: dt.datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
+def _shown(instant: dt.datetime | None) -> str:
+    return "" if instant is None else f"{instant:%Y-%m-%dT%H:%M:%SZ}"

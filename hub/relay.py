@@ -19,6 +19,7 @@ to be published remains in the database.
 
 import asyncio
 import contextlib
+import functools
 import random
 import uuid
 from collections import Counter
@@ -38,13 +39,16 @@ from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.connection import Connection, connect, read_url
 from hub.database import is_out_of_strength, reading, writing
+from hub.deadlines_kept import Keeper
 from hub.flagging import keep_judging
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
 from hub.lanes import Lanes
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
+from hub.secrets_box import unseal
 from hub.settings import Settings
+from hub.webhooks import Sender, Unseal
 from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
 from protocol.commands import Command
@@ -96,15 +100,19 @@ async def run_relay(
     *,
     ready: asyncio.Event,
     wake: asyncio.Event,
+    opens: Unseal | None = None,
 ) -> None:
     """Relay for ever. ``ready`` is set while it is connected and subscribed; ``wake`` makes it look at the database.
+
+    ``opens`` opens secrets; without it the hub's key does.
 
     Raises:
         ValueError: when ``settings.broker`` is no broker's URL.
     """
     if settings.broker is None:
         raise ValueError("the relay needs a broker's URL")
-    relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, wake)
+    opens = opens or functools.partial(unseal, key)
+    relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, wake, opens)
     await relay.run()
 
 
@@ -120,6 +128,7 @@ class Relay:
         key: SigningKey,
         ready: asyncio.Event,
         wake: asyncio.Event,
+        opens: Unseal,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -128,6 +137,7 @@ class Relay:
         self._key = key
         self._ready = ready
         self._wake = wake
+        self._opens = opens
         self._name = uuid.uuid4().hex[:12]
         self._connection: Connection | None = None
         self._lanes = Lanes(settings.queue_bytes)
@@ -155,6 +165,10 @@ class Relay:
             )
             filler = Filler(self._engine, self._clock)
             group.create_task(self._for_ever("backfilling", filler.keep_on), name="relay-backfilling")
+            keeper = Keeper(self._engine, self._clock)
+            group.create_task(self._for_ever("keeping deadlines", keeper.keep_on), name="relay-deadlines")
+            sender = Sender(self._engine, self._clock, self._opens, self._settings.webhook_hosts)
+            group.create_task(self._for_ever("sending webhooks", sender.keep_on), name="relay-webhooks")
 
     async def _for_ever(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step; when the database fails it pauses and goes on, because gateways keep what has no receipt."""

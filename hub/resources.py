@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Router, delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
-from sqlalchemy import Table, func, select
+from sqlalchemy import ColumnElement, Table, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import adoption, expectations, plans
+from hub.access import Access, access_of
 from hub.bodies import Body, given, partial
 from hub.database import reading, writing
 from hub.models import Organization
@@ -42,6 +43,7 @@ _plan_edits: weakref.WeakKeyDictionary[AsyncEngine, asyncio.Lock] = weakref.Weak
 _Result = TypeVar("_Result")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 Values = dict[str, Any]
+Owned = Callable[[uuid.UUID], ColumnElement[bool]]
 Gateways = Callable[[AsyncSession, uuid.UUID], Awaitable[set[uuid.UUID]]]
 READ_ONLY = frozenset({"id", "created_at", "updated_at"})
 EVERYTHING = frozenset({"list", "create", "read", "edit", "delete"})
@@ -95,6 +97,7 @@ class Resource:
     ``unique`` are fields that no two rows share. ``plain`` are fields that no plan shows: who edits nothing else waits
     for no other edit. ``adopts``: staged readings may have become readings by a change.
     ``changed(session, row, hub)`` runs after each change in its transaction; ``forget`` before a deletion.
+    ``owned(organization)`` is the condition of an organization's rows, where they have no column that says it.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     """
 
@@ -117,20 +120,38 @@ class Resource:
     forget: Callable[[AsyncSession, Any, HubRequest], Awaitable[None]] = _forget
     gateways: Gateways = _no_gateways
     adopts: bool = False
+    owned: Owned | None = None
     order: tuple[Any, ...] = ()
     orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.owned is None and not hasattr(self.model, "organization"):
+            raise TypeError(f"say whose a {self.noun} is: it has no column organization, so it needs owned")
 
-async def find(session: AsyncSession, resource: Resource, row_id: uuid.UUID | int, *, lock: bool = False) -> Any:  # noqa: ANN401 - a row of the resource's model
+    def only(self, access: Access) -> list[ColumnElement[bool]]:
+        """Return the condition of the rows that there are for who asks; none for those who see all."""
+        if access.organization is None:
+            return []
+        if self.owned is not None:
+            return [self.owned(access.organization)]
+        return [self.model.organization == access.organization]
+
+
+async def find(
+    session: AsyncSession, resource: Resource, row_id: uuid.UUID | int, access: Access, *, lock: bool = False
+) -> Any:  # noqa: ANN401 - a row of the resource's model
     """Return a row.
 
     Raises:
-        NotFound: when there is none with this id.
+        NotFound: when there is none with this id, or it is another organization's.
     """
     possible = not isinstance(row_id, int) or abs(row_id) < _BEYOND_IDS
     # Not FOR UPDATE: ingestion holds key shares of what it refers to until its commit, and nobody should wait for it.
     locked = {"key_share": True} if lock else None
-    row = await session.get(resource.model, row_id, with_for_update=locked) if possible else None
+    own = resource.only(access)
+    statement = select(resource.model.id).where(resource.model.id == row_id, *own)
+    there = possible and (not own or await session.scalar(statement) is not None)
+    row = await session.get(resource.model, row_id, with_for_update=locked) if there else None
     if row is None:
         raise NotFound(f"there is no {resource.noun} {row_id}")
     return row
@@ -267,12 +288,8 @@ async def _strangers(
     rows = await session.execute(select(model.id, model.organization).where(model.id.in_(ids)))
     owners: dict[uuid.UUID, uuid.UUID | None] = {row.id: row.organization for row in rows}
     return [
-        WrongField(
-            field,
-            f"there is nothing with the id {wanted}"
-            if wanted not in owners
-            else f"{wanted} belongs to another organization",
-        )
+        # The same words for what belongs to others: who asks may not know of it.
+        WrongField(field, f"there is nothing with the id {wanted} in the organization of this object")
         for wanted in ids
         if wanted not in owners or owners[wanted] != organization
     ]
@@ -353,7 +370,8 @@ async def list_page(request: HubRequest, resource: Resource) -> Page[Any]:
     async with reading(hub_of(request).engine) as session:
         order = ordering_of(request, resource)
         extra = ("ordering",) if resource.orderings else ()
-        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra)
+        only = resource.only(access_of(request))
+        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra, only)
         page.results.extend(await show(session, resource, rows))
         return page
 
@@ -387,11 +405,12 @@ async def add(hub: Hub, resource: Resource, body: Body) -> Any:  # noqa: ANN401 
     return answer
 
 
-async def edit(hub: Hub, resource: Resource, row_id: uuid.UUID | int, body: Body) -> Any:  # noqa: ANN401 - as add
+async def edit(request: HubRequest, resource: Resource, row_id: uuid.UUID | int, body: Body) -> Any:  # noqa: ANN401 - as add
     """Change a row in a transaction of its own; return the answer."""
+    hub, access = hub_of(request), access_of(request)
 
     async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
-        row = await find(session, resource, row_id, lock=True)
+        row = await find(session, resource, row_id, access, lock=True)
         await change(session, resource, row, body, hub)
         return (await show(session, resource, [row]))[0]
 
@@ -428,17 +447,17 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     @_annotated(resource.out, row_id=key_type)
     async def read_one(request: HubRequest, row_id: Any) -> Any:  # noqa: ANN401 - annotated above
         async with reading(hub_of(request).engine) as session:
-            return (await show(session, resource, [await find(session, resource, row_id)]))[0]
+            return (await show(session, resource, [await find(session, resource, row_id, access_of(request))]))[0]
 
     @put(key, summary=f"Replace: {resource.noun}")
     @_annotated(resource.out, row_id=key_type, data=resource.body)
     async def replace_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
-        return await edit(hub_of(request), resource, row_id, data)
+        return await edit(request, resource, row_id, data)
 
     @patch(key, summary=f"Change: {resource.noun}")
     @_annotated(resource.out, row_id=key_type, data=partial(resource.body))
     async def change_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
-        return await edit(hub_of(request), resource, row_id, data)
+        return await edit(request, resource, row_id, data)
 
     @delete(key, summary=f"Delete: {resource.noun}")
     @_annotated(None, row_id=key_type)
@@ -446,7 +465,7 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
         hub = hub_of(request)
 
         async def work(session: AsyncSession) -> None:
-            row = await find(session, resource, row_id, lock=True)
+            row = await find(session, resource, row_id, access_of(request), lock=True)
             await resource.forget(session, row, request)
             await remove(session, resource, row, hub)
 

@@ -10,8 +10,10 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.models import Gateway
 from hub.models import RunReport as Row
 from hub.paging import equals, is_uuid, since, until
 from hub.resources import LOOK, Resource, Values, router_of
@@ -57,6 +59,7 @@ RESOURCE = Resource(
         "end_time": until(Row.ended),
     },
     more=_meter,
+    owned=lambda organization: Row.gateway.in_(select(Gateway.id).where(Gateway.organization == organization)),
     order=(Row.ended.desc(),),
     orderings={"ended": Row.ended, "started": Row.started, "tick": Row.tick},
 )

@@ -3,17 +3,17 @@
 Rules:
 - Whoever stores a secret needs only the public half, which relays note in the database (``note_public_half``): REST
   processes have no key. Only what holds the hub's key file opens one.
-- The key pair is derived from the hub's signing key, so there is one file to keep. With another hub key what was sealed
-  before cannot be opened: it has to be given again.
+- The key pair is derived from the hub's signing key, so there is one file to keep, until a rotation makes seeds of its
+  own (``hub.secrets_ring``). What was sealed for a key that is lost has to be given again.
 - ``purpose`` is bound into the seal: a secret that is moved to another place in the database does not open there.
 
-A sealed secret is: version (1 byte), ephemeral X25519 public key (32), ChaCha20-Poly1305 text with its tag.
+A sealed secret is its version (1 byte) and what HPKE (RFC 9180: X25519, HKDF-SHA256, ChaCha20-Poly1305) makes of it.
 """
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,8 +26,7 @@ PUBLIC_HALF = "secrets_public_key"
 
 _VERSION = b"\x01"
 _KEY_BYTES = 32
-_NONCE = bytes(12)
-"""Each secret has a key of its own, so the nonce need not differ."""
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 class SealError(RuntimeError):
@@ -41,10 +40,7 @@ def public_half(key: SigningKey) -> bytes:
 
 def seal(public: bytes, secret: bytes, purpose: str) -> bytes:
     """Seal a secret; the result is never the same twice."""
-    ephemeral = X25519PrivateKey.generate()
-    ours = ephemeral.public_key().public_bytes_raw()
-    key = _derive(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), ours + public)
-    return _VERSION + ours + ChaCha20Poly1305(key).encrypt(_NONCE, secret, purpose.encode())
+    return _VERSION + _SUITE.encrypt(secret, X25519PublicKey.from_public_bytes(public), purpose.encode())
 
 
 def unseal(key: SigningKey, sealed: bytes, purpose: str) -> bytes:
@@ -53,14 +49,10 @@ def unseal(key: SigningKey, sealed: bytes, purpose: str) -> bytes:
     Raises:
         SealError: when it was sealed for another key or purpose, or is damaged.
     """
-    private = _private(key)
     if sealed[:1] != _VERSION:
         raise SealError("the secret was sealed by a newer version of the hub: run that one")
     try:
-        theirs = sealed[1 : 1 + _KEY_BYTES]
-        shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
-        derived = _derive(shared, theirs + private.public_key().public_bytes_raw())
-        return ChaCha20Poly1305(derived).decrypt(_NONCE, sealed[1 + _KEY_BYTES :], purpose.encode())
+        return _SUITE.decrypt(sealed[1:], _private(key), purpose.encode())
     except (InvalidTag, ValueError):
         raise SealError("the secret was sealed for another hub key, or is damaged: give it again") from None
 
@@ -79,7 +71,7 @@ async def read_public_half(session: AsyncSession) -> bytes:
     Raises:
         SealError: when no relay has run on this database yet.
     """
-    # Shared until the caller's commit: a rotation (hub.secrets_rotation) waits for who still seals for the old key.
+    # A share of the row, so that a rotation finds all that is sealed for the old key.
     row = await session.get(HubState, PUBLIC_HALF, with_for_update={"read": True})
     if row is None:
         raise SealError("no relay has run on this database yet, so there is no key for secrets: start one, try again")
@@ -87,12 +79,6 @@ async def read_public_half(session: AsyncSession) -> bytes:
 
 
 def _private(key: SigningKey) -> X25519PrivateKey:
-    return X25519PrivateKey.from_private_bytes(_expand(key.seed, b"metergate secrets key"))
-
-
-def _derive(shared: bytes, bound: bytes) -> bytes:
-    return _expand(shared, b"metergate secret" + bound)
-
-
-def _expand(material: bytes, info: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(material)
+    """Derive the private half, so that one key never does two things."""
+    derived = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"metergate secrets key").derive(key.seed)
+    return X25519PrivateKey.from_private_bytes(derived)

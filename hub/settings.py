@@ -41,6 +41,8 @@ class Settings:
     """Staged readings above which the hub reports itself as degraded."""
     future_seconds: int = 86_400
     """A reading's timestamp may lie this far ahead of the hub's clock; beyond it is staged."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may be on beside the public internet's, and without TLS."""
     command_wait_seconds: int = 60
     """The longest that ``GET /v1/commands/{id}?wait=`` waits."""
     body_bytes: int = 8 * 1024 * 1024

@@ -8,6 +8,9 @@ from litestar import Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.clocks import Clock
+from hub.passwords import Checker
+from hub.rate_limits import Attempts
+from hub.session_keys import SessionKeys
 from hub.settings import Settings
 
 HubRequest = Request[Any, Any, Any]
@@ -19,7 +22,7 @@ class Hub:
 
     ``usable`` is set once the database was found to be there and of this version. ``relay_ready`` is set while the
     relay of this process is connected; None when it has none. ``stopping`` is set when the process is to end: whoever
-    waits for something answers now.
+    waits for something answers now. ``session_keys`` are those of users' sessions, None where nobody can sign in.
     """
 
     settings: Settings
@@ -29,6 +32,9 @@ class Hub:
     relay_ready: asyncio.Event | None = None
     usable: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     stopping: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    session_keys: SessionKeys | None = None
+    passwords: Checker = dataclasses.field(default_factory=Checker)
+    attempts: Attempts = dataclasses.field(default_factory=Attempts)
 
 
 def hub_of(request: HubRequest) -> Hub:

@@ -1,20 +1,26 @@
-"""Staff tokens: 32 random bytes each, of which the database has only the SHA-256, so a copy of it opens nothing.
+"""Tokens of staff and of machines: 32 random bytes each, of which the database has only the SHA-256.
 
-A key is shown once, when it is made.
+So a copy of the database opens nothing. A key is shown once, when it is made. A staff token opens everything; a
+machine's has scopes (``hub.access``), usually one organization, and may expire. Revoked is revoked at once: each
+request looks.
 """
 
 import datetime as dt
 import hashlib
 import hmac
 import secrets
+import uuid
 from collections.abc import Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.models import Token
+from hub.access import STAFF, Access
+from hub.models import Organization, Token
 
 KEY_BYTES = 32
+USE_NOTED = dt.timedelta(minutes=1)
+"""How exactly ``last_used`` is kept: a token that is used all the time costs one small write in that time."""
 
 
 def digest_of(key: str) -> bytes:
@@ -22,12 +28,42 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-async def create_token(session: AsyncSession, name: str, now: dt.datetime) -> str:
+async def create_token(
+    session: AsyncSession,
+    name: str,
+    now: dt.datetime,
+    *,
+    organization: uuid.UUID | None = None,
+    scopes: Sequence[str] = (STAFF,),
+    expires: dt.datetime | None = None,
+) -> str:
     """Make a token and return its key, which cannot be found out again."""
-    key = secrets.token_urlsafe(KEY_BYTES)
-    session.add(Token(name=name, digest=digest_of(key), created=now))
-    await session.flush()
+    _, key = await new_token(session, name, now, organization=organization, scopes=scopes, expires=expires)
     return key
+
+
+async def new_token(
+    session: AsyncSession,
+    name: str,
+    now: dt.datetime,
+    *,
+    organization: uuid.UUID | None,
+    scopes: Sequence[str],
+    expires: dt.datetime | None,
+) -> tuple[Token, str]:
+    """Make a token; return its row and its key."""
+    key = secrets.token_urlsafe(KEY_BYTES)
+    token = Token(
+        name=name,
+        digest=digest_of(key),
+        created=now,
+        organization=organization,
+        scopes=sorted(set(scopes)),
+        expires=expires,
+    )
+    session.add(token)
+    await session.flush()
+    return token, key
 
 
 async def revoke_tokens(session: AsyncSession, name: str, now: dt.datetime) -> int:
@@ -41,10 +77,29 @@ async def list_tokens(session: AsyncSession) -> Sequence[Token]:
     return (await session.execute(select(Token).order_by(Token.created, Token.id))).scalars().all()
 
 
-async def find_token(session: AsyncSession, key: str) -> Token | None:
-    """Return the token of a key if it is valid."""
+async def find_token(session: AsyncSession, key: str, now: dt.datetime) -> Token | None:
+    """Return the token of a key if it is valid: neither revoked nor expired, and its organization is active."""
     digest = digest_of(key)
-    token = (await session.execute(select(Token).where(Token.digest == digest))).scalar_one_or_none()
-    if token is None or token.revoked is not None or not hmac.compare_digest(token.digest, digest):
+    found = (
+        await session.execute(
+            select(Token, Organization.is_active)
+            .outerjoin(Organization, Organization.id == Token.organization)
+            .where(Token.digest == digest)
+        )
+    ).one_or_none()
+    if found is None or not hmac.compare_digest(found.Token.digest, digest):
         return None
-    return token
+    token: Token = found.Token
+    ended = token.revoked is not None or (token.expires is not None and token.expires <= now)
+    return None if ended or found.is_active is False else token
+
+
+def access_by(token: Token, now: dt.datetime) -> Access:
+    """Return what a valid token opens; ``unnoted`` when it is worth a write that it was used now."""
+    unnoted = token.last_used is None or not dt.timedelta(0) <= now - token.last_used < USE_NOTED
+    return Access(token.name, frozenset(token.scopes), token.organization, token=token.id, unnoted=unnoted)
+
+
+async def note_use(session: AsyncSession, token: uuid.UUID, now: dt.datetime) -> None:
+    """Write that the token was used now."""
+    await session.execute(update(Token).where(Token.id == token).values(last_used=now))

@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.models import Gateway
 from hub.models import UndecodablePush as Row
 from hub.paging import equals, is_uuid, since, until
 from hub.resources import LOOK, Resource, Values, router_of
@@ -56,6 +57,7 @@ RESOURCE = Resource(
         "end_time": until(Row.came),
     },
     more=_payload,
+    owned=lambda organization: Row.gateway.in_(sa.select(Gateway.id).where(Gateway.organization == organization)),
     order=(Row.came.desc(),),
 )
 

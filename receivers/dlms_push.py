@@ -356,5 +356,6 @@ RECEIVER = Receiver(
     transports=frozenset({Transport.STREAM, Transport.DATAGRAM}),
     identity=Identity.SYSTEM_TITLE,
     port=4059,
+    ciphered=True,
     silence=30.0,
 )

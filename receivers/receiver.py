@@ -117,18 +117,19 @@ class KnownMeter:
 class Meters:
     """The meters of one receiver, found by what a payload calls them: capitals, blanks and dashes do not matter.
 
-    A payload that names no meter is of the only meter, if there is only one and it has no identity of its own.
+    A payload that names no meter is of the only meter, if there is only one and it has no identity of its own. Of any
+    other payload ``anyone`` is the meter, where there is that (nobody knows the meters that a technician listens to).
     """
 
-    def __init__(self, meters: Sequence[KnownMeter] = ()) -> None:
+    def __init__(self, meters: Sequence[KnownMeter] = (), anyone: KnownMeter | None = None) -> None:
         self._known = {plain_identity(meter.identity): meter for meter in meters}
-        only = meters[0] if len(meters) == 1 else None
-        self._nameless = only
+        self._nameless = meters[0] if len(meters) == 1 else None
+        self._anyone = anyone
 
     def find(self, identity: str) -> KnownMeter | None:
         """The meter, or None if the plan does not have it."""
         plain = plain_identity(identity)
-        return self._known.get(plain) if plain else self._nameless
+        return (self._known.get(plain) if plain else self._nameless) or self._anyone
 
     def __iter__(self) -> Iterator[KnownMeter]:
         return iter(self._known.values())
@@ -179,6 +180,7 @@ class Receiver:
         identity: How its payloads name a meter.
         rate: Baud of a serial port with these kwargs; ports are opened 8N1, parity is of ``protocol.iec62056``.
         port: The usual port number, for hints.
+        ciphered: Whether its payloads may need keys.
         silence: Seconds without a byte on a stream after which ``end`` is called; None: only when it closes.
     """
 
@@ -190,4 +192,5 @@ class Receiver:
     identity: Identity = Identity.SERIAL
     rate: Callable[[Any], int] = lambda _kwargs: 9600
     port: int | None = None
+    ciphered: bool = False
     silence: float | None = None

@@ -142,6 +142,11 @@ class Archives:
         self._reached = max(self._reached, process)
         return arisen
 
+    def clear(self) -> None:
+        """Forget all rows, as when somebody clears a device's archives; the numbers go on."""
+        for rows in self._rows.values():
+            rows.clear()
+
     def set_clock(self, process: int, shift: int) -> list[Row]:
         """Move the clock at a process second; returns the rows that this leaves, before and after, in each archive."""
         arisen = self.advance(process)

@@ -120,7 +120,8 @@ def command(
 ) -> None:
     """Simulate LIS-200 and electricity meters on a line.
 
-    The first line of output is a JSON object: endpoint, meters. Ends on SIGTERM or SIGINT.
+    The first line of output is a JSON object: endpoint, meters. Ends on SIGTERM or SIGINT; SIGUSR1 clears the meters'
+    archives.
     """
     if "list" in rest["faults"]:
         click.echo(_listed_faults())
@@ -158,6 +159,7 @@ async def _simulate(bus: VirtualBus, serving: AbstractAsyncContextManager[str], 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bus.ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, bus.clear_archives)
     async with serving as endpoint:
         sys.stdout.write(json.dumps(_announcement(bus, endpoint, clock)) + "\n")
         sys.stdout.flush()

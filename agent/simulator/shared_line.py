@@ -104,6 +104,12 @@ class VirtualBus:
                 meter.advance()
             await asyncio.sleep(_TICK)
 
+    def clear_archives(self) -> None:
+        """Have every meter forget what its archives hold; rows that arise from now on are kept."""
+        for meter in self.meters:
+            meter.advance()
+            meter.archives.clear()
+
     def mutes(self) -> bool:
         """Count a connection; whether it is one that leads nowhere."""
         self._connections += 1

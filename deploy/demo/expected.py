@@ -37,6 +37,16 @@ class ArchiveTask:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gone:
+    """Rows of an archive that nobody can read any more, after ``start`` and until ``end`` (UTC)."""
+
+    meter: str
+    archive: int
+    start: dt.datetime
+    end: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True)
 class SingleTask:
     """Single reads of one address of one meter: each value that was served must be in the hub once."""
 
@@ -96,6 +106,10 @@ class Truth:
                 key = (name, series_of(source, line["archive"]), instant(line["timestamp"]))
                 self.rows[key] = decimal.Decimal(value)
                 self.archives[name, line["archive"]].append(key)
+
+    def gone(self, lost: Gone) -> int:
+        """Return how many rows there were of which nobody can have anything."""
+        return len({when for _, _, when in self.archives[lost.meter, lost.archive] if lost.start < when <= lost.end})
 
     def wanted(self, task: ArchiveTask) -> set[Key]:
         """Return the keys of all values that the task had to bring."""
@@ -176,12 +190,20 @@ def read_truth(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Compare files and print the figures as one JSON object; exit status 0 when the promise holds."""
+    """Compare files and print the figures as one JSON object; exit status 0 when the promise holds.
+
+    ``gone`` in it is how many rows nobody can read any more, of those that the plan names so.
+    """
     plan_path, readings_path, *truth_paths = (pathlib.Path(argument) for argument in arguments)
     plan = json.loads(plan_path.read_text(encoding="utf-8"))
     readings = json.loads(readings_path.read_text(encoding="utf-8"))
-    figures = compare(read_tasks(plan), Truth(read_truth(truth_paths), plan["meters"]), readings)
-    print(json.dumps(dataclasses.asdict(figures)))
+    truth = Truth(read_truth(truth_paths), plan["meters"])
+    figures = compare(read_tasks(plan), truth, readings)
+    gone = sum(
+        truth.gone(Gone(item["meter"], item["archive"], instant(item["start"]), instant(item["end"])))
+        for item in plan.get("gone", ())
+    )
+    print(json.dumps({**dataclasses.asdict(figures), "gone": gone}))
     return 1 if figures.missing or figures.duplicates or figures.wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""The demo's fleet: three simulated meters, two gateways, four tasks, and everything the hub must know of them."""
+"""The demo's fleet: three simulated meters, two gateways, five tasks, and everything the hub must know of them."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,10 @@ RUN_OFFSET_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class MeterPlace:
-    """One meter of the demo: where it stands, what it is, which series it gives and how its archive is asked."""
+    """One meter of the demo: where it stands, what it is, which series it gives and how its archive is asked.
+
+    ``pushed`` is the series that its modem pushes; empty where the archive is polled.
+    """
 
     name: str
     address: str
@@ -23,6 +26,7 @@ class MeterPlace:
     time_position: int
     single: str
     series: tuple[tuple[str, str], ...]
+    pushed: str = ""
 
 
 EK_SERIES = (
@@ -47,14 +51,18 @@ TC_SERIES = (
     ("5:310/3", "1"),
     ("6:310_1", "°C"),
 )
-DL_SERIES = (("1:202", "m3"), ("1:203", "m3"))
+DL_SERIES = (("1:202", "m3"), ("1:203", "m3"), ("2:404", "M"))
 
 METERS = (
     MeterPlace("Heating plant", "1", "4011220", "EK280", "north", 3, 3, "7:310", EK_SERIES),
     MeterPlace("Bakery", "2", "5120077", "TC220", "north", 3, 2, "6:310_1", TC_SERIES),
-    MeterPlace("Glass works", "", "7300415", "DL220", "south", 2, 3, "1:202", DL_SERIES),
+    MeterPlace("Glass works", "", "7300415", "DL220", "south", 2, 3, "2:404", DL_SERIES, "1:202"),
 )
+POLLED = tuple(place for place in METERS if not place.pushed)
+PUSHING = next(place for place in METERS if place.pushed)
 GATEWAYS = ("north", "south")
+PUSH_DOOR = "modem"
+"""The name of the receiver's endpoint: the last part of the topic."""
 
 
 @dataclasses.dataclass
@@ -66,16 +74,19 @@ class Fleet:
     devices: dict[str, str]
     tasks: dict[str, str]
     group: str
+    pushed_series: str
     interfaces: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def create_task(hub: HubClient, organization: str, name: str, call: str, kwargs: dict[str, Any]) -> str:
-    """Create a quarter-hourly task and return its id."""
+def create_task(
+    hub: HubClient, organization: str, name: str, call: str, kwargs: dict[str, Any], schedule: str = "quarterly"
+) -> str:
+    """Create a task, quarter-hourly unless said otherwise, and return its id."""
     task = hub.post(
         "/v1/metering/amr-tasks/",
         organization=organization,
         name=name,
-        schedule="quarterly",
+        schedule=schedule,
         run_offset_seconds=RUN_OFFSET_SECONDS,
         meter_execution_type="generic_lis200",
         task_call=call,
@@ -120,9 +131,9 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
         for name, unit in units.items()
     }
     tasks = {}
-    for position in sorted({place.time_position for place in METERS}):
-        for archive in sorted({place.archive for place in METERS if place.time_position == position}):
-            place = next(p for p in METERS if (p.time_position, p.archive) == (position, archive))
+    for position in sorted({place.time_position for place in POLLED}):
+        for archive in sorted({place.archive for place in POLLED if place.time_position == position}):
+            place = next(p for p in POLLED if (p.time_position, p.archive) == (position, archive))
             tasks[f"archive {archive}/{position}"] = create_task(
                 hub,
                 organization,
@@ -131,6 +142,9 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
                 archive_kwargs(place),
             )
     tasks["volume"] = create_task(hub, organization, "Standard volume now", "read_single_value", {"address": "2:300"})
+    tasks["battery"] = create_task(
+        hub, organization, "Battery life", "read_single_value", {"address": PUSHING.single}, "hourly"
+    )
     tasks["extra"] = create_task(hub, organization, "Temperature now", "read_single_value", {"address": "6:310_1"})
     group = hub.post(
         "/v1/metering/amr-task-groups/", organization=organization, name="Correctors", tasks=[tasks["volume"]]
@@ -143,6 +157,9 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
             name=f"{place.model} in {ZONE}",
             series=[series_ids[name] for name, _ in place.series],
             timezone=ZONE,
+            expectations=[{"series": place.pushed, "interval": "quarter_hour", "archive": place.archive}]
+            if place.pushed
+            else [],
         )
         device_type = hub.post(
             "/v1/metering/meter-device-types",
@@ -161,8 +178,17 @@ def create_fleet(hub: HubClient, endpoints: dict[str, str]) -> Fleet:
             manufacturer_serial=place.serial,
             type=device_type["id"],
             network_interface=interfaces[place.gateway],
-            task_groups=[] if place.model == "DL220" else [group["id"]],
-            meter_tasks=[tasks[f"archive {place.archive}/{place.time_position}"]],
+            task_groups=[] if place.pushed else [group["id"]],
+            meter_tasks=[tasks["battery" if place.pushed else f"archive {place.archive}/{place.time_position}"]],
         )
         devices[place.name] = str(device["id"])
-    return Fleet(organization, gateways, devices, tasks, str(group["id"]), interfaces)
+    hub.post(
+        "/v1/receivers",
+        organization=organization,
+        gateway=gateways[PUSHING.gateway],
+        name=f"{PUSHING.name}'s modem",
+        receiver="amr_um",
+        endpoint=f"mqtt:{PUSH_DOOR}",
+        meter_devices=[devices[PUSHING.name]],
+    )
+    return Fleet(organization, gateways, devices, tasks, str(group["id"]), series_ids[PUSHING.pushed], interfaces)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
 from collections import defaultdict
@@ -15,14 +16,19 @@ from typing import Any
 
 from deploy.demo import fleet as fleets
 from deploy.demo.expected import instant
+from deploy.demo.gaps import DUE, OPEN, QUARTER, STORED, Watch
 from deploy.demo.hub_client import HubClient
 from deploy.demo.processes import Process, Stage, StartError, program
 from deploy.demo.screen import BAD, BOLD, DIM, GOOD, Screen, counted, listed
 
-QUARTER = dt.timedelta(minutes=15)
-TICKS_BEFORE_EDIT = 3
+HOUR = dt.timedelta(hours=1)
+TICKS_BEFORE_EDIT = 2
 TICKS_PER_TASK = 8
-LABELS = {"volume": "volume", "extra": "temperature"}
+GAP_SECONDS = 120.0
+"""Real seconds that the gap may take to close: an hour of shown time is waited before what was pushed is asked for."""
+
+LOOK_SECONDS = 0.5
+LABELS = {"volume": "volume", "extra": "temperature", "battery": "battery"}
 """What the tasks are called on the screen; the others read archives."""
 
 
@@ -52,9 +58,10 @@ class ShownClock:
             time.sleep(max(0.0, min(0.5, (when - self.now()).total_seconds() / self.rate)))
 
 
-def last_tick(at: dt.datetime) -> dt.datetime:
-    """Return the quarter of an hour at or before the instant."""
-    return at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
+def last_tick(at: dt.datetime, period: dt.timedelta = QUARTER) -> dt.datetime:
+    """Return the quarter of an hour (or the hour) at or before the instant."""
+    minutes = int(period / dt.timedelta(minutes=1))
+    return at.replace(minute=at.minute // minutes * minutes, second=0, microsecond=0)
 
 
 @dataclasses.dataclass
@@ -74,6 +81,8 @@ class Story:
         self.clock = clock
         self.screen = screen
         self.runs = Runs()
+        self.lines: dict[str, Process] = {}
+        self.modem: Process
         self.hub: HubClient
         self.fleet: fleets.Fleet
         self.mqtt = ""
@@ -81,8 +90,13 @@ class Story:
         self.names: dict[str, str] = {}
         self.readings = 0
         self.away = (clock.start, clock.start)
+        self.cleared = clock.start
         self.first_tick = clock.start
         self.edit_tick = clock.start
+        self.watch: Watch
+        self.fetched: set[str] = set()
+        self._shown: tuple[str, ...] = ()
+        self._looked = 0.0
 
     # --- setting up -------------------------------------------------------------------------------------------
 
@@ -99,7 +113,8 @@ class Story:
         self.hub = HubClient(hub.hello["rest"], self.token)
         self.mqtt = hub.hello["mqtt"]
         self.screen.say(f"hub       REST {hub.hello['rest']}, MQTT {self.mqtt}")
-        endpoints = {gateway: self.start_line(gateway).hello["endpoint"] for gateway in fleets.GATEWAYS}
+        self.lines = {gateway: self.start_line(gateway) for gateway in fleets.GATEWAYS}
+        endpoints = {gateway: line.hello["endpoint"] for gateway, line in self.lines.items()}
         self.fleet = fleets.create_fleet(self.hub, endpoints)
         self.names = {id_: name for name, id_ in self.fleet.devices.items()}
         self.names |= {id_: LABELS.get(name, "archive") for name, id_ in self.fleet.tasks.items()}
@@ -110,6 +125,7 @@ class Story:
         self.screen.say(
             f"gateways  {listed(fleets.GATEWAYS)} start with nothing but their name and the broker's address"
         )
+        self.start_modem()
 
     def start_line(self, gateway: str) -> Process:
         """Start the simulated meters of one gateway's line on a pseudo-terminal."""
@@ -152,11 +168,42 @@ class Story:
         settings.write_text(f'gateway = "{gateway}"\nbroker = "{self.mqtt}"\ndata = "{folder}"\n', encoding="utf-8")
         self.stage.start(f"agent-{gateway}", ["metergate-agent", "run", "--config", str(settings)], hello=False)
 
+    def start_modem(self) -> None:
+        """Start what pushes for one meter: a device of somebody else's, which knows a topic and some JSON."""
+        place = fleets.PUSHING
+        host, _, port = self.mqtt.removeprefix("mqtt://").rpartition(":")
+        topic = f"amr/v1/{place.gateway}/push/{fleets.PUSH_DOOR}"
+        self.modem = self.stage.start(
+            "modem",
+            [
+                *("python", "-m", "deploy.demo.modem", str(self.truth(place.gateway)), host, port, topic),
+                *(place.name, place.serial, str(place.archive)),
+            ],
+            hello=True,
+        )
+        self.screen.say(f"modem     pushes what {place.name} counts, each quarter of an hour, and keeps nothing itself")
+
+    def begin(self) -> None:
+        """Settle from which quarter of an hour on everything is expected, and tell the hub of the meter that pushes."""
+        # A second at least for the hub to have worked that out.
+        self.first_tick = last_tick(self.clock.now() + dt.timedelta(seconds=self.clock.rate)) + QUARTER
+        device = self.fleet.devices[fleets.PUSHING.name]
+        self.hub.patch(f"/v1/metering/meter-devices/{device}", commissioned=self.first_tick.isoformat())
+        self.watch = Watch(self.hub, device, self.fleet.pushed_series, self.first_tick)
+        self.screen.say(
+            f"gateways  {listed(fleets.GATEWAYS)} have their plan, and poll on their own from here on", style=BOLD
+        )
+        self.screen.say(
+            f"hub       expects a value of {fleets.PUSHING.name} for every quarter of an hour from "
+            f"{self.first_tick:%H:%M} on"
+        )
+
     # --- watching ---------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Show what has happened since the last look: one line for all that ran on a meter for a tick."""
         lines: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+        self.fetched = {row["id"] for row in self.hub.all("/v1/commands/", origin="backfill")}
         for run in self.hub.all("/v1/runs/", start_time=self.oldest_wanted()):
             if run["id"] in self.runs.seen:
                 continue
@@ -169,28 +216,51 @@ class Story:
             due = f"due {instant(run['tick']):%H:%M}" if run["tick"] else "on demand"
             kept = started is not None and self.away[0] < started < self.away[1]
             device = self.names.get(run["meter_device"], run["meter_device"])
-            lines[due, device, kept].append(self.told(run))
+            lines["backfill" if run["command"] in self.fetched else due, device, kept].append(self.told(run))
         for (due, device, kept), parts in sorted(lines.items()):
             late = "   (kept by the gateway while the broker was away)" if kept else ""
             self.screen.say(f"{due:<10} {device:<14} {', '.join(sorted(parts))}{late}")
-        readings = self.hub.count("/v1/metering/meter-readings")
+        readings = self.hub.count("/v1/metering/meter-readings") if lines else self.readings
         if readings != self.readings:
             self.screen.say(f"{'':<10} {'':<14} = {counted(readings, 'reading')} in the hub", style=GOOD)
             self.readings = readings
 
     def told(self, run: dict[str, Any]) -> str:
         """Return what a run did, in a few words."""
-        task = self.names.get(run["task"] or "", "single value")
+        task = (
+            "what was missing" if run["command"] in self.fetched else self.names.get(run["task"] or "", "single value")
+        )
         if run["outcome"] == "done":
             return f"{task} +{run['readings']}"
         return f"{task} {run['outcome']}: {run['cause']}"
 
+    def look_at_strip(self) -> None:
+        """Show the strip of the meter that pushes whenever something else of it is there, or not, than before."""
+        if time.monotonic() < self._looked + LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self.watch.look()
+        told = self.watch.told()
+        odd = tuple(
+            f"{at}{quarter.state}"
+            for at, quarter in sorted(self.watch.quarters.items())
+            if quarter.state not in {STORED, DUE}
+        )
+        if (told, *odd) != self._shown and (odd or self._shown):
+            whole = not any(self.watch.those(state) for state in OPEN)
+            self.screen.say(
+                f"{'strip':<10} {fleets.PUSHING.name:<14} {self.watch.strip()}  {told}", style=GOOD if whole else BAD
+            )
+        self._shown = (told, *odd)
+
     def show_next_tick(self) -> None:
         """Look, and on a terminal say how long it is until something is due."""
         self.look()
+        self.look_at_strip()
         due = last_tick(self.clock.now()) + QUARTER
         seconds = (due - self.clock.now()).total_seconds() / self.clock.rate
-        self.screen.wait(f"next due at {due:%H:%M}, in {seconds:.0f} s")
+        strip = f"   {fleets.PUSHING.name} {self.watch.strip()}" if self._shown else ""
+        self.screen.wait(f"next due at {due:%H:%M}, in {seconds:.0f} s{strip}")
 
     def oldest_wanted(self) -> str:
         """Return an instant before which no run is new: late reports come within an hour of shown time."""
@@ -229,18 +299,55 @@ class Story:
         self.clock.wait_until(until, self.show_next_tick)
 
     def lose_broker(self) -> None:
-        """Kill the embedded broker, and again whenever it comes back, until a tick has passed without it."""
+        """Kill the embedded broker, and again whenever it comes back, until two ticks have passed without it.
+
+        After the first of them somebody clears the archive of the meter that pushes: what it had not said is gone.
+        """
         self.screen.say("broker    killed (SIGKILL)", style=BAD)
         begun = self.clock.now()
-        until = last_tick(begun) + QUARTER + QUARTER / 2
+        clear_at = last_tick(begun) + QUARTER * 3 / 2
+        until = last_tick(begun) + QUARTER * 9 / 4
         pid_file = self.stage.folder / "hub" / "broker.pid"
-        while self.clock.now() < until:
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int(pid_file.read_text(encoding="utf-8")), signal.SIGKILL)
+        while self.clock.now() < until or not self.broker_answers():
+            if self.clock.now() < until:
+                with contextlib.suppress(OSError, ValueError):
+                    os.kill(int(pid_file.read_text(encoding="utf-8")), signal.SIGKILL)
+            if self.cleared < begun and self.clock.now() >= clear_at:
+                self.clear_archive()
+            self.look_at_strip()
             self.screen.wait("no broker; the gateways poll on and keep what they read")
             time.sleep(0.1)
         self.away = (begun, self.clock.now())
-        self.screen.say("broker    may come back, with nothing in it", style=BOLD)
+        self.screen.say("broker    is back, with nothing in it", style=BOLD)
+
+    def broker_answers(self) -> bool:
+        """Whether the broker takes connections. The hub starts it anew, each time after a longer pause."""
+        host, _, port = self.mqtt.removeprefix("mqtt://").rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=1.0):
+                return True
+        except OSError:
+            return False
+
+    def clear_archive(self) -> None:
+        """Have the meter that pushes forget what its archive holds."""
+        self.lines[fleets.PUSHING.gateway].popen.send_signal(signal.SIGUSR1)
+        self.cleared = self.clock.now()
+        what = f"somebody clears its archive: what it counted at {last_tick(self.cleared):%H:%M} is nowhere any more"
+        self.screen.say(f"{'meter':<10} {fleets.PUSHING.name:<14} {what}", style=BAD)
+
+    def close_gap(self) -> None:
+        """Let time pass until the hub says of no quarter of an hour any more that it is missing."""
+        until = time.monotonic() + GAP_SECONDS
+        while not self.watch.is_whole() and time.monotonic() < until:
+            self.show_next_tick()
+            time.sleep(0.1)
+        for at, evidence in self.watch.evidence():
+            self.screen.say(f"lost      {at:%H:%M}: {evidence}", style=BAD)
+        if self.watch.is_whole():
+            self.screen.say("gap       closed, and no person had to do anything", style=GOOD)
+        else:
+            self.screen.say(f"gap       still open after {GAP_SECONDS:.0f} s", style=BAD)
 
     def edit_group(self) -> None:
         """Add a task to the group and wait until the gateway runs it."""
@@ -293,11 +400,12 @@ class Story:
         return taken
 
     def close_schedules(self) -> dt.datetime:
-        """Switch the tasks off, wait until everything has arrived, and return the last tick that ran."""
+        """Switch tasks and modem off, wait until everything has arrived, and return the last tick that ran."""
         until = last_tick(self.clock.now()) + QUARTER / 2
         self.clock.wait_until(until if until > self.clock.now() else until + QUARTER, self.look)
         last = last_tick(self.clock.now())
         self.screen.say("hub       all tasks are switched off; what is under way arrives", style=DIM)
+        self.modem.end()
         for task in self.fleet.tasks.values():
             self.hub.patch(f"/v1/metering/amr-tasks/{task}", is_active=False)
         self.wait_settled(40)

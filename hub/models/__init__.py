@@ -6,6 +6,7 @@ operation that writes the row, from the hub's clock. The schema itself is made b
 the two.
 """
 
+from hub.models.access import Membership, Token, User
 from hub.models.backfills import Backfill
 from hub.models.base import Base, Dated, Identified
 from hub.models.completeness import (
@@ -16,6 +17,7 @@ from hub.models.completeness import (
     LedgerRaster,
     LedgerSettled,
 )
+from hub.models.deadlines import Deadline, DeadlinePart, DeadlinePeriod, Notification, deadline_series
 from hub.models.deliveries import (
     Batch,
     Command,
@@ -42,13 +44,14 @@ from hub.models.estate import (
     NetworkInterface,
     Organization,
     ReadingSeries,
-    Token,
+    SimCard,
     config_series,
     device_groups,
     device_tasks,
     group_tasks,
 )
 from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
+from hub.models.security import MeterSecurityKeys
 from hub.models.validation import DevicePeriod, UnjudgedReadings
 
 __all__ = [
@@ -61,6 +64,9 @@ __all__ = [
     "Command",
     "CommandUpdate",
     "Dated",
+    "Deadline",
+    "DeadlinePart",
+    "DeadlinePeriod",
     "DeviceGateway",
     "DevicePeriod",
     "Expectation",
@@ -73,11 +79,14 @@ __all__ = [
     "LedgerRaster",
     "LedgerSettled",
     "LossRecord",
+    "Membership",
     "MeterDevice",
     "MeterDeviceConfig",
     "MeterDeviceType",
+    "MeterSecurityKeys",
     "MeterSystemEvent",
     "NetworkInterface",
+    "Notification",
     "Organization",
     "OutboxProgress",
     "Quarantined",
@@ -86,11 +95,14 @@ __all__ = [
     "ReadingVersion",
     "Receiver",
     "RunReport",
+    "SimCard",
     "StagedReading",
     "Token",
     "UndecodablePush",
     "UnjudgedReadings",
+    "User",
     "config_series",
+    "deadline_series",
     "device_groups",
     "device_tasks",
     "group_tasks",

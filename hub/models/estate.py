@@ -20,24 +20,13 @@ class Organization(Identified, Base):
     is_active: Mapped[bool] = mapped_column(default=True)
 
 
-class Token(Base):
-    """A staff token. The key itself is never stored, only its SHA-256."""
-
-    __tablename__ = "tokens"
-
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
-    name: Mapped[str] = mapped_column(String(150))
-    digest: Mapped[bytes] = mapped_column(unique=True)
-    created: Mapped[dt.datetime]
-    revoked: Mapped[dt.datetime | None]
-
-
 class Gateway(Identified, Base):
     """Where an agent runs: what it should run (desired), what was sent (published), what it says it runs (applied).
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``.
+    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``. While
+    ``backfill_paused`` nothing that is missing is fetched from it.
     """
 
     __tablename__ = "gateways"
@@ -77,10 +66,38 @@ class Gateway(Identified, Base):
     rival_at: Mapped[dt.datetime | None]
     past_stores: Mapped[list[Any]] = mapped_column(default=list)
     lines: Mapped[list[Any]] = mapped_column(default=list)
+    backfill_paused: Mapped[bool] = mapped_column(default=False)
+
+
+class SimCard(Identified, Base):
+    """What a modem reaches meters by. ``ip_address`` is where interfaces lead that have no other."""
+
+    __tablename__ = "sim_cards"
+    __table_args__ = (
+        UniqueConstraint("organization", "iccid"),
+        # SQL holds two NULLs for different.
+        Index(
+            "uq_sim_cards_iccid_alone",
+            "iccid",
+            unique=True,
+            sqlite_where=text("organization IS NULL"),
+            postgresql_where=text("organization IS NULL"),
+        ),
+    )
+
+    organization: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("organizations.id"))
+    iccid: Mapped[str] = mapped_column(String(20), index=True)
+    imsi: Mapped[str] = mapped_column(String(15), index=True)
+    ip_address: Mapped[str | None] = mapped_column(String(45))
+    phone_number: Mapped[str | None] = mapped_column(String(30))
+    external_system_link: Mapped[str | None] = mapped_column(String(200))
 
 
 class NetworkInterface(Identified, Base):
-    """A way to meters: a host and port, or (additive) a serial line of a gateway; ``gateway`` says who polls it."""
+    """A way to meters: a host and port, or (additive) a serial line of a gateway; ``gateway`` says who polls it.
+
+    ``sim`` is the id of a SIM card. While ``is_blocked`` nobody talks on it.
+    """
 
     __tablename__ = "network_interfaces"
 
@@ -126,6 +143,7 @@ class MeterDeviceConfig(Identified, Base):
     """
 
     __tablename__ = "meter_device_configs"
+    __table_args__ = (Index("uq_meter_device_configs_organization_name", "organization", "name", unique=True),)
 
     organization: Mapped[uuid.UUID] = owner()
     name: Mapped[str] = mapped_column(String(50))
@@ -147,6 +165,7 @@ class MeterDeviceType(Identified, Base):
     """A model of meter."""
 
     __tablename__ = "meter_device_types"
+    __table_args__ = (Index("uq_meter_device_types_organization_name", "organization", "name", unique=True),)
 
     organization: Mapped[uuid.UUID] = owner()
     name: Mapped[str] = mapped_column(String(50))
@@ -160,6 +179,7 @@ class AmrTask(Identified, Base):
     """How and when to poll. ``missed_policy`` (additive) is one of ``protocol.plans.MISSED_POLICIES``."""
 
     __tablename__ = "amr_tasks"
+    __table_args__ = (Index("uq_amr_tasks_organization_name", "organization", "name", unique=True),)
 
     organization: Mapped[uuid.UUID] = owner()
     name: Mapped[str] = mapped_column(String(150))
@@ -177,6 +197,7 @@ class AmrTaskGroup(Identified, Base):
     """Tasks managed together (``group_tasks``) and given to many meters (``device_groups``)."""
 
     __tablename__ = "amr_task_groups"
+    __table_args__ = (Index("uq_amr_task_groups_organization_name", "organization", "name", unique=True),)
 
     organization: Mapped[uuid.UUID] = owner()
     name: Mapped[str] = mapped_column(String(150))

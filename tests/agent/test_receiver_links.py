@@ -12,6 +12,7 @@ from agent.links import LinkError, open_link
 from agent.receiver_links import listen_to
 from receivers.endpoints import parse_endpoint
 from receivers.receiver import Arrival, Decoder
+from tests.parts.mosquitto import free_port
 
 
 class Lines:
@@ -56,12 +57,6 @@ class Heard:
 
     def works(self) -> None:
         self.open.set()
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
 
 
 async def until(what: object, seconds: float = 10) -> None:

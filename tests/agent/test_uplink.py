@@ -5,10 +5,12 @@ import itertools
 import pathlib
 import uuid
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.app import Agent
 from agent.clocks import Clock
 from agent.sender import Sender
 from agent.settings import Timing, parse_broker
@@ -21,6 +23,7 @@ from protocol.readings import BatchName, NewMeterReading, batch_of, name_propert
 from protocol.reports import LossRecord, Receipt, Resend, decode_report
 from protocol.topics import Channel, topic_for
 from protocol.wire import encode, parse_decimal
+from tests.parts.gateways import gateway_settings, running
 from tests.parts.mosquitto import free_port, mosquitto
 from tests.parts.relay import now, relay
 
@@ -262,3 +265,33 @@ async def test_a_broker_that_is_not_there_is_named() -> None:
 
     with pytest.raises(BrokerError, match=f"127.0.0.1:{port}"):
         await attempt()
+
+
+async def test_between_attempts_to_connect_it_waits(tmp_path: pathlib.Path) -> None:
+    """The broker that turns everybody away notes the instants itself: a slow machine shortens no pause."""
+    loop = asyncio.get_running_loop()
+    instants: list[float] = []
+    enough = asyncio.Event()
+
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        instants.append(loop.time())
+        if len(instants) == 4:
+            enough.set()
+        # MQTT 5, 3.2.2.2: server unavailable.
+        writer.write(bytes([0x20, 3, 0, 0x88, 0]))
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(turn_away, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = gateway_settings(tmp_path, f"mqtt://127.0.0.1:{port}", "gw-1")
+        timing = msgspec.structs.replace(settings.timing, reconnect=0.2, reconnect_max=0.4)
+        agent = Agent(msgspec.structs.replace(settings, timing=timing), Clock())
+        async with running(agent), asyncio.timeout(30):
+            await enough.wait()
+    # With jitter a pause is at least half of 0.2, 0.4 and 0.4 s.
+    assert all(
+        later - earlier >= pause
+        for (earlier, later), pause in zip(itertools.pairwise(instants), (0.1, 0.2, 0.2), strict=False)
+    )

@@ -235,6 +235,17 @@ class TestByOffset:
         assert meter.asked == [(NUMBER, "10", "")]
         assert answer.held == Held(utc("2024-06-01T04:00"), utc("2024-06-01T10:00"), 12)
 
+    async def test_rows_of_an_archive_that_has_gone_round_since_come_once(self) -> None:
+        meter = self.meter(5)
+        await by_offset(meter, "2024-06-01T03:00:00", 3600)
+        meter.archive = self.meter(12).archive[6:]
+        meter.asked.clear()
+
+        answer = await by_offset(meter, "2024-06-01T10:00:00", 3600, since="2024-06-01T04:00:00")
+
+        assert volumes(answer) == ["7", "8", "9", "10", "11", "12"]
+        assert [start for position, start, _ in meter.asked if position == TIME] == ["2024-06-01,12:00:00"]
+
     async def test_a_coalesced_run_reaches_back_to_the_oldest_missed_tick(self) -> None:
         answer = await by_offset(self.meter(12), "2024-06-01T10:00:00", 3600, since="2024-06-01T06:00:00")
 
@@ -387,7 +398,27 @@ class TestSinceLast:
 
         assert volumes(answer) == [str(hour) for hour in range(5, 13)]
         assert answer.held == Held(utc("2024-05-01T00:00"), utc("2024-06-01T10:00"), 12)
+        # No row comes twice but the last one: that there is nothing else since then is asked by time.
+        assert meter.asked == [(NUMBER, "1", ""), (TIME, "2024-06-01,12:00:00", "")]
         assert meter.enough_after == [len(meter.asked)]
+
+    async def test_numbers_that_began_again_in_an_archive_that_has_gone_round_are_not_overlooked(self) -> None:
+        rows = [row(65533 + n, f"2024-06-01,{8 + n:02}:00:00", str(8 + n)) for n in range(3)]
+        meter = ScriptedMeter(rows=[*rows, *(row(n, f"2024-06-01,{11 + n:02}:00:00", str(11 + n)) for n in range(3))])
+        meter.held_rows = Held(utc("2024-05-01T00:00"), utc("2024-05-31T00:00"), 65500)
+
+        answer = await self.since_last(meter, offset_seconds=3600)
+
+        assert volumes(answer) == ["8", "9", "10", "11", "12", "13"]
+
+    async def test_an_archive_whose_rows_are_all_older_by_the_clock_is_read_by_time(self) -> None:
+        meter = self.meter(12)
+        meter.held_rows = Held(utc("2024-05-01T00:00"), utc("2024-06-01T06:00"), 1)
+        meter.archive = meter.archive[4:]
+
+        answer = await self.since_last(meter, offset_seconds=3600)
+
+        assert volumes(answer) == ["8", "9", "10", "11", "12"]
 
     async def test_a_position_that_is_not_the_time_is_named(self) -> None:
         with pytest.raises(CallError, match="control_position"):

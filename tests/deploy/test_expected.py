@@ -89,6 +89,7 @@ def test_the_program_says_by_its_status_whether_the_promise_holds(tmp_path: path
         "meters": {"77": "Plant"},
         "archives": [{"meter": "Plant", "archive": 3, "start": "2026-03-01T01:00:00Z", "end": "2026-03-01T03:00:00Z"}],
         "singles": [{"meter": "Plant", "address": "2:300"}],
+        "gone": [{"meter": "Plant", "archive": 3, "start": "2026-03-01T03:00:00Z", "end": "2026-03-01T05:00:00Z"}],
     }
     truth = "".join(json.dumps(line) + "\n" for line in TRUTH) + '{"half a li'
     (tmp_path / "truth.jsonl").write_text(truth, encoding="utf-8")
@@ -102,6 +103,7 @@ def test_the_program_says_by_its_status_whether_the_promise_holds(tmp_path: path
         )
         assert done.returncode == status, done.stderr
         assert json.loads(done.stdout)["missing"] == status
+        assert json.loads(done.stdout)["gone"] == 2
 
 
 def test_the_judge_imports_neither_agent_nor_hub() -> None:

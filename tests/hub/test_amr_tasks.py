@@ -26,7 +26,8 @@ async def test_run_offset_limits(rest: Rest) -> None:
     for schedule, limit in OFFSET_LIMITS.items():
         body = {**TASK, "organization": organization, "schedule": schedule}
         for offset in (0, limit):
-            await rest.call("POST", TASKS, {**body, "run_offset_seconds": offset}, 201)
+            named = {**body, "name": f"{schedule} {offset}", "run_offset_seconds": offset}
+            await rest.call("POST", TASKS, named, 201)
         for offset in (-1, limit + 1, 2**40):
             problem = await rest.call("POST", TASKS, {**body, "run_offset_seconds": offset}, 422)
             assert problem["errors"][0]["field"] == "run_offset_seconds"
@@ -49,6 +50,32 @@ async def test_what_no_gateway_can_run_is_refused(rest: Rest) -> None:
     ):
         body = {**TASK, "organization": organization, **changes}
         assert field in await rest.wrong_fields("POST", TASKS, body), changes
+
+
+async def test_a_context_that_is_still_to_come_is_kept_and_not_used(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    body = {
+        **TASK,
+        "organization": fleet.organization,
+        "name": "corus",
+        "meter_execution_type": "generic_corus_meter",
+        "task_call": "read_load_profile",
+        "task_kwargs": {"days": 3},
+    }
+    assert await rest.wrong_fields("POST", TASKS, body) == {"is_active"}
+    task = await rest.call("POST", TASKS, {**body, "is_active": False}, 201)
+    assert (task["task_call"], task["task_kwargs"]) == ("read_load_profile", {"days": 3})
+    path = f"{TASKS}{task['id']}"
+    assert await rest.wrong_fields("PATCH", path, {"is_active": True}) == {"is_active"}
+    before = await desired(rest, fleet)
+    await rest.patch(f"/v1/metering/amr-task-groups/{fleet.group}", tasks=[fleet.task, task["id"]])
+    assert await desired(rest, fleet) == before
+    call = {name: body[name] for name in ("meter_execution_type", "task_call", "task_kwargs")}
+    invocation = {"meter_device": fleet.meter, **call}
+    assert await rest.wrong_fields("POST", f"{TASKS}invoke", invocation) == {"meter_execution_type"}
+    # Another context makes another task of it.
+    changed = {name: TASK[name] for name in ("meter_execution_type", "task_call", "task_kwargs")}
+    assert (await rest.patch(path, is_active=True, **changed))["is_active"]
 
 
 async def test_kwargs_may_be_null_where_there_are_none(rest: Rest) -> None:

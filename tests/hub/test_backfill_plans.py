@@ -13,7 +13,6 @@ from hub.backfill_plans import (
     LONGEST_PAUSE,
     MOST_SECONDS,
     MOST_TRIES,
-    SESSION_SECONDS,
     Archive,
     Gap,
     GatewayState,
@@ -22,12 +21,14 @@ from hub.backfill_plans import (
     has_delivered_result,
     next_try,
     row_seconds,
+    session_seconds,
     windows,
 )
 from protocol.rasters import Raster
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
+SESSION = session_seconds(300, fixed=False)
 METER, GATEWAY = uuid.UUID(int=1), uuid.UUID(int=2)
 HERE = {GATEWAY: GatewayState(online=True, delivered=NOW)}
 
@@ -37,7 +38,7 @@ def hours(first: int, last: int) -> Gap:
 
 
 def archive(*gaps: Gap, seconds: float = 0.2) -> Archive:
-    return Archive(METER, 3, GATEWAY, seconds, HOUR, gaps)
+    return Archive(METER, 3, GATEWAY, SESSION, seconds, HOUR, gaps)
 
 
 spans = st.lists(st.tuples(st.integers(-150, 150), st.integers(0, 30)), max_size=6)
@@ -61,15 +62,15 @@ def test_every_missing_hour_is_in_one_window_and_none_that_is_kept_is(
         assert window.start <= window.end
         assert not any(window.start <= NOW + hour * HOUR <= window.end for hour in cared)
         # What is asked for begins and ends with something that is missing.
-        assert window.cost_seconds <= max(MOST_SECONDS, SESSION_SECONDS + 2 * seconds) + 0.1
+        assert window.cost_seconds <= max(MOST_SECONDS, SESSION + 2 * seconds) + 0.1
     ordered = sorted(found, key=lambda window: window.start)
     assert all(before.end < after.start for before, after in itertools.pairwise(ordered))
     assert found == list(reversed(ordered)), "the newest is fetched first"
 
 
 def test_series_of_one_archive_are_fetched_together_and_near_gaps_as_one() -> None:
-    found = windows([archive(hours(0, 3), hours(2, 5), hours(20, 21))], HERE, {})
-    assert [(window.start, window.end) for window in found] == [(NOW, NOW + 21 * HOUR)]
+    found = windows([archive(hours(0, 3), hours(2, 5), hours(12, 13))], HERE, {})
+    assert [(window.start, window.end) for window in found] == [(NOW, NOW + 13 * HOUR)]
     # On a line where a row takes longer than a session, what is there is not read again.
     apart = windows([archive(hours(0, 3), hours(20, 21), seconds=10.0)], HERE, {})
     assert [(window.start, window.end) for window in apart] == [

@@ -1,121 +1,23 @@
 """Gaps close themselves, on both databases: noticed, fetched when nothing is on its way, settled, tried again."""
 
-import datetime as dt
 import decimal
 import itertools
-import uuid
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import backfilling, dispatch, ledger, models
+from hub import dispatch, models
 from hub.backfill_plans import MOST_TRIES
-from hub.backfilling import DONE, FETCHING, GAVE_UP, SETTLING, WAITING, Filler
-from hub.clocks import Clock
+from hub.backfill_rows import DONE, FETCHING, GAVE_UP, PILED_UP, SETTLING, WAITING
+from hub.backfilling import Filler
 from hub.database import reading as looking
 from hub.database import writing
-from hub.ingest import store_deliveries
 from protocol import commands
-from protocol.topics import Channel
-from protocol.wire import encode
 from tests.parts.databases import database_url, engine
-from tests.parts.estates import NOW, Estate, GatewayVoice, make_estate, reading
+from tests.parts.estates import NOW
+from tests.parts.gaps import HOUR, MINUTE, At, Site, at, site, window
 
-__all__ = ["database_url", "engine"]
-
-MINUTE, HOUR = dt.timedelta(minutes=1), dt.timedelta(hours=1)
-DAY_BEFORE = NOW - dt.timedelta(days=1)
-STORE = b"s" * 16
-
-
-class Site:
-    """A meter that should have hours of one series for a day, its gateway, and a hub that looks after it."""
-
-    def __init__(self, engine: AsyncEngine, estate: Estate) -> None:
-        self.engine, self.estate, self.now = engine, estate, NOW
-        self.voice = GatewayVoice(estate.gateway_id)
-        self.meter = estate.meters["M1"]
-
-    async def store(self, *hours: int) -> None:
-        """Have the readings of these hours after the beginning arrive."""
-        rows = [reading(self.meter, "1.0", at=60 * hour) for hour in hours]
-        await store_deliveries(self.engine, [self.voice.readings(*rows)], self.now, 100)
-
-    async def sign(self, *, depth: int = 0, oldest: dt.datetime | None = None, online: bool = True) -> None:
-        """Have a life sign come, a moment later."""
-        self.now += MINUTE
-        async with writing(self.engine) as session:
-            await session.execute(
-                sa.update(models.Gateway)
-                .where(models.Gateway.id == self.estate.gateway)
-                .values(online=online, store_id=STORE, depth=depth, oldest=oldest, last_seen=self.now, said_at=self.now)
-            )
-        self.now += MINUTE
-
-    async def turn(self) -> list[models.Backfill]:
-        """Have a new relay do one turn; return all backfills, in order of time."""
-        clock = _At(self.now)
-        await Filler(self.engine, clock).turn()
-        return await self.rows()
-
-    async def rows(self) -> list[models.Backfill]:
-        async with looking(self.engine) as session:
-            return list((await session.scalars(sa.select(models.Backfill).order_by(models.Backfill.start))).all())
-
-    async def command(self, row: models.Backfill) -> models.Command:
-        async with looking(self.engine) as session:
-            return (await session.scalars(sa.select(models.Command).where(models.Command.id == row.command))).one()
-
-    async def ends(self, row: models.Backfill, state: str, cause: str = "", **result: Any) -> None:  # noqa: ANN401 - what calls bring
-        """Have the gateway report the end of a backfill's command."""
-        assert row.command is not None
-        self.now += MINUTE
-        async with writing(self.engine) as session:
-            await session.execute(
-                sa.update(models.Command)
-                .where(models.Command.id == row.command)
-                .values(state=dispatch.SENT, published_at=self.now)
-            )
-        update = commands.CommandUpdate(
-            uuid.uuid4(), row.command, state, self.now, 9, self.voice.next[Channel.REPORT], cause=cause, result=result
-        )
-        await store_deliveries(self.engine, [self.voice.rows(Channel.REPORT, [encode(update)])], self.now, 100)
-
-    async def missing(self) -> list[tuple[dt.datetime, dt.datetime]]:
-        await ledger.catch_up(self.engine, self.now)
-        async with looking(self.engine) as session:
-            spans = await ledger.missing_spans(session, [self.meter], DAY_BEFORE, NOW, self.now)
-        return [(span.start, span.end) for span in spans]
-
-
-class _At(Clock):
-    def __init__(self, now: dt.datetime) -> None:
-        super().__init__()
-        self._shown = now
-
-    def now(self) -> dt.datetime:
-        return self._shown
-
-
-@pytest.fixture
-async def site(engine: AsyncEngine) -> Site:
-    estate = await make_estate(engine, meters=("M1",), series=("2:300",))
-    expected = [{"series": "2:300", "interval": "hour", "anchor_seconds": None, "archive": 3}]
-    async with writing(engine) as session:
-        await session.execute(sa.update(models.MeterDeviceConfig).values(expectations=expected))
-        await session.execute(
-            sa.update(models.MeterDevice).values(commissioned=DAY_BEFORE, decommissioned=DAY_BEFORE + 12 * HOUR)
-        )
-        session.add(models.ExpectationMark(device=estate.meters["M1"]))
-    made = Site(engine, estate)
-    await ledger.catch_up(engine, NOW)
-    return made
-
-
-def at(hour: int) -> dt.datetime:
-    return DAY_BEFORE + hour * HOUR
+__all__ = ["database_url", "engine", "site"]
 
 
 async def test_a_gap_is_fetched_once_the_gateway_has_delivered_what_it_had_and_is_done_when_all_is_stored(
@@ -270,7 +172,7 @@ async def test_a_pause_survives_a_restart_and_a_resumed_one_goes_on(site: Site) 
 async def test_two_relays_that_plan_at_once_make_each_window_once(site: Site) -> None:
     await site.store(*range(1, 13))
     await site.sign()
-    fillers = [Filler(site.engine, _At(site.now)) for _ in range(3)]
+    fillers = [Filler(site.engine, At(site.now)) for _ in range(3)]
     for filler in fillers:
         await filler.turn()
     assert len(await site.rows()) == 1
@@ -281,27 +183,10 @@ async def test_a_meter_has_one_command_at_a_time_and_a_line_few(site: Site) -> N
     async with writing(site.engine) as session:
         # What is missing in two pieces, as after a request of an operator.
         for start, end in ((2, 5), (6, 11)):
-            session.add(_row(site, at(start), at(end)))
+            session.add(window(site, at(start), at(end)))
     await site.sign()
     rows = await site.turn()
     assert sorted(row.state for row in rows) == [FETCHING, WAITING]
-
-
-def _row(site: Site, start: dt.datetime, end: dt.datetime) -> models.Backfill:
-    return models.Backfill(
-        organization=site.estate.organization,
-        gateway=site.estate.gateway,
-        meter_device=site.meter,
-        archive=3,
-        start=start,
-        end=end,
-        state=WAITING,
-        next_at=NOW,
-        noticed_at=NOW,
-        cost_seconds=1.0,
-        created_at=NOW,
-        updated_at=NOW,
-    )
 
 
 async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
@@ -325,4 +210,4 @@ async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
     # Noon: the last run was that of midnight, due at 01:00; it should have brought the hours until midnight.
     rows = await site.turn()
     assert [(row.start, row.end) for row in rows] == [(at(1), at(12))]
-    assert backfilling.PILED_UP > MINUTE
+    assert PILED_UP > MINUTE

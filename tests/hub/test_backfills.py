@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub import models
-from hub.backfilling import FETCHING, GAVE_UP, WAITING
+from hub.backfill_rows import FETCHING, GAVE_UP, WAITING
 from hub.database import reading, writing
 from tests.parts.databases import database_url, engine
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
@@ -129,3 +129,17 @@ async def test_no_caller_bears_the_name_of_the_hubs_own_commands(rest: Rest) -> 
     body = {"organization": fleet.organization, "gateway": fleet.gateway, "public_key": "0" * 64}
     for name in ("hub", "backfill"):
         assert await rest.wrong_fields("POST", "/v1/callers/", {**body, "name": name}) == {"name"}
+
+
+async def test_what_waits_on_a_paused_gateway_is_shown_as_paused(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    start, end = await expecting(rest, fleet)
+    [made] = (await rest.post("/v1/backfills/", start=start, end=end, gateway=fleet.gateway))["backfills"]
+    assert made["state"] == WAITING
+    gateway = await rest.patch(f"/v1/gateways/{fleet.gateway}", backfill_paused=True)
+    assert gateway["backfill_paused"] is True
+    assert (await rest.get(f"/v1/backfills/{made['id']}"))["state"] == "paused"
+    assert (await rest.get("/v1/backfills/?state=paused"))["count"] == 1
+    assert (await rest.get("/v1/backfills/?state=waiting"))["count"] == 0
+    await rest.patch(f"/v1/gateways/{fleet.gateway}", backfill_paused=False)
+    assert (await rest.get("/v1/backfills/?state=waiting"))["count"] == 1

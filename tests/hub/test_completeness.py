@@ -255,8 +255,9 @@ async def test_a_momentary_value_has_the_reason_of_its_own_run(engine: AsyncEngi
                     cause=cause, ended=BEGIN + (tick + 1) * HOUR, received_at=LATER,
                 )
             )  # fmt: skip
-    found = [(one["reason"], one["count"]) for one in await spans(rest, estate, "2:300")]
-    assert found == [("meter_silent", 1), ("skipped", 3)]
+    found = [(one["state"], one["reason"], one["count"]) for one in await spans(rest, estate, "2:300")]
+    # Nobody can read what was shown then.
+    assert found == [("unrecoverable", "meter_silent", 1), ("unrecoverable", "skipped", 3)]
 
 
 async def test_totals_are_those_of_the_scope(engine: AsyncEngine, rest: Rest, estate: Estate) -> None:

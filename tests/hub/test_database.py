@@ -8,10 +8,11 @@ import uuid
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.database import async_url, migrate, reading, writing
+from hub.database import MIGRATIONS, async_url, migrate, reading, schemas, writing
 from hub.models import Base, Organization, ReadingSeries
 from tests.parts.databases import database_url, engine
 
@@ -33,6 +34,12 @@ def _differences(connection: Connection) -> list[object]:
 async def test_migrations_make_the_tables_of_the_models(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(_differences) == []
+
+
+def test_the_schemas_that_are_known_are_those_of_the_migrations() -> None:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    assert schemas() == [script.revision for script in reversed(list(scripts.walk_revisions()))]
+    assert schemas()[-1] == scripts.get_current_head()
 
 
 async def test_migrating_again_changes_nothing(database_url: str, engine: AsyncEngine) -> None:

@@ -52,8 +52,9 @@ async def test_a_task_goes_while_it_is_given_out(rest: Rest) -> None:
     fleet = await create_fleet(rest)
     group = f"/v1/metering/amr-task-groups/{fleet.group}"
     meter = f"/v1/metering/meter-devices/{fleet.meter}"
-    for _ in range(ROUNDS):
-        task = (await rest.post("/v1/metering/amr-tasks", organization=fleet.organization, **TASK))["id"]
+    for turn in range(ROUNDS):
+        body = TASK | {"organization": fleet.organization, "name": f"task {turn}"}
+        task = (await rest.post("/v1/metering/amr-tasks", **body))["id"]
         given, own, deleted = await statuses(
             rest,
             ("PATCH", group, {"tasks": [task, fleet.task]}),

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import functools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.app import create_app
 from hub.clocks import Clock
 from hub.database import create_engine, writing
+from hub.session_keys import SessionKeys
 from hub.settings import Settings
 from hub.state import Hub
 from hub.tokens import create_token
+from protocol.envelopes import SigningKey
 
 
 class ShownClock(Clock):
@@ -126,10 +129,11 @@ def application() -> Litestar:
 
 
 @pytest.fixture
-async def rest(engine: AsyncEngine, database_url: str) -> AsyncIterator[Rest]:
+async def rest(engine: AsyncEngine, database_url: str, tmp_path: Path) -> AsyncIterator[Rest]:
     """Return a client with a staff token on an empty database."""
     clock = ShownClock()
-    hub = Hub(Settings(database_url), engine, clock)
+    keys = SessionKeys(SigningKey(bytes(32)), tmp_path / "hub.key.sessions")
+    hub = Hub(Settings(database_url), engine, clock, session_keys=keys)
     async with writing(engine) as session:
         key = await create_token(session, "test", clock.now())
     # Making the application takes longer than most tests: it is the same for all, but for its hub.

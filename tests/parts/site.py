@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from deploy.demo.expected import ArchiveTask, Comparison, SingleTask, Truth, compare, read_truth
@@ -99,30 +99,44 @@ class Site:
 
     def create_basics(self, *series: str) -> None:
         """Create the organization, the series, and one config and type that every meter shares."""
+        self.create_organization()
+        self.create_series(EK_SERIES)
+        self.create_type("EK280", "Elster", series or EK_SERIES)
+
+    def create_organization(self) -> None:
+        """Create the organization that everything belongs to."""
         self.organization = str(self.hub.post("/v1/organizations/", name="Utility")["id"])
-        for name, unit in EK_SERIES.items():
+
+    def create_series(self, units: Mapping[str, str]) -> None:
+        """Create series with their units."""
+        for name, unit in units.items():
             row = self.hub.post(
                 "/v1/metering/meter-reading-series", organization=self.organization, name=name, unit=unit
             )
             self.series[name] = str(row["id"])
-        allowed = [self.series[name] for name in series or EK_SERIES]
+
+    def create_type(
+        self, name: str, manufacturer: str, series: Iterable[str], timezone: str = ZONE, **more: object
+    ) -> None:
+        """Create a config with these series and what else it is told, and a type with it."""
         config = self.hub.post(
             "/v1/metering/meter-device-configs",
             organization=self.organization,
-            name="EK280",
-            series=allowed,
-            timezone=ZONE,
+            name=name,
+            series=[self.series[one] for one in series],
+            timezone=timezone,
+            **more,
         )
-        self.configs["EK280"] = str(config["id"])
-        device_type = self.hub.post(
+        self.configs[name] = str(config["id"])
+        kind = self.hub.post(
             "/v1/metering/meter-device-types",
             organization=self.organization,
-            name="EK280",
-            manufacturer="Elster",
-            manufacturer_model="EK280",
+            name=name,
+            manufacturer=manufacturer,
+            manufacturer_model=name,
             config=config["id"],
         )
-        self.types["EK280"] = str(device_type["id"])
+        self.types[name] = str(kind["id"])
 
     def create_gateway(self, gateway: str, endpoint: str) -> None:
         """Create a gateway with one line."""

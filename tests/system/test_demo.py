@@ -19,3 +19,13 @@ def test_the_demo_told_once(tmp_path: pathlib.Path) -> None:
     assert figures["ticks_without_broker"] >= 1
     assert figures["ticks_after_edit"] >= 1
     assert figures["command_ms"] > 0
+    # The strip shows the gap open, being fetched, and closed but for what no meter holds any more.
+    assert figures["gaps_closed"] == figures["gaps_seen"] >= 1
+    assert figures["unrecoverable"] >= 1
+    assert figures["seconds_to_close"] > 0
+    lines = done.stdout.splitlines()
+    marks = [line.split("Glass works")[1].split()[1] for line in lines if "  strip " in line]
+    assert any("?" in mark for mark in marks)
+    assert any("~" in mark for mark in marks)
+    assert set(marks[-1]) <= set("=.x")
+    assert "#0103" in next(line for line in lines if "  lost " in line)

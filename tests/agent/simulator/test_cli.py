@@ -130,6 +130,17 @@ def test_a_pseudo_terminal_with_a_stable_name(tmp_path: Path) -> None:
     assert not link.is_symlink()
 
 
+def test_a_signal_clears_the_archives_and_the_meter_says_so() -> None:
+    with (
+        simulating("--listen", "tcp:127.0.0.1:0", *METERS) as (announced, process),
+        public_client(announced["endpoint"], "1") as client,
+    ):
+        assert archive(client, 3, 1)
+        process.send_signal(signal.SIGUSR1)
+        with pytest.raises(lis200.ArchiveEmptyError):
+            archive(client, 3, 1)
+
+
 def test_it_ends_cleanly_with_a_client_connected(tmp_path: Path) -> None:
     with simulating("--listen", "tcp:127.0.0.1:0", "--log", str(tmp_path / "log")) as (announced, process):
         with public_client(announced["endpoint"], "1") as client:

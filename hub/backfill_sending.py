@@ -1,0 +1,219 @@
+"""Windows become commands: once the gateway has delivered what it had, and only what is missing still.
+
+A window is ready when its time has come, nobody holds it or its gateway, its gateway is online and has delivered what
+it had when the gap was noticed, its meter has no other command of a backfill, and its line fewer than ``PER_LINE``. Of
+each meter the first one counts, so that thousands of windows of one line never stand before those of others.
+"""
+
+import datetime as dt
+import uuid
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.backfill_archives import Meter, meters_of
+from hub.backfill_plans import has_delivered
+from hub.backfill_rows import (
+    CANCELLED,
+    DONE,
+    FETCHING,
+    ROWS_PER_TURN,
+    WAITING,
+    Lacking,
+    end,
+    in_state,
+    lacking,
+    log,
+    states_of,
+)
+from hub.dispatch import BACKFILL, PENDING
+from hub.models import Backfill, Command, Gateway, MeterDevice
+from protocol.commands import FINAL_STATES
+
+TTL_SECONDS = 12 * 3600
+"""How long a command may wait for its line to have nothing else to do."""
+
+PER_LINE = 2
+"""Commands under way on one line: the next one is there when one ends, and few are lost with a gateway."""
+
+
+async def call_back(session: AsyncSession, now: dt.datetime) -> None:
+    """Ask for the end of the commands that are under way on gateways which somebody has paused meanwhile."""
+    fetching = (
+        sa.select(Backfill.command)
+        .join(Gateway, Gateway.id == Backfill.gateway)
+        .where(*in_state(FETCHING), Gateway.backfill_paused, Backfill.command.is_not(None))
+    )
+    await session.execute(
+        sa.update(Command)
+        .where(Command.id.in_(fetching), Command.state.not_in(FINAL_STATES), Command.cancel_requested.is_(False))
+        .values(cancel_requested=True, updated_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def send(session: AsyncSession, now: dt.datetime) -> int:
+    """Have windows fetched whose time has come; return how many commands that is."""
+    found = await session.execute(
+        sa.select(Backfill)
+        .where(Backfill.id.in_(_ready(now)))
+        .order_by(Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc(), Backfill.id)
+        .with_for_update(of=Backfill, skip_locked=True)
+    )
+    waiting = list(found.scalars())
+    gateways = await states_of(session, {row.gateway for row in waiting})
+    ready = [row for row in waiting if row.state == WAITING and has_delivered(gateways[row.gateway], row.noticed_at)]
+    if not ready:
+        return 0
+    meters = await meters_of(session, {row.meter_device for row in ready}, now)
+    lines = await _under_way(session)
+    known = await lacking(session, ready, now)
+    sent: list[tuple[Backfill, Command]] = []
+    for row in ready:
+        meter = meters.get(row.meter_device)
+        if meter is None or meter.gateway != row.gateway:
+            _move(row, meter, now)
+        elif lines.get(meter.line, 0) < PER_LINE and _is_to_be_fetched(row, meter, known, now):
+            lines[meter.line] = lines.get(meter.line, 0) + 1
+            sent.append((row, _command(row, meter, now)))
+    session.add_all(command for _, command in sent)
+    # A row can only name a command that is there.
+    await session.flush()
+    for row, command in sent:
+        row.state, row.command, row.updated_at = FETCHING, command.id, now
+        log.info(
+            "backfill_sent", backfill=str(row.id), meter=command.meter, archive=row.archive, command=str(command.id)
+        )
+    await session.flush()
+    return len(sent)
+
+
+def _ready(now: dt.datetime) -> sa.Select[tuple[uuid.UUID]]:
+    """Return the statement of the windows that may be sent: of each meter the first, and not of all at once."""
+    busy = sa.select(Backfill.meter_device).where(*in_state(FETCHING))
+    first_come = (Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc(), Backfill.id)
+    ranked = (
+        sa.select(
+            Backfill.id,
+            *(column.label(name) for name, column in _ORDER.items()),
+            sa.func.row_number().over(partition_by=Backfill.meter_device, order_by=first_come).label("of_meter"),
+        )
+        .join(Gateway, Gateway.id == Backfill.gateway)
+        .where(
+            *in_state(WAITING),
+            Backfill.paused.is_(False),
+            Backfill.next_at <= now,
+            Backfill.meter_device.not_in(busy),
+            # As hub.backfill_plans.has_delivered, which has the last word.
+            Gateway.online,
+            Gateway.backfill_paused.is_(False),
+            Gateway.last_seen > Backfill.noticed_at,
+            sa.or_(Gateway.depth == 0, Gateway.oldest.is_(None), Gateway.oldest > Backfill.noticed_at),
+        )
+        .subquery()
+    )
+    full = (
+        sa.select(MeterDevice.network_interface)
+        .join(Backfill, Backfill.meter_device == MeterDevice.id)
+        .where(*in_state(FETCHING), MeterDevice.network_interface.is_not(None))
+        .group_by(MeterDevice.network_interface)
+        .having(sa.func.count() >= PER_LINE)
+    )
+    by_line = (
+        sa.select(
+            ranked.c.id,
+            *(ranked.c[name] for name in _ORDER),
+            sa.func.row_number()
+            .over(
+                partition_by=sa.func.coalesce(MeterDevice.network_interface, MeterDevice.id),
+                order_by=(ranked.c.priority.desc(), ranked.c.next_at, ranked.c.start.desc(), ranked.c.id),
+            )
+            .label("of_line"),
+        )
+        .join(MeterDevice, MeterDevice.id == ranked.c.meter_device)
+        .where(
+            ranked.c.of_meter == 1,
+            sa.or_(MeterDevice.network_interface.is_(None), MeterDevice.network_interface.not_in(full)),
+        )
+        .subquery()
+    )
+    return (
+        sa.select(by_line.c.id)
+        .where(by_line.c.of_line <= PER_LINE)
+        .order_by(by_line.c.priority.desc(), by_line.c.next_at, by_line.c.start.desc(), by_line.c.id)
+        .limit(ROWS_PER_TURN)
+    )
+
+
+_ORDER = {
+    "meter_device": Backfill.meter_device,
+    "priority": Backfill.priority,
+    "next_at": Backfill.next_at,
+    "start": Backfill.start,
+}
+
+
+def _is_to_be_fetched(row: Backfill, meter: Meter, known: Lacking, now: dt.datetime) -> bool:
+    """Make a window as narrow as what is missing still; False when nothing is, or nobody knows yet."""
+    left = known.within(row)
+    if left is None:
+        return False
+    left = [span for span in left if meter.since is None or span.end >= meter.since]
+    if not left:
+        end(row, DONE, _why_nothing(row, meter, known, now), now)
+        return False
+    start = min(span.start for span in left)
+    row.start, row.end = max(start, meter.since or start), max(span.end for span in left)
+    return True
+
+
+def _why_nothing(row: Backfill, meter: Meter, known: Lacking, now: dt.datetime) -> str:
+    """Say why nothing of a window is to be fetched any more."""
+    if not known.expects(row, now):
+        return f"nothing is expected of archive {row.archive} in that time any more"
+    if meter.since is not None and row.start < meter.since:
+        return f"the meter that had it was replaced on {meter.since:%Y-%m-%dT%H:%M:%SZ}"
+    return "everything has arrived by itself"
+
+
+def _move(row: Backfill, meter: Meter | None, now: dt.datetime) -> None:
+    """Follow a meter to another gateway; end what nobody can read any more."""
+    if meter is None:
+        end(row, CANCELLED, "no gateway polls the meter any more", now)
+    else:
+        row.gateway, row.noticed_at, row.updated_at = meter.gateway, now, now
+
+
+async def _under_way(session: AsyncSession) -> dict[uuid.UUID, int]:
+    """Return how many commands of backfills each line has."""
+    rows = await session.execute(
+        sa.select(MeterDevice.network_interface, sa.func.count())
+        .join(Backfill, Backfill.meter_device == MeterDevice.id)
+        .where(*in_state(FETCHING), MeterDevice.network_interface.is_not(None))
+        .group_by(MeterDevice.network_interface)
+    )
+    return {line: count for line, count in rows if line is not None}
+
+
+def _command(row: Backfill, meter: Meter, now: dt.datetime) -> Command:
+    return Command(
+        id=uuid.uuid4(),
+        organization=row.organization,
+        gateway=row.gateway,
+        meter_device=meter.id,
+        meter=meter.name,
+        context="generic_lis200",
+        call="read_archive_by_date",
+        kwargs={
+            "start_date": row.start.isoformat().replace("+00:00", "Z"),
+            "end_date": row.end.isoformat().replace("+00:00", "Z"),
+            "archive_number": row.archive,
+            "control_position": meter.positions.get(row.archive, meter.position),
+        },
+        ttl_seconds=TTL_SECONDS,
+        state=PENDING,
+        origin=BACKFILL,
+        expires_at=now + dt.timedelta(seconds=TTL_SECONDS),
+        created_at=now,
+        updated_at=now,
+    )
