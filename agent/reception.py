@@ -27,7 +27,7 @@ from agent.storage_faults import StoreFullError
 from agent.store import Store
 from protocol.iec62056.data_lines import same_register
 from protocol.plans import PushMeter, Receiver
-from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, utc_milliseconds
+from protocol.readings import FROM_GATEWAY, FROM_PUSH, NewMeterReading, utc_milliseconds
 from protocol.reports import MAX_PUSHED_BYTES, UndecodablePush
 from protocol.wire import ContractError, encode
 from receivers.catalogue import check_receiver, find_receiver
@@ -233,7 +233,7 @@ class Reception:
             unit=pushed.unit,
             device=None if meter is None else meter.device,
             collected=collected if believed else None,
-            provenance=FROM_GATEWAY if pushed.timestamp is None else FROM_METER,
+            provenance=FROM_GATEWAY if pushed.timestamp is None else FROM_PUSH,
             clock_offset=pushed.clock_offset if believed else None,
         )
 

@@ -21,10 +21,8 @@ from hub.bodies import Body
 from hub.problems import Wrong, WrongField
 from hub.resources import in_transaction
 from hub.state import HubRequest, hub_of
+from protocol.readings import FROM_PUSH
 from protocol.wire import ContractError, Instant, checked_decimal
-
-PUSHED = "push"
-"""Provenance: a meter or receiver pushed the reading through REST."""
 
 STAGED = "staged"
 
@@ -71,7 +69,7 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
             value=value,
             collected=now,
             organization=body.organization,
-            provenance=PUSHED,
+            provenance=FROM_PUSH,
         )
     directory = await judging.look_up(session, claims.values())
     arrivals: dict[int, versions.Arrival] = {}

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import ledger_pending, versions
 from hub.bodies import Body
 from hub.judging import FUTURE, OLDEST
-from hub.models import MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
+from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
@@ -53,11 +53,13 @@ class MeterReadingsBody(Body, kw_only=True):
 
 
 class Version(msgspec.Struct, kw_only=True):
-    """One of several values that arrived for the same reading."""
+    """One of several values that arrived for the same reading; ``provenance`` and ``gateway`` say which way it came."""
 
     value: str
     first_collected: dt.datetime
     collected: dt.datetime
+    provenance: str
+    gateway: uuid.UUID | None
 
 
 class MeterReadings(MeterReadingsBody, kw_only=True):
@@ -92,13 +94,20 @@ async def _versions(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     several = [row for row in rows if row.version_count > 1]
     found: dict[tuple[uuid.UUID, uuid.UUID, dt.datetime], list[Version]] = {}
     for some in (several[start : start + 300] for start in range(0, len(several), 300)):
-        statement = select(ReadingVersion).where(_same_key(some)).order_by(ReadingVersion.collected, ReadingVersion.id)
-        for version in (await session.execute(statement)).scalars():
+        statement = (
+            select(ReadingVersion, Batch.gateway)
+            .join(Batch, Batch.id == ReadingVersion.batch, isouter=True)
+            .where(_same_key(some))
+            .order_by(ReadingVersion.collected, ReadingVersion.id)
+        )
+        for version, gateway in await session.execute(statement):
             found.setdefault((version.meter_device, version.series, version.timestamp), []).append(
                 Version(
                     value=format(version.value, "f"),
                     first_collected=version.first_collected,
                     collected=version.collected,
+                    provenance=version.provenance,
+                    gateway=gateway,
                 )
             )
     return [

@@ -1,9 +1,10 @@
 """Readings and their versions: what arrives is merged so that any order and repetition of deliveries ends alike.
 
 Theory of operation. For one key (meter, series, timestamp) the state is a set of distinct values, each with when it was
-first and last collected. A delivery (value, collected) joins that set: a new value is added, a known one has its
-times widened. *Current* is the value collected last (of equal instants the greater value). Joining is commutative,
-associative and idempotent, so neither order nor repetition matters, nor which of several relays does it.
+first and last collected, and which way it came that last time. A delivery (value, collected) joins that set: a new
+value is added, a known one has its times widened. *Current* is the value collected last (of equal instants the greater
+value). Joining is commutative, associative and idempotent, so neither order nor repetition matters, nor which of
+several relays does it.
 
 A reading with one value is one row in ``readings``; with more, ``reading_versions`` has all of them beside it.
 Statements are set-based. Keys are taken in one order, so that relays which write the same keys wait for each other
@@ -63,6 +64,7 @@ class _Version:
     first: dt.datetime
     last: dt.datetime
     batch: int | None
+    provenance: str
     row: int | None = None
     changed: bool = True
 
@@ -81,13 +83,15 @@ class _State:
         version = self.versions.get(arrival.value)
         if version is None:
             outcome = REVISION
-            version = _Version(arrival.value, arrival.collected, arrival.collected, arrival.batch)
+            version = _Version(arrival.value, arrival.collected, arrival.collected, arrival.batch, arrival.provenance)
             self.versions[arrival.value] = version
             self.dirty = True
         else:
             outcome = DUPLICATE
             if version.first <= arrival.collected <= version.last:
                 return outcome
+            if arrival.collected > version.last:
+                version.provenance = arrival.provenance
             version.first = min(version.first, arrival.collected)
             version.last = max(version.last, arrival.collected)
             version.changed = self.dirty = True
@@ -322,10 +326,12 @@ async def _load(session: AsyncSession, named: list[Arrival], *, lock: bool) -> d
             several.append(current)
         else:
             first = row.first_collected or row.collected
-            state.versions[row.value] = _Version(row.value, first, row.collected, row.batch)
+            state.versions[row.value] = _Version(row.value, first, row.collected, row.batch, row.provenance)
     if several:
         for row in await _keyed(session, _versions, several, lock=False):
-            version = _Version(row.value, row.first_collected, row.collected, row.batch, row.id, changed=False)
+            version = _Version(
+                row.value, row.first_collected, row.collected, row.batch, row.provenance, row.id, changed=False
+            )
             states[_key(row)].versions[row.value] = version
     return states
 
@@ -352,7 +358,11 @@ _UPDATE_READING = (
 _UPDATE_VERSION = (
     update(_versions)
     .where(_versions.c.id == bindparam("of_id"))
-    .values(first_collected=bindparam("new_first"), collected=bindparam("new_last"))
+    .values(
+        first_collected=bindparam("new_first"),
+        collected=bindparam("new_last"),
+        provenance=bindparam("new_provenance"),
+    )
 )
 
 
@@ -390,10 +400,18 @@ async def _write(session: AsyncSession, states: list[_State]) -> None:
                         "first_collected": one.first,
                         "collected": one.last,
                         "batch": one.batch,
+                        "provenance": one.provenance,
                     }
                 )
             elif one.changed:
-                widened.append({"of_id": one.row, "new_first": one.first, "new_last": one.last})
+                widened.append(
+                    {
+                        "of_id": one.row,
+                        "new_first": one.first,
+                        "new_last": one.last,
+                        "new_provenance": one.provenance,
+                    }
+                )
     # Through the connection: an update by parameters is for the session an ORM affair that it does not know.
     connection = await session.connection()
     await connection.execute(_UPDATE_READING, readings)

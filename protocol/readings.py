@@ -42,6 +42,9 @@ FROM_METER = "meter"
 FROM_GATEWAY = "gateway"
 """Provenance: the meter gave no time; the timestamp is the gateway's UTC when the answer ended."""
 
+FROM_PUSH = "push"
+"""Provenance: the meter said it unasked; the timestamp is its own."""
+
 
 class NewMeterReading(Checked, frozen=True, array_like=True):
     """One value that a meter gave, as it leaves the gateway.

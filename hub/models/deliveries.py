@@ -93,7 +93,7 @@ class Reading(Base):
 
 
 class ReadingVersion(Base):
-    """One of several values that arrived for the same reading, with when it was first and last collected."""
+    """One of several values that arrived for the same reading: when it was first and last collected, and which way."""
 
     __tablename__ = "reading_versions"
     __table_args__ = (UniqueConstraint("meter_device", "series", "timestamp", "value"), COUNTED)
@@ -106,6 +106,7 @@ class ReadingVersion(Base):
     first_collected: Mapped[dt.datetime]
     collected: Mapped[dt.datetime]
     batch: Mapped[int | None] = mapped_column(BigId, ForeignKey("batches.id"))
+    provenance: Mapped[str] = mapped_column(Text, default="meter")
 
 
 class StagedReading(Dated, Base):

@@ -18,7 +18,7 @@ from agent.simulator.pushing import Hazards, ModeDMeter, P1Meter, PushingMeter, 
 from agent.simulator.pushing_ways import Outlet, outlet
 from agent.store import Store
 from protocol.plans import PushMeter, Receiver, SeriesMapping, read_plan, render_plan
-from protocol.readings import FROM_METER, NewMeterReading
+from protocol.readings import FROM_PUSH, NewMeterReading
 from protocol.reports import UndecodablePush, decode_report
 from protocol.wire import decode
 
@@ -112,7 +112,7 @@ async def test_a_telegram_becomes_readings_of_its_meters_with_their_own_times(tm
         await until(one.readings)
         low, high, gas = one.readings()
         assert (low.device, low.meter, low.series) == (METER, "house 7", "energy low")
-        assert (high.series, high.timestamp, high.provenance) == ("1-0:1.8.2", AT, FROM_METER)
+        assert (high.series, high.timestamp, high.provenance) == ("1-0:1.8.2", AT, FROM_PUSH)
         assert (gas.device, gas.series, gas.timestamp) == (GAS, "24.2.1", AT.replace(second=0))
         assert [(row.value, row.unit) for row in (low, high, gas)] == [(s.value, s.unit) for s in meter.said(AT)]
         assert (low.collected, low.clock_offset, low.run) == (AT, 0.0, None)

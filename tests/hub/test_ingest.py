@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from hub.database import create_engine, writing
 from hub.database import reading as looking
 from hub.ingest import Delivery, Outcome, store_deliveries
 from protocol.envelopes import SigningKey
-from protocol.readings import BatchName, NewMeterReading, name_from_properties, name_properties
+from protocol.readings import FROM_METER, FROM_PUSH, BatchName, NewMeterReading, name_from_properties, name_properties
 from protocol.reports import QUARANTINED, STORED
 from protocol.topics import Channel
 from protocol.wire import encode
@@ -79,11 +80,19 @@ async def test_many_gateways_and_batches_share_one_transaction(engine: AsyncEngi
 
 async def state_of(engine: AsyncEngine) -> set[tuple[Any, ...]]:
     readings = {
-        (row.meter_device, row.timestamp, row.value, row.collected, row.first_collected, row.version_count)
+        (
+            row.meter_device,
+            row.timestamp,
+            row.value,
+            row.provenance,
+            row.collected,
+            row.first_collected,
+            row.version_count,
+        )
         for row in await rows(engine, models.Reading)
     }
     versions = {
-        (row.meter_device, row.timestamp, row.value, row.first_collected, row.collected)
+        (row.meter_device, row.timestamp, row.value, row.provenance, row.first_collected, row.collected)
         for row in await rows(engine, models.ReadingVersion)
     }
     return readings | versions
@@ -110,6 +119,11 @@ async def test_the_current_value_is_the_one_collected_last(
     assert {(row.value, row.version_count) for row in stored} == {(decimal.Decimal(current), 3)}
 
 
+def one_way(row: NewMeterReading, collected: int) -> NewMeterReading:
+    """Polled or pushed, by turns."""
+    return msgspec.structs.replace(row, provenance=FROM_PUSH if collected % 2 else FROM_METER)
+
+
 VERSION = st.tuples(st.sampled_from(["1", "1.0", "2", "3.5"]), st.integers(0, 3), st.integers(0, 1))
 
 
@@ -128,7 +142,7 @@ async def test_any_order_and_repetition_ends_in_the_same_state(
             estate = await make_estate(engine, gateway_id=name, meters=(name,), series=("2:300",))
             voice = GatewayVoice(name)
             deliveries = [
-                voice.readings(reading(estate.meters[name], value, at=at, collected=collected))
+                voice.readings(one_way(reading(estate.meters[name], value, at=at, collected=collected), collected))
                 for value, collected, at in order
             ]
             groups = data.draw(st.integers(1, len(deliveries)))
@@ -143,7 +157,7 @@ async def test_any_order_and_repetition_ends_in_the_same_state(
     for value, collected, at in versions:
         best[at] = max(best.get(at, (-1, decimal.Decimal(0))), (collected, decimal.Decimal(value)))
     stamps = {at: reading(None, "0", at=at).timestamp for at in best}
-    current = {row[0]: row[1] for row in states[0] if len(row) == 5}
+    current = {row[0]: row[1] for row in states[0] if len(row) == 6}
     assert current == {stamps[at]: value for at, (_, value) in best.items()}
 
 

@@ -44,6 +44,23 @@ async def test_another_value_is_a_version_and_the_last_one_counts(rest: Rest) ->
     assert again["id"] > first["id"], "ids are never given again"
 
 
+async def test_a_value_that_was_pushed_and_another_that_somebody_gave_both_say_which_way_they_came(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    pushed = {"meter": "Heating plant", "series": "2:300", "timestamp": "2026-03-02T06:00:00Z", "value": "12.50"}
+    await rest.call("POST", PUSH, pushed, 201)
+    rest.clock.advance(minutes=1)
+    corrected = await rest.call("POST", READINGS, of(fleet, value="13.75"), 201)
+    assert (corrected["value"], corrected["provenance"]) == ("13.75", "staff")
+    assert [(one["value"], one["provenance"], one["gateway"]) for one in corrected["versions"]] == [
+        ("12.50", "push", None),
+        ("13.75", "staff", None),
+    ]
+    rest.clock.advance(minutes=1)
+    await rest.call("POST", PUSH, pushed, 201)
+    [shown] = (await rest.get(READINGS))["results"]
+    assert (shown["value"], shown["provenance"]) == ("12.50", "push"), "what was collected last counts"
+
+
 async def test_numbers_stay_exact(rest: Rest) -> None:
     fleet = await create_fleet(rest)
     values = (
