@@ -9,19 +9,22 @@ uses it by importing the fixture: ``from tests.parts.databases import database_u
 
 import asyncio
 import atexit
+import datetime as dt
 import functools
 import shutil
 import tempfile
 import uuid
 import warnings
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.database import create_engine, migrate
+from hub.database import create_engine, migrate, writing
+from hub.tokens import create_token
 
 with warnings.catch_warnings():
     # It warns at import when XDG_RUNTIME_DIR is not set, and uses the temporary directory.
@@ -94,6 +97,25 @@ async def new_sqlite(path: Path) -> str:
     """Make a migrated database at a path; return its URL."""
     shutil.copyfile(await asyncio.to_thread(_migrated_file), path)
     return f"sqlite:///{path}"
+
+
+def staff_token(url: str) -> str:
+    """Make a staff token as ``metergate-hub token create`` does; return its key. A missing SQLite file is made."""
+
+    async def make() -> str:
+        path = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite") and not await asyncio.to_thread(path.exists):
+            await new_sqlite(path)
+        engine = create_engine(url)
+        try:
+            async with writing(engine) as session:
+                return await create_token(session, "test", dt.datetime.now(dt.UTC))
+        finally:
+            await engine.dispose()
+
+    # Some who ask are in a loop already.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, make()).result()
 
 
 @pytest.fixture(params=BOTH)

@@ -17,6 +17,7 @@ from deploy.demo.expected import ArchiveTask, Comparison, SingleTask, Truth, com
 from deploy.demo.hub_client import HubClient
 from deploy.demo.processes import Process, Stage
 from deploy.demo.story import ShownClock
+from tests.parts.databases import staff_token
 from tests.parts.mosquitto import Mosquitto, free_port, mosquitto
 
 START = dt.datetime(2026, 3, 2, 5, 50, tzinfo=dt.UTC)
@@ -64,8 +65,7 @@ class Site:
         self.since: dict[str, dt.datetime] = {}
         """When the polling of a meter began, where that was later than the test's own beginning."""
         self.organization = ""
-        token = stage.run(["metergate-hub", "token", "create", "test", "--database", database_url])
-        self.hub = HubClient(f"http://127.0.0.1:{self.port}", token.strip().splitlines()[-1])
+        self.hub = HubClient(f"http://127.0.0.1:{self.port}", staff_token(database_url))
 
     # --- hub -----------------------------------------------------------------------------------------------------
 
