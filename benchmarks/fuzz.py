@@ -1,9 +1,9 @@
 """Garbage for everything that reads bytes or texts from outside: what breaks, grows without bound, never ends.
 
-Inputs are mutations of the transcripts, of conversations with the simulator's models and of the golden messages. One
-that reaches something new (a state, an event, an error, a kind of result) is kept and mutated further. Each target
-promises three things, and a broken promise is a failure: only the errors that it declares, no buffer beyond its
-bound, and an end within ``LONGEST`` seconds, with a bounded number of events for each byte.
+Inputs are mutations of the transcripts, of conversations with the simulator's models, of what its meters push and of
+the golden messages. One that reaches something new (a state, an event, an error, a kind of result) is kept and mutated
+further. Each target promises three things, and a broken promise is a failure: only the errors that it declares, no
+buffer beyond its bound, and an end within ``LONGEST`` seconds, with a bounded number of events for each byte.
 
 A failure is shrunk and printed with the seed and the command that repeats it. Exit status 0: none.
 """
@@ -23,11 +23,12 @@ from types import FrameType
 from typing import Any
 
 from benchmarks._fuzz_core import METER, READER, SIMULATOR
+from benchmarks._fuzz_pushes import PUSHES
 from benchmarks._fuzz_targets import Notes, Target
 from benchmarks._fuzz_texts import ROWS, TEXTS
 from benchmarks._fuzz_wire import WIRE
 
-TARGETS: dict[str, Target] = {target.name: target for target in (READER, METER, SIMULATOR, TEXTS, ROWS, WIRE)}
+TARGETS: dict[str, Target] = {target.name: target for target in (READER, METER, SIMULATOR, TEXTS, ROWS, WIRE, *PUSHES)}
 LONGEST = 5.0
 """Seconds after which an input counts as one without end; the slowest that is known takes some hundredths."""
 LONGEST_INPUT = 4096
@@ -54,6 +55,9 @@ TOKENS = (
     ),
     *(b"9999-12-31,23:59:59", b"0001-01-01,00:00:00", b"2024-10-27,02:30:00", b"NaN", b"Infinity", b"1E+999999", b"_1"),
     *("\u0661\u0662".encode(), "\u00b2".encode(), b"9" * 40, b"0." + b"0" * 30, b"\xc1", b"\xc6", b"\xd6\xff" * 4),
+    *(b"\x00\x01\x00\x01\x00\x01", b"\xdb\x08", b"\x0f\x00\x00\x00\x01\x00", b"\x09\x06\x01\x00\x01\x08\x00\xff"),
+    *(b"\x01\x82\xff\xff", b"\x09\x84\xff\xff\xff\xff", b"\x02\x01" * 9, b"\x02\x02\x0f\x7f\x16\x1e", b"\n!1A2B\r\n"),
+    *(b"0-0:1.0.0(261025023000S)\r\n", b"0-1:24.2.1(101209112500W)(1*m3)\r\n", b"[", b"{", b'"value":'),
     *(
         b"\x80",
         b"\x90",
@@ -307,11 +311,11 @@ def report(figures: Sequence[Figures], failures: Sequence[Failure], seed: str, *
         return
     print(f"seed {seed}\n")
     print(
-        f"{'target':<11}{'inputs':>10}{'inputs/s':>10}{'reached':>9}{'kept':>6}{'slowest s':>11}{'peak':>9}{'bound':>9}"
+        f"{'target':<14}{'inputs':>10}{'inputs/s':>10}{'reached':>9}{'kept':>6}{'slowest s':>11}{'peak':>9}{'bound':>9}"
     )
     for figure in figures:
         print(
-            f"{figure.target:<11}{figure.inputs:>10}{figure.rate:>10.0f}{figure.reached:>9}{figure.kept:>6}"
+            f"{figure.target:<14}{figure.inputs:>10}{figure.rate:>10.0f}{figure.reached:>9}{figure.kept:>6}"
             f"{figure.slowest:>11.3f}{figure.peak:>9}{figure.bound:>9}"
         )
     most = max((figure.events_per_byte for figure in figures), default=0.0)

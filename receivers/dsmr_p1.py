@@ -203,14 +203,18 @@ def _identity(text: str) -> str:
     try:
         plain = bytes.fromhex(text).decode("ascii")
     except ValueError:
-        return text.strip()[:50]
-    return plain.strip() if plain.isprintable() else text.strip()[:50]
+        plain = "\0"
+    if not plain.isprintable():
+        plain = "".join(character for character in text if character.isprintable())
+    return plain.strip()[:50]
 
 
 def _pushed(
     meter: str, series: str, text: str, stamp: dt.datetime | None, at: dt.datetime, offset: float | None
 ) -> Pushed:
     number, _, unit = text.partition("*")
+    if not unit.isprintable():
+        raise ContractError("its unit has characters that cannot be printed")
     return Pushed(meter, series, parse_decimal(number), unit.strip(), stamp, at, clock_offset=offset)
 
 

@@ -28,6 +28,9 @@ import msgspec
 MAX_BUFFER = 64 * 1024
 """Bytes that a decoder keeps of a payload that has not ended; a longer one is ``Undecodable``."""
 
+MAX_CAUSE = 300
+"""Characters of a cause, which may repeat what came."""
+
 MAX_KEPT = 64 * 1024
 """Bytes of ``Intake.kept``."""
 
@@ -88,13 +91,19 @@ class Pushed:
 class Undecodable:
     """Bytes that are no payload, or not one that may be taken; the agent quarantines them (it cuts what is long).
 
-    ``cause`` is a sentence for people, without a secret; ``meter`` is the identity, where that much could be read.
+    ``cause`` is a sentence for people, without a secret, cut to ``MAX_CAUSE``; ``meter`` is the identity, where that
+    much could be read.
     """
 
     payload: bytes
     cause: str
     came: dt.datetime
     meter: str = ""
+
+    def __post_init__(self) -> None:
+        """Cut the cause."""
+        if len(self.cause) > MAX_CAUSE:
+            object.__setattr__(self, "cause", f"{self.cause[: MAX_CAUSE - 3]}...")
 
 
 Arrival = Pushed | Undecodable

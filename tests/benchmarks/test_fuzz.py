@@ -19,6 +19,8 @@ FOUND = {
             b"\x1e)\x1e(79)(2)(2011-03-21,14:59:51)(0)(0)(0)(0)(11\x005)(23.06)(06)(596)(0)(14)(0)(0)(15)(0x8203)(CR)"
         ),
     ),
+    "a unit of a pushed value with a NUL": ("dsmr_p1", b"/\n0-1:24.2.1(1102161005)(7*\x00)\n!"),
+    "a field of a pushed reading with a name without an end": ("amr_um", b'{"' + b"e" * 4000 + b'":1}'),
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from receivers.amr_um import MAX_READINGS
 from receivers.catalogue import check_receiver, find_receiver
-from receivers.receiver import MAX_BUFFER, Arrival, Meters, Pushed, ReceiverError, Undecodable
+from receivers.receiver import MAX_BUFFER, MAX_CAUSE, Arrival, Meters, Pushed, ReceiverError, Undecodable
 
 AT = dt.datetime(2026, 11, 22, 6, 0, tzinfo=dt.UTC)
 GOOD = {"meter": "Heating plant", "series": "1-0:1.8.0", "timestamp": "2026-11-22T07:00:00+01:00", "value": "12.50"}
@@ -99,6 +99,10 @@ def test_what_is_no_reading_is_set_aside_whole(message: bytes) -> None:
 def test_messages_are_bounded() -> None:
     assert str(MAX_READINGS) in cause(b"[" + b",".join([b"0"] * (MAX_READINGS + 1)) + b"]")
     assert str(MAX_BUFFER) in cause(b" " * (MAX_BUFFER + 1))
+
+
+def test_a_cause_is_bounded_whatever_it_repeats() -> None:
+    assert len(cause(json.dumps(GOOD | {"x" * 10_000: 1}))) == MAX_CAUSE
 
 
 @given(st.binary(max_size=300))

@@ -347,6 +347,14 @@ def test_nothing_that_comes_is_raised(noise: bytes, cut: int, whole: bool) -> No
         (b"\x02\x01" * (MAX_DEPTH + 2) + b"\0", "nested more than"),
         (b"\x01\x82\xff\xff" + b"\0" * 65_000, f"more than {MAX_ITEMS} elements"),
         (b"\x01\x84\xff\xff\xff\xff", "a length of 4 bytes"),
+        (b"\x09\x84\xff\xff\xff\xff" + b"4 GB", "a length of 4 bytes"),
+        (b"\x0a\x80" + b"indefinite" + b"\0\0", "a length of 0 bytes"),
+        (b"\x09\x83\xff\xff\xff" + b"16 MB", "where 16777210 more are expected"),
+        (b"\x04\x83\xff\xff\xff", "where 2097152 more are expected"),
+        (b"\x02\x83\xff\xff\xff" + b"\0" * 100, "where 1 more are expected"),
+        (b"\x02\x01" * 30_000, "nested more than"),
+        (b"\x0c\x02\xc3\x28", "a text that is not utf-8"),
+        (b"\x19" + b"\x07\xea\x02\x1e" + b"\0" * 8, "does not exist"),
         (b"\x63", "no data type 99"),
         (b"\x17\x7f\xc0\0\0", "a float that is no number"),
         (b"\0\0", "1 bytes behind its end"),
@@ -355,7 +363,10 @@ def test_nothing_that_comes_is_raised(noise: bytes, cut: int, whole: bool) -> No
 )
 def test_data_that_is_strange_is_set_aside(body: bytes, cause: str) -> None:
     frame = wrapped(bytes.fromhex("0f0000000100") + body)
-    assert cause in causes(receive(intake(security="none"), frame))[0]
+    (found,) = receive(intake(security="none"), frame)
+    assert isinstance(found, Undecodable)
+    assert cause in found.cause
+    assert found.payload == frame, "its bytes are kept"
 
 
 def test_with_a_raster_the_first_payload_of_each_slot_is_taken() -> None:
