@@ -38,7 +38,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
 
 AT_ONCE = 10
 TURN_SECONDS = 1.0
-LEASE_SECONDS = 3 * LIMIT_SECONDS
+LEASE_SECONDS = 1.5 * LIMIT_SECONDS
 """Real seconds after which an event that a relay was at is taken by another one."""
 
 GONE = 410

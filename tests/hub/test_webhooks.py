@@ -56,7 +56,8 @@ class Receiver:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            fields = [line.partition(": ") for line in head[1:] if line]
+            headers = {name.lower(): value for name, _, value in fields}
             body = await reader.readexactly(int(headers["content-length"]))
             self.requests.append(({"": head[0]} | headers, body))
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -363,7 +364,7 @@ def test_the_signature_is_over_id_time_and_body() -> None:
 def test_a_secret_is_whsec_and_enough_bytes(secret: str) -> None:
     with pytest.raises(ValueError, match="24 to 64 random bytes") as caught:
         key_of(secret)
-    assert not secret or secret not in str(caught.value)
+    assert secret in {"", "whsec_", "secret"} or secret not in str(caught.value)
 
 
 def test_pauses_double_up_to_an_hour() -> None:
