@@ -1,12 +1,13 @@
 """Windows become commands: once the gateway has delivered what it had, and only what is missing still.
 
 A window is ready when its time has come, nobody holds it or its gateway, its gateway is online and has delivered what
-it had when the gap was noticed, its meter has no other command of a backfill, and its line fewer than ``PER_LINE``. Of
-each meter the first one counts, so that thousands of windows of one line never stand before those of others.
+it had when the gap was noticed, its meter has no other command of a backfill, and its line fewer than ``PER_LINE``.
 """
 
 import datetime as dt
 import uuid
+from collections import Counter
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,6 +38,10 @@ PER_LINE = 2
 """Commands under way on one line: the next one is there when one ends, and few are lost with a gateway."""
 
 
+LOOKED_AT = 1000
+"""Windows among which those of one turn are chosen."""
+
+
 async def call_back(session: AsyncSession, now: dt.datetime) -> None:
     """Ask for the end of the commands that are under way on gateways which somebody has paused meanwhile."""
     fetching = (
@@ -54,10 +59,11 @@ async def call_back(session: AsyncSession, now: dt.datetime) -> None:
 
 async def send(session: AsyncSession, now: dt.datetime) -> int:
     """Have windows fetched whose time has come; return how many commands that is."""
+    lines = await _under_way(session)
     found = await session.execute(
         sa.select(Backfill)
-        .where(Backfill.id.in_(_ready(now)))
-        .order_by(Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc(), Backfill.id)
+        .where(Backfill.id.in_(await _candidates(session, lines, now)))
+        .order_by(*_FIRST_COME)
         .with_for_update(of=Backfill, skip_locked=True)
     )
     waiting = list(found.scalars())
@@ -66,7 +72,6 @@ async def send(session: AsyncSession, now: dt.datetime) -> int:
     if not ready:
         return 0
     meters = await meters_of(session, {row.meter_device for row in ready}, now)
-    lines = await _under_way(session)
     known = await lacking(session, ready, now)
     sent: list[tuple[Backfill, Command]] = []
     for row in ready:
@@ -88,69 +93,53 @@ async def send(session: AsyncSession, now: dt.datetime) -> int:
     return len(sent)
 
 
-def _ready(now: dt.datetime) -> sa.Select[tuple[uuid.UUID]]:
-    """Return the statement of the windows that may be sent: of each meter the first, and not of all at once."""
-    busy = sa.select(Backfill.meter_device).where(*in_state(FETCHING))
-    first_come = (Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc(), Backfill.id)
-    ranked = (
-        sa.select(
-            Backfill.id,
-            *(column.label(name) for name, column in _ORDER.items()),
-            sa.func.row_number().over(partition_by=Backfill.meter_device, order_by=first_come).label("of_meter"),
-        )
+_FIRST_COME = (Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc(), Backfill.id)
+
+
+async def _candidates(session: AsyncSession, lines: Mapping[uuid.UUID, int], now: dt.datetime) -> list[uuid.UUID]:
+    """Return windows that may be sent now, of each meter one, and of each line as many as it takes.
+
+    Windows of lines that are full, and of meters that have a command, are left out: so a crowd of them that was asked
+    for at once stands before others for a turn at most.
+    """
+    fetching = (
+        sa.select(MeterDevice.network_interface)
+        .join(Backfill, Backfill.meter_device == MeterDevice.id)
+        .where(*in_state(FETCHING), MeterDevice.network_interface.is_not(None))
+    )
+    full = fetching.group_by(MeterDevice.network_interface).having(sa.func.count() >= PER_LINE)
+    rows = await session.execute(
+        sa.select(Backfill.id, Backfill.meter_device, MeterDevice.network_interface)
         .join(Gateway, Gateway.id == Backfill.gateway)
+        .join(MeterDevice, MeterDevice.id == Backfill.meter_device)
         .where(
             *in_state(WAITING),
             Backfill.paused.is_(False),
             Backfill.next_at <= now,
-            Backfill.meter_device.not_in(busy),
+            Backfill.meter_device.not_in(sa.select(Backfill.meter_device).where(*in_state(FETCHING))),
+            sa.or_(MeterDevice.network_interface.is_(None), MeterDevice.network_interface.not_in(full)),
             # As hub.backfill_plans.has_delivered, which has the last word.
             Gateway.online,
             Gateway.backfill_paused.is_(False),
             Gateway.last_seen > Backfill.noticed_at,
             sa.or_(Gateway.depth == 0, Gateway.oldest.is_(None), Gateway.oldest > Backfill.noticed_at),
         )
-        .subquery()
+        .order_by(*_FIRST_COME)
+        .limit(LOOKED_AT)
     )
-    full = (
-        sa.select(MeterDevice.network_interface)
-        .join(Backfill, Backfill.meter_device == MeterDevice.id)
-        .where(*in_state(FETCHING), MeterDevice.network_interface.is_not(None))
-        .group_by(MeterDevice.network_interface)
-        .having(sa.func.count() >= PER_LINE)
-    )
-    by_line = (
-        sa.select(
-            ranked.c.id,
-            *(ranked.c[name] for name in _ORDER),
-            sa.func.row_number()
-            .over(
-                partition_by=sa.func.coalesce(MeterDevice.network_interface, MeterDevice.id),
-                order_by=(ranked.c.priority.desc(), ranked.c.next_at, ranked.c.start.desc(), ranked.c.id),
-            )
-            .label("of_line"),
-        )
-        .join(MeterDevice, MeterDevice.id == ranked.c.meter_device)
-        .where(
-            ranked.c.of_meter == 1,
-            sa.or_(MeterDevice.network_interface.is_(None), MeterDevice.network_interface.not_in(full)),
-        )
-        .subquery()
-    )
-    return (
-        sa.select(by_line.c.id)
-        .where(by_line.c.of_line <= PER_LINE)
-        .order_by(by_line.c.priority.desc(), by_line.c.next_at, by_line.c.start.desc(), by_line.c.id)
-        .limit(ROWS_PER_TURN)
-    )
-
-
-_ORDER = {
-    "meter_device": Backfill.meter_device,
-    "priority": Backfill.priority,
-    "next_at": Backfill.next_at,
-    "start": Backfill.start,
-}
+    taken = Counter(lines)
+    meters: set[uuid.UUID] = set()
+    found = []
+    for key, meter, line in rows:
+        if meter in meters or (line is not None and taken[line] >= PER_LINE):
+            continue
+        meters.add(meter)
+        if line is not None:
+            taken[line] += 1
+        found.append(key)
+        if len(found) == ROWS_PER_TURN:
+            break
+    return found
 
 
 def _is_to_be_fetched(row: Backfill, meter: Meter, known: Lacking, now: dt.datetime) -> bool:

@@ -298,9 +298,9 @@ def _same(one: Explained, other: Explained) -> bool:
 
 
 def _cared_for(found: Explained, row: models.Backfill, gateway: models.Gateway | None) -> Explained:
-    """Say of what is missing what a backfill that waits, or has given it up, does about it."""
-    if row.state == GAVE_UP:
-        care = f"backfill {row.id} gave up: {row.evidence}"
+    """Say of what is missing what a backfill that waits, or was given up or cancelled, does about it."""
+    if row.ended_at is not None:
+        care = f"backfill {row.id} {'gave up' if row.state == GAVE_UP else 'was cancelled'}: {row.evidence}"
     elif row.paused:
         care = f"backfill {row.id} is paused"
     elif gateway is not None and gateway.backfill_paused:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import models
 from hub.backfill_archives import replaced_since
-from hub.backfill_rows import GAVE_UP
+from hub.backfill_rows import CANCELLED, GAVE_UP
 from hub.dispatch import OPEN_STATES
 from hub.expectations import Expecting, tasks_of
 from hub.ledger import Settled, settled_of
@@ -106,11 +106,11 @@ def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
 
 
 async def _backfills(session: AsyncSession, devices: Collection[uuid.UUID]) -> dict[uuid.UUID, list[models.Backfill]]:
-    """Those that are open, and those that were given up; the latest first."""
+    """Those that are open, and those that were given up or cancelled; the latest first."""
     table = models.Backfill
     rows = await session.scalars(
         select(table)
-        .where(table.meter_device.in_(devices), sa.or_(table.ended_at.is_(None), table.state == GAVE_UP))
+        .where(table.meter_device.in_(devices), sa.or_(table.ended_at.is_(None), table.state.in_((GAVE_UP, CANCELLED))))
         .order_by(table.ended_at.is_not(None), table.created_at.desc(), table.id)
     )
     return _grouped((row.meter_device, row) for row in rows)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from hub import ledger, models
 from hub.backfill_rows import CANCELLED, DONE, FETCHING, SETTLING, WAITING, wait_again
-from hub.backfill_sending import PER_LINE, send
+from hub.backfill_sending import LOOKED_AT, PER_LINE, send
 from hub.backfilling import Filler
 from hub.database import reading as looking
 from hub.database import writing
@@ -225,7 +225,7 @@ async def test_a_crowd_on_one_line_does_not_stand_before_other_lines(site: Site)
             .values(commissioned=DAY_BEFORE, decommissioned=at(12))
         )
         for hour in range(1, 12):
-            for _ in range(20):
+            for _ in range(LOOKED_AT // 10):
                 crowd = window(site, at(hour), at(hour))
                 crowd.priority = 10
                 session.add(crowd)
@@ -235,7 +235,7 @@ async def test_a_crowd_on_one_line_does_not_stand_before_other_lines(site: Site)
     await ledger.catch_up(site.engine, site.now)
     await site.sign()
     async with writing(site.engine) as session:
-        assert await send(session, site.now) == 2
+        assert [await send(session, site.now) for _ in range(2)] == [1, 1], "for a turn at most"
         sent = await session.scalars(sa.select(models.Backfill).where(models.Backfill.state == FETCHING))
         assert {row.meter_device for row in sent} == {site.meter, other.id}
         assert await send(session, site.now) == 0, "one command at a time per meter"

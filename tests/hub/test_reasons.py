@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from hub import ledger, models
-from hub.backfill_rows import GAVE_UP, WAITING
+from hub.backfill_rows import CANCELLED, GAVE_UP, WAITING
 from hub.database import reading as looking
 from hub.database import writing
 from hub.expectations import expectations_of
@@ -102,6 +102,11 @@ async def test_one_that_is_held_or_was_given_up_says_so_beside_the_reason(site: 
         await session.execute(sa.update(models.Backfill).values(**values))
     [span] = await reasons(site)
     assert span.evidence.endswith(f"; backfill {row.id} gave up: after 8 tries")
+    async with writing(site.engine) as session:
+        values = {"state": CANCELLED, "evidence": "cancelled by an operator"}
+        await session.execute(sa.update(models.Backfill).values(**values))
+    [span] = await reasons(site)
+    assert span.evidence.endswith(f"; backfill {row.id} was cancelled: cancelled by an operator")
 
 
 async def test_what_an_earlier_meter_had_is_lost_for_good_and_comes_back_when_that_is_put_right(site: Site) -> None:
