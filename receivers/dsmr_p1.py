@@ -36,6 +36,8 @@ _OLD_GROUPS = 7
 _STAMPS = re.compile(rb"\n0-(?:0:1\.0\.0|\d:24\.2\.\d)\((\d{12}[SW])\)")
 _COUNTER = "8"
 """D of an OBIS id that counts since the meter was installed. IEC 62056-61."""
+_UNITS = {"kVArh": "kvarh", "kVAr": "kvar"}
+"""As some meters in Sweden write them."""
 _MOST_STAMPS = 64
 _MOST_SHOWN = 60
 
@@ -215,7 +217,8 @@ def _pushed(
     number, _, unit = text.partition("*")
     if not unit.isprintable():
         raise ContractError("its unit has characters that cannot be printed")
-    return Pushed(meter, series, parse_decimal(number), unit.strip(), stamp, at, clock_offset=offset)
+    unit = unit.strip()
+    return Pushed(meter, series, parse_decimal(number), _UNITS.get(unit, unit), stamp, at, clock_offset=offset)
 
 
 def _shown(line: Line) -> bytes:

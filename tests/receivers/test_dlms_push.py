@@ -164,6 +164,26 @@ def test_names_without_units_have_those_of_the_kwargs() -> None:
     assert pushed(found) == [("1-1:1.7.0", "1.468", "kW"), ("1-1:32.7.0", "232", "V")]
 
 
+def test_texts_and_numbers_with_scalers_of_a_real_meter() -> None:
+    receiver = intake(security="none", title="7359992892587665", zone=ZoneInfo("Europe/Oslo"))
+    found = receive(receiver, wrapped(real("aidon-norway-list3")))
+    values = pushed(found)
+    assert values[0] == ("1-0:1.7.0", "0.280", "kW")
+    assert ("1-0:32.7.0", "227.6", "V") in values
+    assert values[-4:] == [
+        ("1-0:1.8.0", "22721.38", "kWh"),
+        ("1-0:2.8.0", "0.00", "kWh"),
+        ("1-0:3.8.0", "582.43", "kvarh"),
+        ("1-0:4.8.0", "1708.43", "kvarh"),
+    ]
+    assert {(one.meter, one.timestamp) for one in found if isinstance(one, Pushed)} == {
+        ("7359992892587665", dt.datetime(2020, 1, 21, 16, tzinfo=dt.UTC))
+    }
+    without_clock = receive(receiver, wrapped(real("aidon-norway-list2")))
+    assert {one.timestamp for one in without_clock if isinstance(one, Pushed)} == {None}
+    assert len(pushed(without_clock)) == 9
+
+
 def test_the_push_object_list_names_what_follows_it() -> None:
     entries = ("00280000190900ff", "00080000010000ff", "00030100010800ff", "00030100010800ff")
     attributes = (2, 2, 2, 3)

@@ -70,6 +70,20 @@ def test_several_meters_on_the_bus_are_known_by_their_ids() -> None:
     ]
 
 
+def test_a_swedish_meter_keeps_winter_time_all_year_and_writes_units_its_own_way() -> None:
+    house = Meters([KnownMeter("", "house", ZoneInfo("Europe/Stockholm"))])
+    found = pushed(intake(b"", house).connection().receive(real("hanporten-aidon"), AT))
+    october = dt.datetime(2020, 10, 20, 7, 52, 22, tzinfo=dt.UTC)
+    assert found[::3] == [("", "1-0:1.8.0", "1605.055", "kWh", october), ("", "1-0:4.8.0", "185.707", "kvarh", october)]
+    found = pushed(intake(b"", house).connection().receive(real("hanporten-landis-gyr-e360"), AT))
+    assert [row[1:4] for row in found] == [
+        ("1-0:1.8.0", "10501.076", "kWh"),
+        ("1-0:2.8.0", "0.000", "kWh"),
+        ("1-0:3.8.0", "1761.087", "kvarh"),
+        ("1-0:4.8.0", "8.391", "kvarh"),
+    ]
+
+
 def test_an_old_telegram_has_no_crc_and_is_taken_where_that_is_allowed() -> None:
     found = pushed(decoder().receive(real("dsmr-2.2"), dt.datetime(2016, 11, 7, 18, 1, tzinfo=dt.UTC)))
     assert [row[1:3] for row in found] == [
@@ -91,7 +105,7 @@ def test_every_real_telegram_is_read_and_a_changed_one_is_not(name: str) -> None
     assert found
     assert not causes(found)
     if whole.rstrip()[-1:] != b"!":
-        at = whole.index(b"1.8.1(") + 12
+        at = whole.index(b":1.8.") + 13
         changed = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
         assert causes(decoder().receive(changed, AT)) == [
             f"its CRC is not {whole.rstrip()[-4:].decode().upper()}: damaged on the way"

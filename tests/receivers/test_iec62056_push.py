@@ -62,6 +62,20 @@ def test_a_meter_of_mode_d_is_known_by_its_number_and_what_a_device_server_adds_
     assert one.end(AT) == []
 
 
+def test_meters_of_another_maker_are_known_by_their_numbers_too() -> None:
+    found = pushed(decoder().receive(real("hager-ehz") + real("hager-ehz-phases"), AT))
+    assert found[:2] == [
+        ("797810-5000900", "1-0:1.8.1*255", "7359.7748", "", None),
+        ("797810-5000900", "1-0:2.8.1*255", "3891.0604", "", None),
+    ]
+    assert {row[0] for row in found[2:]} == {"1095100000053019"}
+    assert [row[1:4] for row in found[-3:]] == [
+        ("1-0:21.7.0*255", "0", "W"),
+        ("1-0:41.7.0*255", "0", "W"),
+        ("1-0:61.7.0*255", "29", "W"),
+    ]
+
+
 @pytest.mark.parametrize("head", [b"", b"/LGZ4ZMD310\r\n\r\n"])
 @pytest.mark.parametrize("even", [True, False])
 def test_a_readout_with_a_block_check_is_taken_with_and_without_its_head(head: bytes, even: bool) -> None:  # noqa: FBT001 - pytest's argument
@@ -102,7 +116,7 @@ def test_of_each_slot_the_first_readout_of_each_meter_is_taken() -> None:
     found = [
         len(one.receive(real(name).partition(b"!")[0] + b"!\r\n", AT + dt.timedelta(minutes=minute)))
         for minute in (0, 2, 14, 15)
-        for name in REAL
+        for name in ("easymeter-q3d", "easymeter-q3d-two-way")
     ]
     assert found == [5, 6, 0, 0, 0, 0, 5, 6]
     assert opened.superfluous == 4
@@ -129,7 +143,7 @@ def test_pieces_of_any_size_bring_the_same(sizes: list[int], even: bool) -> None
         found += one.receive(stream[at : at + size], AT)
         at += size
     assert pushed([*found, *one.end(AT)]) == expected
-    assert len(expected) == 13
+    assert len(expected) == 26
 
 
 @settings(max_examples=150, deadline=None)
