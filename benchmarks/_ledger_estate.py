@@ -5,15 +5,19 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from benchmarks._hub_rows import add_kind
 from hub import models
+from hub.columns import UtcDateTime
 from hub.database import writing
 from hub.expectations import mark, slots_within
 from hub.ingest import Delivery
-from hub.ledger_chunks import Bits, size_of
+from hub.ledger_chunks import Bits, filling, size_of
+from hub.ledger_sums import Sums, sum_anew
 from protocol.envelopes import SigningKey
 from protocol.rasters import Raster
 from protocol.readings import NewMeterReading, batch_of, name_properties
@@ -64,27 +68,17 @@ async def make_estate(engine: AsyncEngine, meters: int) -> Estate:
             )
             for name in SERIES
         ]
-        session.add_all([gateway, config, *names])
+        session.add(gateway)
         await session.flush()
-        await session.execute(
-            sa.insert(models.config_series), [{"config": config.id, "series": one.id} for one in names]
-        )
-        kind = models.MeterDeviceType(
-            organization=owner.id,
-            name="EK280",
-            manufacturer="E",
-            manufacturer_model="EK280",
-            config=config.id,
-            **_DATED,
-        )
+        kind = await add_kind(session, config, names)
         line = models.NetworkInterface(
             organization=owner.id, gateway=gateway.id, serial_port="/dev/ttyS0", name="line", **_DATED
         )
-        session.add_all([kind, line])
+        session.add(line)
         await session.flush()
         devices = [
             models.MeterDevice(
-                name=f"M{number}", organization=owner.id, type=kind.id, network_interface=line.id, protocol="lis-200",
+                name=f"M{number}", organization=owner.id, type=kind, network_interface=line.id, protocol="lis-200",
                 **_DATED,
             )
             for number in range(meters)
@@ -123,51 +117,57 @@ class Fleet:
     missing: int
 
 
-async def fill_fleet(engine: AsyncEngine, devices: int, days: int, short: int) -> Fleet:
-    """Fill the ledger, set by set, with meters of one hourly and one daily series; every ``short``-th lacks 5 hours."""
+async def fill_fleet(engine: AsyncEngine, devices: int, days: int, short: int, *, behind: bool = False) -> Fleet:
+    """Fill the ledger, set by set, with meters of one hourly and one daily series; every ``short``-th lacks 5 hours.
+
+    With ``behind`` as many others have been silent for ten days, and as many lack the last three hours.
+    """
     rasters = [Raster("hour", 0, ZONE), Raster("gas_day", 0, ZONE)]
-    owner, config, kind, line = (uuid.uuid4() for _ in range(4))
-    series = [uuid.uuid4(), uuid.uuid4()]
     async with writing(engine) as session:
-        session.add(models.Organization(id=owner, name=f"fleet {owner}", **_DATED))
+        owner = models.Organization(name=f"fleet {uuid.uuid4()}", **_DATED)
+        session.add(owner)
         await session.flush()
-        gateway = models.Gateway(gateway_id=f"gw-{owner.hex}", organization=owner, online=True, **_DATED)
+        gateway = models.Gateway(gateway_id=f"gw-{owner.id.hex}", organization=owner.id, online=True, **_DATED)
+        series = [
+            models.ReadingSeries(
+                organization=owner.id, name=name, unit="m3", si_multiplier=decimal.Decimal(1), **_DATED
+            )
+            for name in ("7:310/3", "7:310/7")
+        ]
+        config = models.MeterDeviceConfig(organization=owner.id, name="c", timezone=ZONE, **_DATED)
         session.add(gateway)
-        session.add(models.MeterDeviceConfig(id=config, organization=owner, name="c", timezone=ZONE, **_DATED))
-        for key, name in zip(series, ("7:310/3", "7:310/7"), strict=True):
-            session.add(
-                models.ReadingSeries(
-                    id=key, organization=owner, name=name, unit="m3", si_multiplier=decimal.Decimal(1), **_DATED
-                )
-            )
         await session.flush()
-        session.add(
-            models.MeterDeviceType(
-                id=kind, organization=owner, name="t", manufacturer="E", manufacturer_model="E", config=config, **_DATED
-            )
+        kind = await add_kind(session, config, series)
+        line = models.NetworkInterface(
+            organization=owner.id, gateway=gateway.id, serial_port="/dev/ttyS0", name="line", **_DATED
         )
-        session.add(
-            models.NetworkInterface(
-                id=line, organization=owner, gateway=gateway.id, serial_port="/dev/ttyS0", name="line", **_DATED
-            )
-        )
+        session.add(line)
         await session.flush()
+        identity = "gen_random_uuid()" if engine.dialect.name == "postgresql" else "lower(hex(randomblob(16)))"
         await session.execute(
-            sa.text(
-                "INSERT INTO meter_devices (id, organization, name, protocol, type, network_interface, "
+            _text(
+                "INSERT INTO meter_devices (id, organization, name, protocol, type, network_interface, "  # noqa: S608 - our own text
                 "has_current_transformer, current_transformer_ratio, has_voltage_transformer, "
                 "voltage_transformer_ratio, has_disconnector, created_at, updated_at) "
-                "SELECT gen_random_uuid(), :owner, 'M' || n, 'lis-200', :kind, :line, false, 1, false, 1, false, "
-                "CAST(:now AS timestamptz), CAST(:now AS timestamptz) FROM generate_series(1, :devices) n"
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :devices) "
+                f"SELECT {identity}, :owner, 'M' || n, 'lis-200', :kind, :line, false, 1, false, 1, false, :now, :now "
+                "FROM n",
+                owner=sa.Uuid(), kind=sa.Uuid(), line=sa.Uuid(), now=UtcDateTime(), devices=sa.Integer(),
             ),
-            {"owner": owner, "kind": kind, "line": line, "now": NOW, "devices": devices},
-        )
-        for raster, key in zip(rasters, series, strict=True):
-            await _fill_series(session, owner, raster, key, NOW, days, short if raster.interval == "hour" else 0)
+            {"owner": owner.id, "kind": kind, "line": line.id, "now": NOW, "devices": devices},
+        )  # fmt: skip
+        missing = 0
+        for raster, one in zip(rasters, series, strict=True):
+            missing += await _fill_series(session, owner.id, raster, one.id, days, short, behind=behind)
     first, last = zip(
         *(slots_within(raster, NOW - dt.timedelta(days=30), NOW + HOUR, NOW) for raster in rasters), strict=True
     )
-    return Fleet(owner, devices * (sum(last) - sum(first) + len(rasters)), 5 * (devices // short))
+    return Fleet(owner.id, devices * (sum(last) - sum(first) + len(rasters)), missing * (devices // short))
+
+
+def _text(statement: str, **types: sa.types.TypeEngine[Any]) -> sa.TextClause:
+    """Return a statement whose parameters have these types: each database has its own form of them."""
+    return sa.text(statement).bindparams(*(sa.bindparam(name, type_=type_) for name, type_ in types.items()))
 
 
 async def _fill_series(
@@ -175,10 +175,12 @@ async def _fill_series(
     owner: uuid.UUID,
     raster: Raster,
     series: uuid.UUID,
-    until: dt.datetime,
     days: int,
     short: int,
-) -> None:
+    *,
+    behind: bool,
+) -> int:
+    """Fill one series of all meters of this owner; return how many slots of each ``short`` meters are missing."""
     size = size_of(raster.interval)
     row = models.LedgerRaster(
         organization=owner,
@@ -189,32 +191,45 @@ async def _fill_series(
     )
     session.add(row)
     await session.flush()
-    since = raster.first_slot_at_or_after(until - dt.timedelta(days=days))
-    last = raster.slot_at_or_before(until)
+    since, last = raster.first_slot_at_or_after(NOW - dt.timedelta(days=days)), raster.slot_at_or_before(NOW)
     await session.execute(
-        sa.text(
+        _text(
             "INSERT INTO expectations (device, series, raster, origin, archive, since_slot, until_slot, rebuilding) "
             "SELECT id, :series, :raster, 'config', 3, :since, NULL, false FROM meter_devices "
-            "WHERE organization = :owner"
+            "WHERE organization = :owner",
+            series=sa.Uuid(), raster=sa.Integer(), since=sa.BigInteger(), owner=sa.Uuid(),
         ),
         {"series": series, "raster": row.id, "since": since, "owner": owner},
+    )  # fmt: skip
+    hourly = raster.interval == "hour"
+    lacking = [range(last - 105, last - 100) if hourly else range(0)]
+    if behind:
+        silent = raster.slot_at_or_before(NOW - dt.timedelta(days=10))
+        lacking += [range(silent + 1, last + 1), range(last - 2, last + 1) if hourly else range(0)]
+    kinds = [Bits(size) for _ in range(1 + len(lacking))]
+    for bits, slots in zip(kinds, [range(0), *lacking], strict=True):
+        bits.add(range(since, last + 1))
+        bits.drop(slots)
+    others = "".join(f"WHEN {number} THEN {{0}}{number + 1} " for number in range(len(lacking)))
+    which = f"CASE row_number() OVER (ORDER BY id) % {short} {others}ELSE {{0}}0 END"
+    statement = (
+        "INSERT INTO ledger_chunks (expectation, chunk, raster, state, bits) "  # noqa: S608 - our own text
+        f"SELECT id, :chunk, raster, {which.format(':state')}, {which.format(':bits')} "
+        "FROM expectations WHERE raster = :raster"
     )
-    whole, holed = Bits(size), Bits(size)
-    whole.add(range(since, last + 1))
-    holed.add(range(since, last + 1))
-    holed.drop(range(last - 105, last - 100))
-    for chunk in sorted(whole.chunks):
-        await session.execute(
-            sa.text(
-                "INSERT INTO ledger_chunks (expectation, chunk, raster, bits) SELECT id, :chunk, raster, "
-                "CASE WHEN CAST(:short AS integer) > 0 AND row_number() OVER (ORDER BY id) % greatest(:short, 1) = 0 "
-                "THEN CAST(:holed AS bytea) ELSE CAST(:whole AS bytea) END FROM expectations WHERE raster = :raster"
-            ),
-            {
-                "chunk": chunk,
-                "short": short,
-                "holed": holed.dump(chunk),
-                "whole": whole.dump(chunk),
-                "raster": row.id,
-            },
-        )
+    numbers = range(len(kinds))
+    types: dict[str, sa.types.TypeEngine[Any]] = {"chunk": sa.Integer(), "raster": sa.Integer()}
+    types |= {f"bits{number}": sa.LargeBinary() for number in numbers}
+    types |= {f"state{number}": sa.SmallInteger() for number in numbers}
+    sums = Sums()
+    for chunk in sorted(kinds[0].chunks):
+        values: dict[str, Any] = {f"bits{number}": kinds[number].dump(chunk) for number in numbers}
+        for number, bits in enumerate(kinds):
+            values[f"state{number}"] = int(filling(bits.chunks[chunk], size, chunk, since, None))
+        await session.execute(_text(statement, **types), values | {"chunk": chunk, "raster": row.id})
+    await sum_anew(session, row.id, size)
+    await sums.read_rasters(session, {row.id: size})
+    for place in sums.found:
+        sums.filled(place, 0)
+    await sums.save(session)
+    return sum(map(len, lacking))

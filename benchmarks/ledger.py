@@ -4,7 +4,8 @@ Ingestion is the relay's own (``store_deliveries``, groups of batches, signature
 note is folded: with the clerk beside it in the same process, as in a relay. Two loads, in turns: a backlog (batches of
 one meter's archive rows) and fresh rows (one row of each series of many meters, the most chunks per row that there
 can be). Without: the same, but nothing is noted and there is no clerk. Completeness is the REST operation, reasons and
-all, over a fleet that was filled set by set, of whose meters every 1,000th lacks five hours.
+all, over a fleet that was filled set by set: of each 1,000 meters one lacks five hours, one has been silent for ten
+days, one lacks the last three hours.
 """
 
 import argparse
@@ -19,24 +20,30 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from benchmarks._hub_rows import opened
 from benchmarks._ledger_estate import NOW, Fleet, archives, fill_fleet, fresh, make_estate
 from benchmarks.postgres import postgres
 from hub import ledger_pending
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.completeness import total_of
-from hub.database import create_engine, migrate, reading, writing
+from hub.database import migrate, reading, writing
 from hub.ingest import Delivery, store_deliveries
 from hub.ledger import catch_up, keep_some
 from hub.ledger_chunks import size_of
+from hub.ledger_sums import sweep
 from hub.models import LedgerPending
-from hub.totals import Scope, statement_of_expected, statement_of_stored, windows_of
+from hub.totals import Scope
+
+PARTS = INGESTION, COMPLETENESS = ("ingestion", "completeness")
+DATABASES = ("sqlite", "postgresql")
+LOADS = BACKLOG, FRESH = ("backlog", "fresh")
 
 WANTED_RATIO = 0.9
 WANTED_SECONDS = 0.2
@@ -63,18 +70,19 @@ class Ingestion:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """How long completeness of the fleet takes (median), and by which indexes it was counted."""
+    """How long completeness of the fleet takes (median), and what its ledger takes on disk."""
 
+    database: str
     devices: int
     seconds: float
     seconds_totals_only: float
     expected: int
     stored: int
     right: bool
-    indexes: list[str]
     bytes_per_hourly_series_and_day: float
     bytes_per_daily_series_and_day: float
     bytes_per_device_and_day: float
+    bytes_of_sums: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +90,13 @@ class Verdict:
     """All figures, and whether they are what is wanted."""
 
     ingestion: list[Ingestion]
-    completeness: Question
+    completeness: list[Question]
 
     @property
     def good(self) -> bool:
         """Whether everything holds."""
-        asked = self.completeness
-        return (
-            all(one.ratio >= WANTED_RATIO for one in self.ingestion)
-            and asked.right
-            and asked.seconds <= WANTED_SECONDS
-            and bool(asked.indexes)
+        return all(one.ratio >= WANTED_RATIO for one in self.ingestion) and all(
+            one.right and one.seconds <= WANTED_SECONDS for one in self.completeness
         )
 
 
@@ -103,14 +107,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--meters", type=int, default=30, help="meters whose readings come in a round (30)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds with and without, in turns (3)")
     parser.add_argument("--devices", type=int, default=100_000, help="meters of the fleet that is asked about (100000)")
+    parser.add_argument("--part", choices=PARTS, help="only this part")
+    parser.add_argument("--database", choices=DATABASES, help="only on this database")
+    parser.add_argument("--load", choices=LOADS, help="only this load of ingestion")
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with tempfile.TemporaryDirectory(prefix="metergate-ledger-") as folder:
+    verdict = Verdict([], [])
+    with tempfile.TemporaryDirectory(prefix="metergate-ledger-") as folder, contextlib.ExitStack() as servers:
         place = pathlib.Path(folder)
         place.chmod(0o755)
-        (place / "postgres").mkdir()
-        with postgres(place / "postgres", shared_buffers="128MB") as server:
-            verdict = asyncio.run(_measure(options, f"sqlite:///{place / 'hub.db'}", server.url()))
+        for database in DATABASES if options.database is None else (options.database,):
+            url = f"sqlite:///{place / 'hub.db'}"
+            if database == "postgresql":
+                (place / "postgres").mkdir()
+                url = servers.enter_context(postgres(place / "postgres", shared_buffers="128MB")).url()
+            asyncio.run(_measure(options, url, verdict))
     sys.stdout.write(
         json.dumps(dataclasses.asdict(verdict) | {"good": verdict.good}) if options.json else _shown(verdict)
     )
@@ -125,44 +136,33 @@ def _said(one: Ingestion) -> str:
     )
 
 
-def _shown(verdict: Verdict) -> str:
-    lines = [_said(one) for one in verdict.ingestion]
-    asked = verdict.completeness
-    lines.append(
-        f"completeness of {asked.devices:,} meters over 30 days: {1000 * asked.seconds:.0f} ms with reasons, "
-        f"{1000 * asked.seconds_totals_only:.0f} ms without (wanted {1000 * WANTED_SECONDS:.0f}); "
-        f"{asked.stored:,} of {asked.expected:,} slots are stored; {'as filled' if asked.right else 'NOT as filled'}"
-    )
-    lines.append(f"counted by {', '.join(asked.indexes) or 'no index'}")
-    lines.append(
+def _told(asked: Question) -> str:
+    return (
+        f"completeness, {asked.database}, of {asked.devices:,} meters over 30 days: {1000 * asked.seconds:.0f} ms with "
+        f"reasons, {1000 * asked.seconds_totals_only:.0f} ms without (wanted {1000 * WANTED_SECONDS:.0f}); "
+        f"{asked.stored:,} of {asked.expected:,} slots are stored; {'as filled' if asked.right else 'NOT as filled'}; "
         f"on disk, indexes and all: {asked.bytes_per_hourly_series_and_day:.1f} bytes per hourly series and day, "
         f"{asked.bytes_per_daily_series_and_day:.1f} per daily series and day, "
-        f"{asked.bytes_per_device_and_day:.1f} per meter (one of each) and day"
+        f"{asked.bytes_per_device_and_day:.1f} per meter (one of each) and day; {asked.bytes_of_sums:,} for sums"
     )
-    lines.append("as wanted" if verdict.good else "NOT as wanted")
-    return "\n".join(lines)
 
 
-async def _measure(options: argparse.Namespace, *urls: str) -> Verdict:
-    ingestion = []
-    for url in urls:
-        await migrate(url)
-        async with _engine(url) as engine:
-            for load in ("backlog", "fresh rows"):
-                one = await _ingestion(engine, load, options.meters, options.rounds)
-                ingestion.append(one)
-                sys.stderr.write(f"{_said(one)}\n")
-    async with _engine(urls[-1]) as engine:
-        return Verdict(ingestion, await _completeness(engine, options.devices))
+def _shown(verdict: Verdict) -> str:
+    lines = [*map(_said, verdict.ingestion), *map(_told, verdict.completeness)]
+    return "\n".join([*lines, "as wanted" if verdict.good else "NOT as wanted"])
 
 
-@contextlib.asynccontextmanager
-async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(url)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+async def _measure(options: argparse.Namespace, url: str, verdict: Verdict) -> None:
+    """Measure what is asked for on one database; what is found is said at once on the error stream."""
+    await migrate(url)
+    async with opened(url) as engine:
+        if options.part != COMPLETENESS:
+            for load in LOADS if options.load is None else (options.load,):
+                verdict.ingestion.append(await _ingestion(engine, load, options.meters, options.rounds))
+                sys.stderr.write(f"{_said(verdict.ingestion[-1])}\n")
+        if options.part != INGESTION:
+            verdict.completeness.append(await _completeness(engine, options.devices))
+            sys.stderr.write(f"{_told(verdict.completeness[-1])}\n")
 
 
 async def _ingestion(engine: AsyncEngine, load: str, meters: int, rounds: int) -> Ingestion:
@@ -183,7 +183,7 @@ async def _round(engine: AsyncEngine, load: str, meters: int, *, kept: bool) -> 
     estate = await make_estate(engine, meters)
     while await keep_some(engine, NOW):
         pass
-    deliveries = list(archives(estate, _HOURS) if load == "backlog" else fresh(estate, _HOURS, meters))
+    deliveries = list(archives(estate, _HOURS) if load == BACKLOG else fresh(estate, _HOURS, meters))
     readings = estate.sequence - 1
     begun = time.perf_counter()
     if kept:
@@ -232,12 +232,15 @@ def _nothing_noted() -> Iterator[None]:
 
 async def _completeness(engine: AsyncEngine, devices: int) -> Question:
     async with writing(engine) as session:
-        # What came by ingestion before is not the fleet's.
-        await session.execute(sa.text("TRUNCATE ledger_chunks"))
-    fleet = await fill_fleet(engine, devices, 180, 1000)
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(sa.text("VACUUM ANALYZE"))
+        # What came by ingestion before is not the fleet's; nor is what the trigger notes of it.
+        for table in ("ledger_chunks", "ledger_pending", "ledger_sums"):
+            await session.execute(sa.text(f"DELETE FROM {table}"))  # noqa: S608 - our own text
+    await _tidy(engine)
+    fleet = await fill_fleet(engine, devices, 180, 1000, behind=True)
+    async with writing(engine) as session:
+        # As a clerk does now and then.
+        await sweep(session, NOW)
+    await _tidy(engine)
     seconds, bare = [], []
     found = None
     for _ in range(_TIMES):
@@ -248,21 +251,31 @@ async def _completeness(engine: AsyncEngine, devices: int) -> Question:
         await _ask(engine, fleet, reasons=False)
         bare.append(time.perf_counter() - begun)
     expected, stored = found if found is not None else (0, 0)
-    hourly, daily = [
-        await _bytes_per_day(engine, interval, days) for interval, days in (("hour", 1 / 24), ("gas_day", 1))
-    ]
+    hourly, daily, sums = await _bytes(engine)
     return Question(
+        engine.dialect.name,
         devices,
         round(statistics.median(seconds), 4),
         round(statistics.median(bare), 4),
         expected,
         stored,
         (expected, expected - stored) == (fleet.expected, fleet.missing),
-        await _indexes(engine, fleet),
         round(hourly, 2),
         round(daily, 2),
         round(hourly + daily, 2),
+        sums,
     )
+
+
+async def _tidy(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(sa.text("VACUUM FULL ANALYZE ledger_chunks"))
+            await connection.execute(sa.text("VACUUM ANALYZE"))
+        else:
+            await connection.execute(sa.text("ANALYZE"))
+            await connection.commit()
 
 
 async def _ask(engine: AsyncEngine, fleet: Fleet, *, reasons: bool) -> tuple[int, int]:
@@ -275,33 +288,30 @@ async def _ask(engine: AsyncEngine, fleet: Fleet, *, reasons: bool) -> tuple[int
     return found.expected, found.stored
 
 
-async def _indexes(engine: AsyncEngine, fleet: Fleet) -> list[str]:
-    """Return the indexes that the plans of both counts use, and their sequential scans of large tables."""
-    used = []
-    async with reading(engine) as session:
-        scope = Scope(organization=fleet.organization)
-        windows = await windows_of(session, scope, NOW - THIRTY_DAYS, NOW + ONE_SECOND, NOW)
-        for statement, values in (statement_of_expected(scope, windows), statement_of_stored(scope, windows)):
-            plan = await session.execute(sa.text(f"EXPLAIN {statement}"), values)
-            used += [
-                line.strip(" ->").split("  (")[0] for line in plan.scalars() if "Scan" in line and "unnest" not in line
-            ]
-    return [line for line in dict.fromkeys(used) if "Function Scan" not in line]
+async def _bytes(engine: AsyncEngine) -> tuple[float, float, int]:
+    """Return what a chunk of hours and one of gas days take by the days that they cover, and what all sums take.
 
-
-async def _bytes_per_day(engine: AsyncEngine, interval: str, days_per_slot: float) -> float:
-    """Return what a chunk takes on disk, with its share of indexes and free space, by the days that it covers."""
+    With its share of indexes and free space, by how long the rows are.
+    """
+    postgresql = engine.dialect.name == "postgresql"
+    row = "pg_column_size(c.*)" if postgresql else "length(c.bits) + 20"
     async with reading(engine) as session:
-        total = await session.scalar(sa.text("SELECT pg_total_relation_size('ledger_chunks')"))
-        rows, size, all_size = (
-            await session.execute(
-                sa.text(
-                    "SELECT count(*) FILTER (WHERE r.interval = :interval), "
-                    "coalesce(sum(pg_column_size(c.*)) FILTER (WHERE r.interval = :interval), 0), "
-                    "sum(pg_column_size(c.*)) FROM ledger_chunks c JOIN ledger_rasters r ON r.id = c.raster"
-                ),
-                {"interval": interval},
+        rows = await session.execute(
+            sa.text(
+                f"SELECT r.interval, count(*), sum({row}) FROM ledger_chunks c "  # noqa: S608 - our own text
+                "JOIN ledger_rasters r ON r.id = c.raster GROUP BY r.interval"
             )
-        ).one()
-    per_chunk = float(total or 0) * float(size) / float(all_size) / float(rows)
-    return per_chunk / (size_of(interval) * days_per_slot)
+        )
+        found = {interval: (count, float(size)) for interval, count, size in rows}
+        if postgresql:
+            total = "SELECT pg_total_relation_size('ledger_chunks')"
+        else:
+            total = "SELECT sum(pgsize) FROM dbstat WHERE name LIKE '%ledger_chunks%'"
+        share = float(await session.scalar(sa.text(total)) or 0) / sum(size for _, size in found.values())
+        sums = await session.scalar(sa.text("SELECT sum(length(planes)) FROM ledger_sums"))
+    hourly, daily = [
+        share * size / count / (size_of(interval) * days)
+        for interval, days in (("hour", 1 / 24), ("gas_day", 1.0))
+        for count, size in (found[interval],)
+    ]
+    return hourly, daily, int(sums or 0)

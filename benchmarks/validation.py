@@ -7,7 +7,6 @@ use every rule, and the flags are compared with those of the pure judge.
 
 import argparse
 import asyncio
-import contextlib
 import datetime as dt
 import decimal
 import json
@@ -18,14 +17,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from benchmarks._hub_rows import add_kind, opened
 from benchmarks.postgres import Postgres
 from hub import models, unjudged, versions
-from hub.database import create_engine, migrate, reading, writing
+from hub.database import migrate, reading, writing
 from hub.flagging import judge_some
 from hub.validation import Limit, Point, judge
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _measure(url: str, options: argparse.Namespace) -> dict[str, float]:
     await migrate(url)
-    async with _engine(url) as engine:
+    async with opened(url) as engine:
         devices, series, organization = await _estate(engine, options.devices)
         points: dict[uuid.UUID, list[Point]] = {device: [] for device in devices}
         seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -115,15 +115,6 @@ async def _no_note(*_arguments: object) -> None:
     """Note nothing."""
 
 
-@contextlib.asynccontextmanager
-async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(url)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
-
-
 async def _estate(engine: AsyncEngine, count: int) -> tuple[list[uuid.UUID], uuid.UUID, uuid.UUID]:
     """Make meters of one config with a limit; return their ids, the series' and the organization's."""
     dated = {"created_at": NOW, "updated_at": NOW}
@@ -137,23 +128,9 @@ async def _estate(engine: AsyncEngine, count: int) -> tuple[list[uuid.UUID], uui
         config = models.MeterDeviceConfig(
             organization=organization.id, name="c", limits=[{"series": "2:300", **RULE}], **dated
         )
-        session.add_all([series, config])
-        await session.flush()
-        await session.execute(models.config_series.insert().values(config=config.id, series=series.id))
-        kind = models.MeterDeviceType(
-            organization=organization.id,
-            name="t",
-            manufacturer="m",
-            manufacturer_model="m",
-            config=config.id,
-            **dated,
-        )
-        session.add(kind)
-        await session.flush()
+        kind = await add_kind(session, config, [series])
         meters = [
-            models.MeterDevice(
-                organization=organization.id, name=f"M{number}", protocol="lis-200", type=kind.id, **dated
-            )
+            models.MeterDevice(organization=organization.id, name=f"M{number}", protocol="lis-200", type=kind, **dated)
             for number in range(count)
         ]
         session.add_all(meters)

@@ -305,7 +305,7 @@ def check_ledger_command(device: UUID | None, data: Path | None, database: str |
 
     found = cli_ledger.check(_database(data, database), device, system_clock())
     click.echo(json.encode(found) if as_json else found.text())
-    if found.differing:
+    if found.differing or found.wrong_sums:
         sys.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -11,7 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.clocks import Clock
 from hub.database import create_engine, reading, schema_problem, writing
 from hub.expectations import expectations_of, expected_devices
-from hub.ledger import Difference, ask_for_rebuild, catch_up, differences, ledger_turn, rebuild_all
+from hub.ledger import Difference, catch_up, differences, ledger_turn, rebuild_all
+from hub.ledger_chunks import size_of
+from hub.ledger_folding import fold_gone
+from hub.ledger_rebuilding import ask_for_rebuild
+from hub.ledger_sums import sum_anew, wrong_sums
 from hub.settings import StartError
 
 _DEVICES = 200
@@ -21,10 +25,14 @@ _Result = TypeVar("_Result")
 
 
 class Checked(msgspec.Struct, kw_only=True):
-    """What a comparison found: of how many series which do not agree with their readings."""
+    """What a comparison found: of how many series which do not agree with their readings, and sums with their series.
+
+    ``wrong_sums``: of so many chunks of rasters the totals of organizations are not what their series say.
+    """
 
     series: int
     differing: list[Difference]
+    wrong_sums: int = 0
 
     def text(self) -> str:
         """Say it to a person."""
@@ -33,6 +41,8 @@ class Checked(msgspec.Struct, kw_only=True):
             f"in it without a reading, the first at {one.first:%Y-%m-%dT%H:%M:%SZ}"
             for one in self.differing
         ]
+        if self.wrong_sums:
+            lines.append(f"{self.wrong_sums} sums are not those of their series: make the ledger anew")
         return "\n".join([*lines, f"{self.series} series compared, {len(self.differing)} differ"])
 
 
@@ -77,6 +87,16 @@ async def _devices(engine: AsyncEngine, device: uuid.UUID | None) -> list[uuid.U
     return [device]
 
 
+async def _rasters(engine: AsyncEngine, devices: Sequence[uuid.UUID]) -> dict[int, int]:
+    """Return the rasters of what is expected of these meters, with the size of their chunks."""
+    found: dict[int, int] = {}
+    async with reading(engine) as session:
+        for start in range(0, len(devices), _DEVICES):
+            for one in await expectations_of(session, devices[start : start + _DEVICES]):
+                found[one.raster_id] = size_of(one.raster.interval)
+    return found
+
+
 async def _check(engine: AsyncEngine, device: uuid.UUID | None, clock: Clock) -> Checked:
     checked = Checked(series=0, differing=[])
     devices = await _devices(engine, device)
@@ -90,6 +110,13 @@ async def _check(engine: AsyncEngine, device: uuid.UUID | None, clock: Clock) ->
                 found = await differences(session, one)
                 checked.series += 1
                 checked.differing += [found] if found is not None else []
+    # Sums are of all meters' series, not of one's.
+    for raster, size in (await _rasters(engine, devices)).items() if device is None else ():
+        await catch_up(engine, clock.now())
+        async with ledger_turn(engine, wait=True) as session:
+            if session is not None:
+                await fold_gone(session)
+                checked.wrong_sums += len(await wrong_sums(session, raster, size))
     return checked
 
 
@@ -98,4 +125,8 @@ async def _rebuild(engine: AsyncEngine, device: uuid.UUID | None) -> Rebuilt:
     async with writing(engine) as session:
         series = await ask_for_rebuild(session, devices if device is not None else None)
     await rebuild_all(engine)
+    for raster, size in (await _rasters(engine, devices)).items():
+        async with ledger_turn(engine, wait=True) as session:
+            if session is not None:
+                await sum_anew(session, raster, size)
     return Rebuilt(series=series)

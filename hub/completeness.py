@@ -27,7 +27,8 @@ from hub.problems import NotFound, Wrong, WrongField, wrong
 from hub.reasons import MISSING, STATES, Explained, explain
 from hub.reasons_known import Lack
 from hub.state import HubRequest, hub_of
-from hub.totals import Scope, Totals, count
+from hub.totals import Scope, Totals
+from hub.totals_counted import count
 from protocol.rasters import Raster
 
 STORED = "stored"

@@ -28,7 +28,9 @@ from hub.paging import frame, query_of, window_of
 from hub.problems import wrong
 from hub.reasons import BEING_FETCHED, DUE, MISSING, ON_GATEWAY, REASONS, UNRECOVERABLE, Explained
 from hub.state import HubRequest, hub_of
-from hub.totals import Part, Scope, Totals, Window, count, parts_of, windows_of
+from hub.totals import Part, Scope, Totals, Window, parts_of, windows_of
+from hub.totals_counted import count
+from hub.totals_kept import EVERYONE
 
 GAP_STATES = (MISSING, BEING_FETCHED, ON_GATEWAY, UNRECOVERABLE)
 """What a slot of a gap can be, in the order of what is worst."""
@@ -105,7 +107,7 @@ async def most_lacking(
         windows = await windows_of(session, scope, start, end, now)
         lacking, total = await _lacking_postgresql(session, scope, windows, most)
         return lacking, total, {window.raster_id for window in windows}
-    totals = await count(session, scope, start, end, now)
+    totals = await count(session, scope, start, end, now, named=EVERYONE)
     lacks = await _lacking_here(session, totals, start, end, now)
     return heapq.nlargest(most, lacks, key=lambda key: (lacks[key], -key)), len(lacks), totals.rasters
 

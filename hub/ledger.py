@@ -2,48 +2,38 @@
 
 Rules:
 - Ingestion notes the keys of new readings in its own transaction (``hub.ledger_pending``); a clerk folds the notes into
-  chunks (``hub.ledger_chunks``) and removes them, both in one transaction. To set a bit twice changes nothing.
+  chunks (``hub.ledger_chunks``) and removes them, both in one transaction (``hub.ledger_folding``), and in the same the
+  sums of chunks (``hub.ledger_sums``). To set a bit twice changes nothing.
 - Whoever writes the ledger has its turn (``ledger_turn``): one clerk at a time, of however many relays. So notes are
   folded in their order, and no chunk is written by two.
 - What is asked is folded first (``catch_up``): an answer knows every reading that was committed before the question.
 - A chunk never has a bit for a slot that is not expected, so counts need not look at where expectations begin and end.
-- Chunks made anew from the readings (``_rebuild``) are the same chunks; ``differences`` compares them.
+- Chunks made anew from the readings (``hub.ledger_rebuilding``) are the same chunks; ``differences`` compares them.
 """
 
 import dataclasses
 import datetime as dt
-import itertools
-import json
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Table, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import ledger_pending
-from hub.columns import to_microseconds
 from hub.database import reading, writing
-from hub.expectations import Expecting, expectations_by_id, expectations_of, recompute
+from hub.expectations import Expecting, expectations_of, recompute
 from hub.ledger_chunks import Bits, parts, size_of
-from hub.models import Expectation, ExpectationMark, LedgerChunk, LedgerPending, LedgerSettled, Reading
-from hub.once import upsert
-
-NOTES = 400
-NOTE_BYTES = 200_000
-"""Notes folded per turn, each of what one transaction brought, and after how many bytes (9 a reading) no further."""
-
-REBUILT = 200
-REBUILT_READINGS = 50_000
-"""Expectations whose chunks are made anew per turn, and after how many readings no further one is begun."""
+from hub.ledger_folding import fold, fold_gone
+from hub.ledger_rebuilding import bits_from_readings, rebuild_some
+from hub.ledger_rows import load_chunks
+from hub.models import Expectation, ExpectationMark, LedgerChunk, LedgerPending, LedgerSettled
 
 _LOCK = 0x6D6C6467
 """PostgreSQL advisory lock: one process writes the ledger at a time."""
 
 _IDS = 5000
-_chunks = cast("Table", LedgerChunk.__table__)
 
 
 @asynccontextmanager
@@ -84,12 +74,13 @@ async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
         async with ledger_turn(engine, wait=False) as writer:
             if writer is None:
                 return False
-            more = await _fold(writer)
+            more = await fold(writer, now)
     if marked or stale:
         async with ledger_turn(engine, wait=False) as writer:
             if writer is None:
                 return False
-            more = bool((marked and await recompute(writer, now)) or await _rebuild(writer)) or more
+            more = bool((marked and await recompute(writer, now)) or await rebuild_some(writer)) or more
+            await fold_gone(writer)
     return more
 
 
@@ -105,7 +96,7 @@ async def catch_up(engine: AsyncEngine, now: dt.datetime) -> None:
         async with ledger_turn(engine, wait=True) as session:
             if session is None:
                 return
-            await _fold(session)
+            await fold(session, now)
             oldest = await session.scalar(select(sa.func.min(LedgerPending.id)))
         if oldest is None or oldest > newest:
             break
@@ -113,143 +104,14 @@ async def catch_up(engine: AsyncEngine, now: dt.datetime) -> None:
         async with ledger_turn(engine, wait=True) as session:
             if session is not None:
                 await recompute(session, now)
+                await fold_gone(session)
     async with reading(engine) as session:
         stale = (await session.execute(select(Expectation.id).where(Expectation.rebuilding).limit(1))).first()
     if stale is not None:
         async with ledger_turn(engine, wait=True) as session:
             if session is not None:
-                await _rebuild(session)
-
-
-# Folding
-
-
-async def _fold(session: AsyncSession) -> bool:
-    """Fold the oldest notes, in turns so short that nobody waits for this process; return whether there are more."""
-    sizes = await session.execute(
-        select(LedgerPending.id, sa.func.length(LedgerPending.keys)).order_by(LedgerPending.id).limit(NOTES)
-    )
-    waiting = [(key, size) for key, size in sizes]
-    sums = itertools.accumulate(size for _, size in waiting)
-    taken = [key for (key, size), total in zip(waiting, sums, strict=True) if total - size < NOTE_BYTES]
-    if not taken:
-        return False
-    rows = await session.execute(select(LedgerPending).where(LedgerPending.id.in_(taken)).order_by(LedgerPending.id))
-    notes = rows.scalars().all()
-    told = [(ledger_pending.unpack(note.keys), note.removed) for note in notes]
-    devices = {device for series_of, _ in told for device, _, _ in series_of}
-    expecting: dict[tuple[uuid.UUID, uuid.UUID], list[Expecting]] = {}
-    for one in await expectations_of(session, devices, lock=True):
-        expecting.setdefault((one.device, one.series), []).append(one)
-    steps: dict[int, list[tuple[bool, list[int]]]] = {}
-    by_id: dict[int, Expecting] = {}
-    for series_of, removed in told:
-        for device, series, timestamps in series_of:
-            for one in expecting.get((device, series), ()):
-                slots = one.slots(timestamps)
-                if removed and one.momentary:
-                    slots = await _empty(session, one, slots)
-                if slots:
-                    by_id[one.id] = one
-                    steps.setdefault(one.id, []).append((removed, slots))
-    await _apply(session, by_id, steps)
-    await session.execute(
-        sa.delete(LedgerPending)
-        .where(LedgerPending.id.in_([note.id for note in notes]))
-        .execution_options(synchronize_session=False)
-    )
-    return len(taken) < len(waiting) or len(waiting) == NOTES
-
-
-async def _empty(session: AsyncSession, one: Expecting, slots: Sequence[int]) -> list[int]:
-    """Return the slots that no other momentary reading fills."""
-    left = []
-    for slot in slots:
-        found = await session.execute(
-            select(Reading.id)
-            .where(
-                Reading.meter_device == one.device,
-                Reading.series == one.series,
-                Reading.timestamp >= one.raster.instant_of(slot),
-                Reading.timestamp < one.raster.instant_of(slot + 1),
-            )
-            .limit(1)
-        )
-        if found.first() is None:
-            left.append(slot)
-    return left
-
-
-async def _apply(
-    session: AsyncSession, by_id: dict[int, Expecting], steps: dict[int, list[tuple[bool, list[int]]]]
-) -> None:
-    bits: dict[int, Bits] = {}
-    touched: list[tuple[int, int]] = []
-    for key, done in steps.items():
-        size = size_of(by_id[key].raster.interval)
-        bits[key] = Bits(size)
-        touched += [(key, chunk) for chunk in sorted({slot // size for _, slots in done for slot in slots})]
-    touched.sort()
-    for key, chunk, stored in await _load(session, touched):
-        bits[key].load(chunk, stored)
-    for key, done in steps.items():
-        for removed, slots in done:
-            (bits[key].drop if removed else bits[key].add)(slots)
-    await _save(session, [(key, chunk, by_id[key].raster_id, bits[key].dump(chunk)) for key, chunk in touched])
-
-
-_PG_LOAD = text("""
-    SELECT c.expectation, c.chunk, c.bits
-    FROM unnest(CAST(:keys AS bigint[]), CAST(:chunks AS integer[])) AS k(id, chunk)
-    JOIN ledger_chunks c ON c.expectation = k.id AND c.chunk = k.chunk
-""")
-_SQLITE_LOAD = """
-    SELECT c.expectation, c.chunk, c.bits FROM json_each(?) k CROSS JOIN ledger_chunks c
-    ON c.expectation = json_extract(k.value, '$[0]') AND c.chunk = json_extract(k.value, '$[1]')
-"""
-_PG_SAVE = text("""
-    INSERT INTO ledger_chunks (expectation, chunk, raster, bits)
-    SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:chunks AS integer[]), CAST(:rasters AS integer[]),
-                         CAST(:bits AS bytea[]))
-    ON CONFLICT (expectation, chunk) DO UPDATE SET bits = excluded.bits
-""")
-
-
-async def _load(session: AsyncSession, keys: Sequence[tuple[int, int]]) -> Sequence[Any]:
-    if session.get_bind().dialect.name == "postgresql":
-        values = {"keys": [key for key, _ in keys], "chunks": [chunk for _, chunk in keys]}
-        return (await session.execute(_PG_LOAD, values)).all()
-    connection = await session.connection()
-    rows: Sequence[Any] = (await connection.exec_driver_sql(_SQLITE_LOAD, (json.dumps(keys),))).all()
-    return rows
-
-
-async def _save(session: AsyncSession, rows: Sequence[tuple[int, int, int, bytes]]) -> None:
-    if not rows:
-        return
-    names = ("expectation", "chunk", "raster", "bits")
-    if session.get_bind().dialect.name == "postgresql":
-        keys, chunks, rasters, bits = (list(column) for column in zip(*rows, strict=True))
-        await session.execute(_PG_SAVE, {"keys": keys, "chunks": chunks, "rasters": rasters, "bits": bits})
-        return
-    statement = upsert(session, LedgerChunk)
-    statement = statement.on_conflict_do_update(
-        index_elements=["expectation", "chunk"], set_={"bits": statement.excluded.bits}
-    )
-    connection = await session.connection()
-    await connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
-
-
-# Rebuilding and checking
-
-
-async def ask_for_rebuild(session: AsyncSession, devices: Collection[uuid.UUID] | None = None) -> int:
-    """Have the chunks of these meters, or of all, made anew from their readings; return of how many series."""
-    statement = sa.update(Expectation).values(rebuilding=True).execution_options(synchronize_session=False)
-    if devices is not None:
-        statement = statement.where(Expectation.device.in_(devices))
-    result = cast("sa.CursorResult[Any]", await session.execute(statement))
-    return result.rowcount
+                await rebuild_some(session)
+                await fold_gone(session)
 
 
 async def rebuild_all(engine: AsyncEngine) -> None:
@@ -260,48 +122,12 @@ async def rebuild_all(engine: AsyncEngine) -> None:
             if (await session.execute(waiting)).first() is None:
                 return
         async with ledger_turn(engine, wait=True) as session:
-            if session is None or not await _rebuild(session):
+            if session is None or not await rebuild_some(session):
                 return
+            await fold_gone(session)
 
 
-async def _rebuild(session: AsyncSession) -> int:
-    """Make chunks anew that are not to be believed; return of how many expectations."""
-    found = await session.execute(
-        select(Expectation.id)
-        .where(Expectation.rebuilding)
-        .order_by(Expectation.id)
-        .limit(REBUILT)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    done, seen = 0, 0
-    for one in await expectations_by_id(session, list(found.scalars())):
-        bits, count = await bits_from_readings(session, one)
-        await session.execute(_chunks.delete().where(_chunks.c.expectation == one.id))
-        rows = [(one.id, chunk, one.raster_id, bits.dump(chunk)) for chunk in sorted(bits.chunks)]
-        await _save(session, rows)
-        await session.execute(
-            sa.update(Expectation)
-            .where(Expectation.id == one.id)
-            .values(rebuilding=False)
-            .execution_options(synchronize_session=False)
-        )
-        done, seen = done + 1, seen + count
-        if seen > REBUILT_READINGS:
-            break
-    return done
-
-
-async def bits_from_readings(session: AsyncSession, one: Expecting) -> tuple[Bits, int]:
-    """Return which slots the readings fill, and how many readings there are."""
-    connection = await session.connection()
-    bits, count = Bits(size_of(one.raster.interval)), 0
-    rows = await connection.stream(
-        select(Reading.timestamp).where(Reading.meter_device == one.device, Reading.series == one.series)
-    )
-    async for some in rows.partitions(5000):
-        bits.add(one.slots(to_microseconds(row.timestamp) for row in some))
-        count += len(some)
-    return bits, count
+# What is in it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -350,7 +176,7 @@ async def bits_of(
             )
         else:
             keys = [(one.id, part.chunk) for one in some for part in parts(found[one.id].size, *windows[one.id])]
-            rows = await _load(session, keys)
+            rows = await load_chunks(session, keys)
         for key, chunk, bits in rows:
             found[key].load(chunk, bits)
     return found

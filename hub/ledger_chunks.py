@@ -6,6 +6,7 @@ chunks of one interval have the same size, so that a window of time is the same 
 
 import bisect
 import dataclasses
+import enum
 from collections.abc import Iterable, Iterator
 
 from protocol.rasters import SECONDS
@@ -20,6 +21,28 @@ Spans = list[tuple[int, int]]
 def size_of(interval: str) -> int:
     """Return how many slots a chunk of this interval has."""
     return SHORT_SLOTS if interval in SECONDS else LONG_SLOTS
+
+
+class Filling(enum.IntEnum):
+    """How far the expected slots of one chunk are stored, in order of time."""
+
+    WHOLE = 0
+    """All of them."""
+    BEGUN = 1
+    """All up to some slot, and none after it: what comes as time goes by, or no longer."""
+    HOLED = 2
+    """A slot is stored after one that is not; or none has come for so long that it is to be looked at one by one."""
+
+
+def filling(bits: int, size: int, chunk: int, since: int, until: int | None) -> Filling:
+    """Return how a chunk is filled of an expectation that goes from slot ``since`` to ``until`` (None: without end)."""
+    begin = max(0, since - chunk * size)
+    end = size - 1 if until is None else min(size - 1, until - chunk * size)
+    stored = bits >> begin
+    if stored == (1 << max(0, end - begin + 1)) - 1:
+        return Filling.WHOLE
+    # Ones without a gap from the lowest bit on are one less than a power of two.
+    return Filling.HOLED if stored & stored + 1 else Filling.BEGUN
 
 
 class Bits:

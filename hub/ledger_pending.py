@@ -6,7 +6,6 @@ only on its removal, so that the order of notes is the order of what happened to
 """
 
 import datetime as dt
-import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -39,13 +38,16 @@ async def note(session: AsyncSession, keys: Sequence[Key], *, removed: bool = Fa
 
 def pack(keys: Iterable[Key]) -> bytes:
     """Return the keys, which are in order, as a note has them."""
-    return _encoder.encode(
-        [
-            # To the microsecond, without a datetime's arithmetic: this is done for every reading that comes.
-            (number[0].to_bytes(16), number[1].to_bytes(16), [to_microseconds(key[2]) for key in some])
-            for number, some in itertools.groupby(keys, key=lambda key: key[:2])
-        ]
-    )
+    told: list[tuple[bytes, bytes, list[int]]] = []
+    device = series = None
+    timestamps: list[int] = []
+    # This is done for every reading that comes: no tuple, and no object, for each.
+    for of_device, of_series, timestamp in keys:
+        if of_series != series or of_device != device:
+            device, series, timestamps = of_device, of_series, []
+            told.append((device.to_bytes(16), series.to_bytes(16), timestamps))
+        timestamps.append(to_microseconds(timestamp))
+    return _encoder.encode(told)
 
 
 def unpack(packed: bytes) -> list[Series]:

@@ -117,12 +117,12 @@ async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.date
     new, other = await (_insert_postgresql if postgresql else _insert_sqlite)(session, firsts, now)
     for number in new:
         outcomes[positions[keys[number]][0]] = STORED
-    await ledger_pending.note(session, [keys[number] for number in sorted(new)])
+    touched = [keys[number] for number in sorted(new)]
+    await ledger_pending.note(session, touched)
     # Left to be joined: first arrivals that are not plain repetitions, and whatever else came for the same key.
     left = {keys[number]: positions[keys[number]] for number in other}
     left |= {key: where[1:] for key, where in positions.items() if len(where) > 1 and key not in left}
     changed = await _join(session, arrivals, left, outcomes) if left else []
-    touched = [keys[number] for number in sorted(new)]
     await unjudged.note(session, unjudged.spans_of(sorted({*touched, *changed}) if changed else touched))
     return outcomes
 

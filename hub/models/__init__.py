@@ -16,6 +16,7 @@ from hub.models.completeness import (
     LedgerPending,
     LedgerRaster,
     LedgerSettled,
+    LedgerSum,
 )
 from hub.models.deadlines import Deadline, DeadlinePart, DeadlinePeriod, Notification, deadline_series
 from hub.models.deliveries import (
@@ -78,6 +79,7 @@ __all__ = [
     "LedgerPending",
     "LedgerRaster",
     "LedgerSettled",
+    "LedgerSum",
     "LossRecord",
     "Membership",
     "MeterDevice",

@@ -6,7 +6,17 @@ Never a row per slot: a chunk is a row of bits. What the bits mean is in ``hub.l
 import datetime as dt
 import uuid
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hub.columns import BigId
@@ -47,6 +57,13 @@ class Expectation(Base):
         Index("ix_expectations_device_series", "device", "series"),
         # Totals of many meters are counted in the index alone.
         Index("ix_expectations_raster", "raster", "since_slot", "until_slot"),
+        Index(
+            "ix_expectations_ended",
+            "raster",
+            "until_slot",
+            sqlite_where=text("until_slot IS NOT NULL"),
+            postgresql_where=text("until_slot IS NOT NULL"),
+        ),
         Index("ix_expectations_rebuilding", "id", sqlite_where=text("rebuilding"), postgresql_where=text("rebuilding")),
         COUNTED,
     )
@@ -72,7 +89,11 @@ class ExpectationMark(Base):
 
 
 class LedgerPending(Base):
-    """Keys of readings that a transaction made or removed and no clerk has folded yet (``hub.ledger_pending``)."""
+    """Keys of readings that a transaction made or removed and no clerk has folded yet (``hub.ledger_pending``).
+
+    With ``raster`` and ``chunk``: a chunk that was deleted, whoever did it, with its bits as ``keys``. A trigger on
+    ``ledger_chunks`` notes it, so that the sums lose what goes with a meter, too.
+    """
 
     __tablename__ = "ledger_pending"
     __table_args__ = (COUNTED,)
@@ -80,14 +101,28 @@ class LedgerPending(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     keys: Mapped[bytes]
     removed: Mapped[bool] = mapped_column(default=False)
+    raster: Mapped[int | None]
+    chunk: Mapped[int | None]
 
 
 class LedgerChunk(Base):
-    """Which slots of one expectation are stored, some thousand slots in a row: one bit each."""
+    """Which slots of one expectation are stored, some thousand slots in a row: one bit each.
+
+    ``state`` says where to look for those that are not (``hub.ledger_chunks.Filling``).
+    """
 
     __tablename__ = "ledger_chunks"
     __table_args__ = (
         Index("ix_ledger_chunks_raster_chunk", "raster", "chunk"),
+        # Short, because what is past is whole; a row changes it seldom, so that PostgreSQL writes its bits in place.
+        Index(
+            "ix_ledger_chunks_unfilled",
+            "raster",
+            "chunk",
+            "state",
+            sqlite_where=text("state <> 0"),
+            postgresql_where=text("state <> 0"),
+        ),
         {"postgresql_with": {"fillfactor": 80}},
     )
 
@@ -96,7 +131,24 @@ class LedgerChunk(Base):
     )
     chunk: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     raster: Mapped[int]
+    state: Mapped[int] = mapped_column(SmallInteger)
     bits: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LedgerSum(Base):
+    """All chunks of one raster with one number, put together: how many of them have each slot (``hub.ledger_sums``).
+
+    ``chunks``: how many rows there are. ``everyone``: each expectation that has a slot in it has its row, if only one
+    without bits.
+    """
+
+    __tablename__ = "ledger_sums"
+
+    raster: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    chunk: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    chunks: Mapped[int]
+    everyone: Mapped[bool]
+    planes: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class LedgerSettled(Base):

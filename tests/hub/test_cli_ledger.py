@@ -54,9 +54,11 @@ async def test_what_differs_is_told_and_a_rebuild_mends_it(tmp_path: Path) -> No
         status, said = run("check", *data)
         assert status == 1
         assert f"{meter} {estate.series[SERIES]}: 5 stored readings are not in the ledger, 0 slots" in said
-        assert said.endswith("2 series compared, 1 differ\n")
+        assert said.endswith(
+            "1 sums are not those of their series: make the ledger anew\n2 series compared, 1 differ\n"
+        )
         status, said = run("check", "--json", "--device", str(estate.meters["M2"]), *data)
-        assert (status, json.loads(said)) == (0, {"series": 1, "differing": []})
+        assert (status, json.loads(said)) == (0, {"series": 1, "differing": [], "wrong_sums": 0})
         status, said = run("check", "--json", *data)
         assert [(one["device"], one["lacking"]) for one in json.loads(said)["differing"]] == [(meter, 5)]
         status, said = run("rebuild", "--device", meter, "--json", *data)

@@ -13,7 +13,8 @@ from hub import models
 from hub.completeness_gaps import most_lacking
 from hub.database import reading, writing
 from hub.ledger import catch_up, settle
-from hub.totals import Scope, count
+from hub.totals import Scope
+from hub.totals_counted import count
 from hub.versions import Arrival
 from tests.hub.test_ledger import BEGIN, END, HOUR, SERIES, expect, put, work_off
 from tests.parts.databases import database_url, engine

@@ -9,15 +9,20 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import models
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.database import create_engine, reading, writing
 from hub.expectations import expectations_of, mark
-from hub.ledger import ask_for_rebuild, bits_of, catch_up, differences, keep_some, missing_spans, settle
+from hub.ledger import bits_of, catch_up, differences, keep_some, missing_spans, settle
+from hub.ledger_chunks import filling, size_of
 from hub.ledger_pending import note
+from hub.ledger_rebuilding import ask_for_rebuild
+from hub.ledger_sums import wrong_sums
+from hub.totals import Scope
+from hub.totals_counted import count
 from hub.versions import Arrival, store
 from tests.parts.databases import database_url, engine, new_sqlite
 from tests.parts.estates import NOW, Estate, make_estate
@@ -64,9 +69,36 @@ async def missing(engine: AsyncEngine, estate: Estate, meter: str = "M1") -> lis
 
 
 async def agrees(engine: AsyncEngine, estate: Estate) -> bool:
+    """Whether chunks are what the readings say, and sums and totals what the chunks say, over any window."""
     async with writing(engine) as session:
         found = await expectations_of(session, estate.meters.values())
-        return [await differences(session, one) for one in found] == [None] * len(found)
+        assert [await differences(session, one) for one in found] == [None] * len(found)
+        for raster in (await session.execute(sa.select(models.LedgerRaster))).scalars():
+            assert await wrong_sums(session, raster.id, size_of(raster.interval)) == []
+        by_id = {one.id: one for one in found}
+        chunks = sa.select(models.LedgerChunk).where(models.LedgerChunk.expectation.in_(by_id))
+        for row in (await session.execute(chunks)).scalars():
+            one = by_id[row.expectation]
+            size = size_of(one.raster.interval)
+            assert row.state == filling(int.from_bytes(row.bits, "little"), size, row.chunk, one.since, one.until)
+        for hours in ((0, 24), (3, 5), (-2000, 24), (-300, -100), (-241, -239), (5, 5.5), (-3000, 3000)):
+            start, end = (BEGIN + hour * HOUR for hour in hours)
+            await _totals_agree(session, estate, start, end)
+    return True
+
+
+async def _totals_agree(session: AsyncSession, estate: Estate, start: dt.datetime, end: dt.datetime) -> None:
+    expecting = await expectations_of(session, estate.meters.values())
+    bits = await bits_of(session, expecting)
+    expected = stored = 0
+    lacking = []
+    for one in expecting:
+        first, last = one.window(start, end, NOW)
+        expected += max(0, last - first + 1)
+        stored += bits[one.id].count(first, last)
+        lacking += [one.id] if bits[one.id].missing(first, last) else []
+    totals = await count(session, Scope(organization=estate.organization), start, end, NOW)
+    assert (totals.expected, totals.stored, totals.lacking) == (expected, stored, lacking)
 
 
 async def test_what_is_not_stored_is_missing_with_its_span(engine: AsyncEngine) -> None:
@@ -242,8 +274,12 @@ async def test_a_deleted_meter_leaves_nothing(engine: AsyncEngine, rest: Rest) -
     await rest.call("DELETE", f"/v1/metering/meter-devices/{estate.meters['M1']}?with_readings=true", status=204)
     await work_off(engine)
     async with reading(engine) as session:
-        left = await session.scalars(sa.select(models.LedgerChunk.expectation))
-        assert left.all() == []
+        left = await session.scalars(
+            sa.select(models.Expectation.device)
+            .join(models.LedgerChunk, models.LedgerChunk.expectation == models.Expectation.id)
+            .distinct()
+        )
+        assert left.all() == [estate.meters["M2"]]
         waiting = await session.scalars(sa.select(models.LedgerPending.id))
         assert waiting.all() == []
 
@@ -268,7 +304,12 @@ def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 _STEPS = st.lists(
-    st.tuples(st.sampled_from(["store", "store", "store", "delete", "clerk", "rebuild"]), st.integers(0, 30)),
+    st.tuples(
+        st.sampled_from(
+            ["store", "store", "store", "delete", "clerk", "rebuild", "commission", "end", "raster", "leave", "come"]
+        ),
+        st.integers(0, 30),
+    ),
     min_size=1,
     max_size=25,
 )
@@ -290,7 +331,7 @@ async def _play(url: str, steps: list[tuple[str, int]], clerks: int) -> None:
 
 async def _play_on(engine: AsyncEngine, steps: list[tuple[str, int]], clerks: int) -> None:
     """Do the steps, some twice, with clerks beside them; then compare with the readings and with a rebuild."""
-    estate = await make_estate(engine, gateway_id=f"gw-{uuid.uuid4().hex}", meters=("M1",))
+    estate = await make_estate(engine, gateway_id=f"gw-{uuid.uuid4().hex}", meters=("M1", "M2", "M3"))
     await expect(engine, estate, {"series": SERIES, "interval": "hour"}, {"series": "2:300", "interval": "gas_day"})
     done = asyncio.Event()
 
@@ -310,8 +351,9 @@ async def _play_on(engine: AsyncEngine, steps: list[tuple[str, int]], clerks: in
     assert await agrees(engine, estate)
     before = await _all_bits(engine, estate)
     async with writing(engine) as session:
-        assert await ask_for_rebuild(session, estate.meters.values()) == 2
+        await ask_for_rebuild(session, estate.meters.values())
     await work_off(engine)
+    assert await agrees(engine, estate)
     assert await _all_bits(engine, estate) == before
 
 
@@ -319,7 +361,7 @@ async def _step(engine: AsyncEngine, estate: Estate, what: str, number: int) -> 
     at = BEGIN + dt.timedelta(minutes=30 * number)
     if what == "store":
         late = [arrival(estate, at), arrival(estate, at + HOUR, series="2:300"), arrival(estate, at, str(number))]
-        await put(engine, *late)
+        await put(engine, *late, arrival(estate, at, meter="M2"), arrival(estate, at - 60 * HOUR, meter="M3"))
     elif what == "delete":
         async with writing(engine) as session:
             # What deleting a reading over REST does.
@@ -334,9 +376,32 @@ async def _step(engine: AsyncEngine, estate: Estate, what: str, number: int) -> 
                 await note(session, [(key[0].int, key[1].int, at)], removed=True)
     elif what == "clerk":
         await keep_some(engine, NOW)
-    else:
+    elif what == "rebuild":
         async with writing(engine) as session:
             await ask_for_rebuild(session, estate.meters.values())
+    elif what == "leave":
+        # As with a meter that is deleted over REST: its expectations and chunks go with it.
+        async with writing(engine) as session:
+            await session.execute(sa.delete(models.Reading).where(models.Reading.meter_device == estate.meters["M3"]))
+            await session.execute(sa.delete(models.Expectation).where(models.Expectation.device == estate.meters["M3"]))
+    else:
+        await _edit(engine, estate, what, at - 240 * HOUR)
+
+
+async def _edit(engine: AsyncEngine, estate: Estate, what: str, at: dt.datetime) -> None:
+    """Change what is expected: since when, until when, on which raster, of whom."""
+    meter = sa.update(models.MeterDevice).where(models.MeterDevice.id == estate.meters["M2"])
+    async with writing(engine) as session:
+        if what == "commission":
+            await session.execute(meter.values(commissioned=at))
+        elif what == "end":
+            await session.execute(meter.values(decommissioned=at + 240 * HOUR))
+        elif what == "raster":
+            interval = "half_hour" if at.minute else "hour"
+            told = [{"series": SERIES, "interval": interval, "anchor_seconds": None, "archive": 3}]
+            config = sa.update(models.MeterDeviceConfig).where(models.MeterDeviceConfig.id == estate.config)
+            await session.execute(config.values(expectations=told))
+        await mark(session, models.MeterDeviceConfig, estate.config)
 
 
 async def _all_bits(engine: AsyncEngine, estate: Estate) -> list[dict[int, int]]:
