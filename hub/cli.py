@@ -7,42 +7,40 @@ start them: whoever wants a token does not wait for a web framework.
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 import click
-from click.core import ParameterSource
 from msgspec import json
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import SQLAlchemyError
 
 from hub.backup import BackupError
 from hub.broker import BrokerError
+from hub.cli_access import membership_commands, token_commands, user_commands
 from hub.cli_backup import backup_command, restore_command
-from hub.clocks import Clock, system_clock
-from hub.database import DatabaseError, async_url, create_engine, migrate, schema_problem, writing
+from hub.cli_places import (
+    DATABASE_VARIABLE,
+    KEY_FILE_VARIABLE,
+    data_option,
+    database_of,
+    database_option,
+    json_option,
+    key_file_from_environment,
+    typed,
+)
+from hub.clocks import system_clock
+from hub.database import DatabaseError, async_url, migrate
 from hub.keys import KeyFileError
 from hub.logs import set_up_logs
 from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
-from hub.tokens import create_token, list_tokens, revoke_tokens
 from protocol.wire import ContractError
 
-DATABASE_VARIABLE = "METERGATE_DATABASE"
 BROKER_VARIABLE = "METERGATE_BROKER"
 BROKER_PASSWORD_VARIABLE = "METERGATE_BROKER_PASSWORD"  # noqa: S105 - the name of a variable
 BROKER_PASSWORD_FILE_VARIABLE = "METERGATE_BROKER_PASSWORD_FILE"  # noqa: S105 - the name of a variable
-KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
 WEBHOOK_HOSTS_VARIABLE = "METERGATE_WEBHOOK_HOSTS"
 
 _PORT = click.IntRange(0, 65535)
-_Result = TypeVar("_Result")
-
-
-def _typed(context: click.Context, parameter: click.Parameter) -> bool:
-    """Whether a value stands on the command line, where everybody on the machine can read it."""
-    return context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
 
 
 def _checked_broker(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
@@ -57,7 +55,7 @@ def _checked_broker(context: click.Context, parameter: click.Parameter, url: str
 
     try:
         broker = read_url(url)
-        if broker.password is not None and _typed(context, parameter):
+        if broker.password is not None and typed(context, parameter):
             raise click.UsageError(
                 "--broker holds a password, which everybody on this machine could read there: "
                 f"leave it out and set {BROKER_PASSWORD_VARIABLE} or {BROKER_PASSWORD_FILE_VARIABLE}, "
@@ -79,39 +77,10 @@ def _broker_password() -> str | None:
         raise click.UsageError(f"{BROKER_PASSWORD_FILE_VARIABLE}: {file} cannot be read: {error}") from None
 
 
-def _checked_database(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    """Accept a database's URL.
-
-    Raises:
-        click.UsageError: when it is no such URL, or holds a password where everybody can read it.
-    """
-    if not url:
-        return None
-    try:
-        target = async_url(url)
-    except (ValueError, ArgumentError) as error:
-        raise click.UsageError(f"--database: {error}") from None
-    if target.password is not None and _typed(context, parameter):
-        raise click.UsageError(
-            "--database holds a password, which everybody on this machine could read there: "
-            f"leave it out and set PGPASSWORD, or set {DATABASE_VARIABLE} to the whole URL"
-        )
-    return url
-
-
-data_option = click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), default=None, help="Directory of everything kept."
-)
 port_option = click.option(
     "--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="REST; 0 takes a free one."
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address that REST listens on.")
-database_option = click.option(
-    "--database",
-    envvar=DATABASE_VARIABLE,
-    callback=_checked_database,
-    help=f"URL, such as postgresql://user@host/name [{DATABASE_VARIABLE}]; a password only there or in PGPASSWORD.",
-)
 broker_option = click.option(
     "--broker",
     envvar=BROKER_VARIABLE,
@@ -138,6 +107,9 @@ def commands() -> None:
 
 commands.add_command(backup_command)
 commands.add_command(restore_command)
+commands.add_command(token_commands)
+commands.add_command(user_commands)
+commands.add_command(membership_commands)
 
 
 @commands.command("run")
@@ -159,7 +131,7 @@ def run_command(
         host=host,
         port=port,
         mqtt_port=mqtt_port,
-        hub_key_file=_key_file(),
+        hub_key_file=key_file_from_environment(),
         webhook_hosts=_hosts(webhook_hosts),
     )
     from hub.processes import run  # noqa: PLC0415 - see above
@@ -190,7 +162,7 @@ def serve_command(
         broker=broker,
         host=host,
         port=port,
-        hub_key_file=_key_file(),
+        hub_key_file=key_file_from_environment(),
         webhook_hosts=_hosts(webhook_hosts),
     )
     from hub.processes import serve  # noqa: PLC0415 - see above
@@ -220,13 +192,13 @@ def relay_command(
     """
     if not broker:
         raise click.UsageError(f"a relay needs a broker: give --broker URL or set {BROKER_VARIABLE}")
-    if data is None and _key_file() is None:
+    if data is None and key_file_from_environment() is None:
         raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
     settings = Settings(
         _postgresql(database),
         data=data,
         broker=broker,
-        hub_key_file=_key_file(),
+        hub_key_file=key_file_from_environment(),
         metrics_port=metrics_port,
         webhook_hosts=_hosts(webhook_hosts),
     )
@@ -241,48 +213,8 @@ def relay_command(
 @database_option
 def migrate_command(data: Path | None, database: str | None) -> None:
     """Bring the database to this version."""
-    asyncio.run(migrate(_database(data, database)))
+    asyncio.run(migrate(database_of(data, database)))
     click.echo("the database is up to date")
-
-
-@commands.group("token")
-def token_commands() -> None:
-    """Staff tokens for the REST API."""
-
-
-@token_commands.command("create")
-@click.argument("name")
-@data_option
-@database_option
-def create_token_command(name: str, data: Path | None, database: str | None) -> None:
-    """Make a token called NAME and print its key, once; the last line is the key alone."""
-    if not name.strip() or len(name) > 150:  # noqa: PLR2004 - the column's width
-        raise click.UsageError("NAME must have 1 to 150 characters")
-    key = asyncio.run(_create_token(_database(data, database), name, system_clock()))
-    click.echo(key)
-
-
-@token_commands.command("list")
-@data_option
-@database_option
-def list_tokens_command(data: Path | None, database: str | None) -> None:
-    """Print each token's name, when it was made, and when it was revoked, if it was; no keys, which nobody has."""
-    for token in asyncio.run(_with_session(_database(data, database), list_tokens)):
-        end = f"revoked {token.revoked.isoformat(timespec='seconds')}" if token.revoked else "valid"
-        click.echo(f"{token.name}\t{token.created.isoformat(timespec='seconds')}\t{end}")
-
-
-@token_commands.command("revoke")
-@click.argument("name")
-@data_option
-@database_option
-def revoke_token_command(name: str, data: Path | None, database: str | None) -> None:
-    """Make all tokens called NAME invalid, at once and for ever."""
-    now = system_clock().now()
-    count = asyncio.run(_with_session(_database(data, database), lambda session: revoke_tokens(session, name, now)))
-    if not count:
-        raise StartError(f"there is no valid token called {name!r}; see metergate-hub token list")
-    click.echo(f"{count} revoked")
 
 
 @commands.group("ledger")
@@ -291,19 +223,18 @@ def ledger_commands() -> None:
 
 
 _device_option = click.option("--device", type=click.UUID, default=None, help="One meter, by its id; else all.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @ledger_commands.command("check")
 @_device_option
-@_json_option
+@json_option
 @data_option
 @database_option
 def check_ledger_command(device: UUID | None, data: Path | None, database: str | None, *, as_json: bool) -> None:
     """Compare the ledger with the stored readings; exit with 1 if they differ."""
     from hub import cli_ledger  # noqa: PLC0415 - see above
 
-    found = cli_ledger.check(_database(data, database), device, system_clock())
+    found = cli_ledger.check(database_of(data, database), device, system_clock())
     click.echo(json.encode(found) if as_json else found.text())
     if found.differing or found.wrong_sums:
         sys.exit(1)
@@ -311,14 +242,14 @@ def check_ledger_command(device: UUID | None, data: Path | None, database: str |
 
 @ledger_commands.command("rebuild")
 @_device_option
-@_json_option
+@json_option
 @data_option
 @database_option
 def rebuild_ledger_command(device: UUID | None, data: Path | None, database: str | None, *, as_json: bool) -> None:
     """Make the ledger anew from the stored readings."""
     from hub import cli_ledger  # noqa: PLC0415 - see above
 
-    found = cli_ledger.rebuild(_database(data, database), device)
+    found = cli_ledger.rebuild(database_of(data, database), device)
     click.echo(json.encode(found) if as_json else found.text())
 
 
@@ -328,7 +259,7 @@ def keys_commands() -> None:
 
 
 @keys_commands.command("rotate")
-@_json_option
+@json_option
 @data_option
 @database_option
 def rotate_keys_command(data: Path | None, database: str | None, *, as_json: bool) -> None:
@@ -338,41 +269,11 @@ def rotate_keys_command(data: Path | None, database: str | None, *, as_json: boo
     """
     from hub import cli_keys  # noqa: PLC0415 - see above
 
-    file = _key_file() or (data or DEFAULT_DATA) / "hub.key"
-    done = cli_keys.rotate_keys(_database(None if database else data, database), file)
+    file = key_file_from_environment() or (data or DEFAULT_DATA) / "hub.key"
+    done = cli_keys.rotate_keys(database_of(None if database else data, database), file)
     click.echo(json.encode(done) if as_json else done.text())
     if done.unreadable:
         sys.exit(1)
-
-
-async def _with_session(database: str, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
-    engine = create_engine(database)
-    try:
-        problem = await schema_problem(engine)
-        if problem:
-            raise StartError(problem)
-        async with writing(engine) as session:
-            return await work(session)
-    finally:
-        await engine.dispose()
-
-
-async def _create_token(database: str, name: str, clock: Clock) -> str:
-    await migrate(database)
-    engine = create_engine(database)
-    try:
-        async with writing(engine) as session:
-            return await create_token(session, name, clock.now())
-    finally:
-        await engine.dispose()
-
-
-def _database(data: Path | None, database: str | None) -> str:
-    if data is not None and database is not None and database != os.environ.get(DATABASE_VARIABLE):
-        raise click.UsageError("give --data or --database, not both")
-    if data is None and database is not None:
-        return database
-    return sqlite_url(data or DEFAULT_DATA)
 
 
 def _postgresql(database: str | None) -> str:
@@ -391,8 +292,3 @@ def expected_causes() -> tuple[type[Exception], ...]:
 def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the hosts as URLs are compared with them."""
     return tuple(name.lower().rstrip(".").strip("[]") for name in names)
-
-
-def _key_file() -> Path | None:
-    path = os.environ.get(KEY_FILE_VARIABLE)
-    return Path(path) if path else None

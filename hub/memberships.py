@@ -73,3 +73,36 @@ async def organizations_of(session: AsyncSession, user: uuid.UUID) -> list[Organ
         .order_by(Row.id)
     )
     return list(found.scalars())
+
+
+async def join(session: AsyncSession, organization: uuid.UUID, user: uuid.UUID, now: dt.datetime) -> bool:
+    """Make a user a member; return whether it was none before."""
+    if await _membership(session, organization, user) is not None:
+        return False
+    session.add(Row(organization=organization, user=user, created_at=now, updated_at=now))
+    await session.flush()
+    return True
+
+
+async def leave(session: AsyncSession, organization: uuid.UUID, user: uuid.UUID) -> bool:
+    """End a membership; return whether there was one."""
+    found = await _membership(session, organization, user)
+    if found is None:
+        return False
+    await session.delete(found)
+    return True
+
+
+async def _membership(session: AsyncSession, organization: uuid.UUID, user: uuid.UUID) -> Row | None:
+    return await session.scalar(select(Row).where(Row.organization == organization, Row.user == user))
+
+
+async def list_memberships(session: AsyncSession) -> list[tuple[Row, User, Organization]]:
+    """Return all memberships with their users and organizations, by user."""
+    found = await session.execute(
+        select(Row, User, Organization)
+        .join(User, User.id == Row.user)
+        .join(Organization, Organization.id == Row.organization)
+        .order_by(User.username, Row.id)
+    )
+    return [(one[0], one[1], one[2]) for one in found]

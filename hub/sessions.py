@@ -17,10 +17,10 @@ from joserfc.errors import JoseError
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.access import READ, Access
 from hub.columns import to_microseconds
 from hub.models import Membership, Organization, User
 from hub.problems import NotAuthenticated
+from hub.scopes import READ, Access
 from hub.session_keys import SessionKeys
 
 LIFE = dt.timedelta(hours=1)

@@ -1,7 +1,7 @@
 """Tokens of staff and of machines: 32 random bytes each, of which the database has only the SHA-256.
 
 So a copy of the database opens nothing. A key is shown once, when it is made. A staff token opens everything; a
-machine's has scopes (``hub.access``), usually one organization, and may expire. Revoked is revoked at once: each
+machine's has scopes (``hub.scopes``), usually one organization, and may expire. Revoked is revoked at once: each
 request looks.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.access import STAFF, Access
 from hub.models import Organization, Token
+from hub.scopes import STAFF, Access
 
 KEY_BYTES = 32
 USE_NOTED = dt.timedelta(minutes=1)

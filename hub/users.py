@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
@@ -18,7 +18,7 @@ from hub.models import Membership, Organization
 from hub.models import User as Row
 from hub.paging import equals, is_true
 from hub.passwords import hash_password, password_problem
-from hub.problems import Conflict, Wrong, WrongField
+from hub.problems import Wrong, WrongField
 from hub.resources import READ_ONLY, Resource, Values, router_of
 
 _USERNAME = re.compile(r"[a-z0-9@.+_-]{1,150}")
@@ -105,13 +105,7 @@ async def find_user(session: AsyncSession, username: str) -> Row | None:
 
 
 async def create_user(session: AsyncSession, username: str, password: str, now: dt.datetime) -> Row:
-    """Make a user; both were judged before.
-
-    Raises:
-        Conflict: when there is one of that name.
-    """
-    if await find_user(session, username) is not None:
-        raise Conflict(f"there is a user {plain_username(username)!r} already")
+    """Make a user; both were judged before, and there is none of that name."""
     row = Row(
         username=plain_username(username),
         password=hash_password(password),
@@ -136,8 +130,3 @@ async def list_users(session: AsyncSession) -> list[tuple[Row, list[str]]]:
     for user, organization in found:
         names.setdefault(user, []).append(organization)
     return [(user, names.get(user.id, [])) for user in users]
-
-
-async def delete_user(session: AsyncSession, user: uuid.UUID) -> None:
-    """Delete a user and its memberships."""
-    await session.execute(delete(Row).where(Row.id == user))

@@ -39,7 +39,7 @@ class Membership(Dated, Base):
 class Token(Base):
     """A token of staff or of a machine. The key itself is never stored, only its SHA-256.
 
-    ``organization`` is the only one that it opens; None for all. ``scopes`` are of ``hub.access``; without one a token
+    ``organization`` is the only one that it opens; None for all. ``scopes`` are of ``hub.scopes``; without one a token
     opens nothing. ``last_used`` is right to the minute.
     """
 

@@ -50,7 +50,7 @@ class Client:
         return answer.json() if answer.content else None
 
 
-async def sign_in(rest: Rest, status: int = 201, **body: object) -> Any:  # noqa: ANN401 - JSON
+async def sign_in(rest: Rest, status: int = 201, /, **body: object) -> Any:  # noqa: ANN401 - JSON
     return await Client(rest).call("POST", SIGN_IN, {"username": "anna", "password": PASSWORD, **body}, status)
 
 
@@ -322,7 +322,7 @@ def test_only_our_own_sessions_are_believed(keys: SessionKeys) -> None:
     head, body, signature = token.split(".")
     ours = {"alg": "HS256", "kid": keys.signing.kid}
     claims = claims_of(token)
-    stranger = OctKey.import_key(b"k" * 32, {"kid": keys.signing.kid})
+    stranger = OctKey.import_key(b"k" * 32, {"kid": str(keys.signing.kid)})
     named = OctKey.import_key(b"k" * 32, {"kid": "0" * 16})
     forged = {
         "no algorithm": f"{text_of({'alg': 'none', 'typ': 'JWT'})}.{body}.",
