@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
-from hub.deadlines_counted import Counted, count, selection_of, zones_of
+from hub.deadlines_counted import EXPLAINED, count, selection_of, zones_of
 from hub.deadlines_periods import MOST_OPEN, PERIODS, open_slots, period_of, raster_of
 from hub.deadlines_seen import (
     GATEWAY,
@@ -36,6 +36,7 @@ from hub.deadlines_seen import (
     period_now,
     row_of,
 )
+from hub.deadlines_tallies import Counted
 from hub.deadlines_told import CLOSING, OVER, RUNNING, TEST, Part, Result, part_of, result_of, tell
 from hub.ledger import catch_up
 from hub.models import AmrTaskGroup, DeadlinePart, DeadlinePeriod, Organization, ReadingSeries
@@ -330,7 +331,7 @@ async def _open(
     for row in sorted(asked, key=lambda row: row.start, reverse=True)[:MOST_LIVE]:
         period = period_now(deadline, row)
         running = period.due_at > now
-        counted = await count(session, of, period, now, groups=by == GROUP, reasons=True, late=not running)
+        counted = await count(session, of, period, now, groups=by == GROUP, reasons=EXPLAINED, late=not running)
         outlook = await outlook_of(session, row, counted) if running else None
         note(row, deadline, counted, outlook, now)
         parts = parts_of(by, deadline, counted, outlook, await _names(session, deadline, counted, by)) if by else ()

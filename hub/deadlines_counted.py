@@ -12,7 +12,7 @@ import functools
 import operator
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from hub.deadlines_periods import Period, has_zones
+from hub.deadlines_tallies import Counted, Place, Tally
 from hub.expectations import Expecting, expectations_by_id, expectations_of
 from hub.flagging import rejected_slots
 from hub.ledger import bits_of
@@ -43,7 +44,7 @@ from hub.totals import Part, Scope, Window, parts_of, windows_of
 from protocol.rasters import Raster
 
 EXPLAINED = 2000
-"""Expectations that one count looks into, those first that lack most."""
+"""Expectations that one count looks into at most, those first that lack most."""
 
 _IDS = 5000
 _SLICE = dt.timedelta(hours=6)
@@ -57,85 +58,6 @@ class Selection:
     group: uuid.UUID | None
     series: frozenset[uuid.UUID]
     interval: str
-
-
-@dataclasses.dataclass(slots=True)
-class Tally:
-    """Counted slots. ``asked`` are those whose time has come; ``states`` and ``reasons`` are of some that lack."""
-
-    expected: int = 0
-    asked: int = 0
-    stored: int = 0
-    late: int = 0
-    states: Counter[str] = dataclasses.field(default_factory=Counter)
-    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def add(self, other: "Tally") -> None:
-        """Add another one's slots."""
-        self.expected += other.expected
-        self.asked += other.asked
-        self.stored += other.stored
-        self.late += other.late
-        self.states += other.states
-        self.reasons += other.reasons
-
-    @property
-    def unexplained(self) -> int:
-        """Slots whose time has come that are not stored, and were not looked into."""
-        return self.asked - self.stored - self.late - sum(self.states.values())
-
-    @property
-    def to_come(self) -> int:
-        """Slots whose time is still to come within the period."""
-        return self.expected - self.asked
-
-    def lacking(self) -> dict[str, int]:
-        """Return all slots that are not stored, by state, those that are ``missing`` by reason."""
-        named = {state: count for state, count in self.states.items() if state != MISSING} | dict(self.reasons)
-        named["unexplained"] = self.unexplained
-        named["due"] = named.get("due", 0) + self.to_come
-        return {name: count for name, count in sorted(named.items()) if count > 0}
-
-
-Cell = tuple[uuid.UUID | None, uuid.UUID | None]
-"""A task group (None for meters in none) and a gateway (None for meters on no line of one)."""
-
-
-@dataclasses.dataclass(slots=True)
-class Counted:
-    """A period's slots by gateway, and by group and gateway: a meter in two groups counts in each of them."""
-
-    gateways: dict[uuid.UUID | None, Tally] = dataclasses.field(default_factory=dict)
-    groups: dict[Cell, Tally] = dataclasses.field(default_factory=dict)
-    rebuilding: bool = False
-    """Whether some of it is being made anew from the readings at this moment, and may show too little."""
-
-    def tallies(self, place: "_Place") -> Iterable[Tally]:
-        """Yield all that a meter counts in."""
-        yield self.gateways.setdefault(place.gateway, Tally())
-        for group in place.groups:
-            yield self.groups.setdefault((group, place.gateway), Tally())
-
-    @property
-    def total(self) -> Tally:
-        """All gateways' slots."""
-        found = Tally()
-        for tally in self.gateways.values():
-            found.add(tally)
-        return found
-
-    def by_group(self) -> dict[uuid.UUID | None, Tally]:
-        """Return the slots by group."""
-        found: dict[uuid.UUID | None, Tally] = {}
-        for (group, _), tally in self.groups.items():
-            found.setdefault(group, Tally()).add(tally)
-        return found
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    gateway: uuid.UUID | None
-    groups: tuple[uuid.UUID | None, ...]
 
 
 async def selection_of(session: AsyncSession, deadline: Deadline) -> Selection:
@@ -179,25 +101,24 @@ async def count(
     now: dt.datetime,
     *,
     groups: bool = False,
-    reasons: bool = False,
+    reasons: int = 0,
     late: bool = False,
 ) -> Counted:
     """Count a period's slots as they are now.
 
-    With ``groups`` also by group; with ``reasons`` why some lack; with ``late``, what was stored too late apart.
+    With ``groups`` also by group; ``reasons`` is of how many expectations that lack some it is found out why; with
+    ``late``, what was stored too late is apart.
     """
-    start, end = period.window
-    scope = Scope(organization=of.organization)
-    windows = await windows_of(session, scope, start, end, max(now, end))
+    windows = await _windows(session, of, period, now)
     if not windows:
         return Counted()
-    asked = {one.raster_id: one.last for one in await windows_of(session, scope, start, end, now)}
     if session.get_bind().dialect.name == "postgresql":
-        counted, lacking = await _count_postgresql(session, of, period.zone, windows, asked, groups=groups)
+        counted, lacking = await _count_postgresql(session, of, windows, groups=groups)
     else:
-        counted, lacking = await _count_here(session, of, period.zone, windows, asked, groups=groups)
+        counted, lacking = await _count_here(session, of, period.zone, windows, groups=groups)
     rasters = [window.raster_id for window in windows]
-    stale = await session.scalars(select(Expectation.id).where(Expectation.rebuilding, Expectation.raster.in_(rasters)))
+    rebuilding = (Expectation.rebuilding, Expectation.raster.in_(rasters))
+    stale = await session.scalars(select(Expectation.id).where(*rebuilding).limit(1))
     counted.rebuilding = stale.first() is not None
     rejected = await _rejected(session, of, period, rasters)
     if rejected:
@@ -208,9 +129,9 @@ async def count(
         lacking = [
             *(key for key, (one, _) in rejected.items() if one.device in places),
             *(key for key in lacking if key not in rejected),
-        ][:EXPLAINED]
+        ]
     if reasons and lacking:
-        await _explain(session, of, period, now, counted, lacking, rejected, groups=groups)
+        await _explain(session, of, period, now, counted, lacking[:reasons], rejected, groups=groups)
     if late:
         await _take_out_late(session, of, period, windows, counted, rejected, groups=groups)
     return counted
@@ -219,8 +140,46 @@ async def count(
 # Counting
 
 
-def _expecting(of: Selection, zone: str, window: Window, *columns: Any) -> sa.Select[Any]:  # noqa: ANN401 - as above
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """A window of a raster's slots: all of the period's, and those until ``now``, the last whose time has come.
+
+    ``zone`` is that of the meters, where the raster does not say it: momentary values are expected in UTC.
+    """
+
+    window: Window
+    now: int
+    zone: str | None
+    end: dt.datetime
+    """Until when readings may fill these slots: a momentary value fills the latest one before it."""
+
+    @property
+    def raster_id(self) -> int:
+        return self.window.raster_id
+
+
+async def _windows(session: AsyncSession, of: Selection, period: Period, now: dt.datetime) -> list[_Asked]:
+    start, end = period.window
+    scope = Scope(organization=of.organization)
+    until_now = {one.raster_id: one.last for one in await windows_of(session, scope, start, end, now)}
+    rows = await session.scalars(select(LedgerRaster).where(LedgerRaster.organization == of.organization))
+    rasters = {row.id: row for row in rows}
+    found = []
+    for window in await windows_of(session, scope, start, end, max(now, end)):
+        row = rasters.get(window.raster_id)
+        if row is None or (has_zones(of.interval) and not row.momentary and row.zone != period.zone):
+            # Of other meters; or it was made between the two questions.
+            continue
+        zone = period.zone if has_zones(of.interval) and row.momentary else None
+        last = window.last + 1 if row.momentary else window.last
+        fills = Raster(row.interval, row.anchor_seconds, row.zone).instant_of(last)
+        found.append(_Asked(window, until_now.get(row.id, window.first - 1), zone, max(end, fills)))
+    return found
+
+
+def _expecting(of: Selection, one: _Asked, *columns: Any) -> sa.Select[Any]:  # noqa: ANN401 - as above
     """Select from the expectations of one raster that are meant, with their meters and lines."""
+    window = one.window
     statement = (
         select(*columns)
         .select_from(Expectation)
@@ -236,11 +195,11 @@ def _expecting(of: Selection, zone: str, window: Window, *columns: Any) -> sa.Se
         statement = statement.where(Expectation.series.in_(of.series))
     if of.group is not None:
         statement = statement.where(_in_group(of.group))
-    if has_zones(of.interval):
+    if one.zone is not None:
         statement = (
             statement.outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
             .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-            .where(_zone == zone)
+            .where(_zone == one.zone)
         )
     return statement
 
@@ -255,15 +214,9 @@ def _bits(part: Part, column: str) -> str:
 
 
 async def _count_postgresql(
-    session: AsyncSession,
-    of: Selection,
-    zone: str,
-    windows: Sequence[Window],
-    asked: Mapping[int, int],
-    *,
-    groups: bool,
+    session: AsyncSession, of: Selection, windows: Sequence[_Asked], *, groups: bool
 ) -> tuple[Counted, list[int]]:
-    rows = sa.union_all(*(_counted_bits(of, zone, one, asked.get(one.raster_id, one.first - 1)) for one in windows))
+    rows = sa.union_all(*(_counted_bits(of, one) for one in windows))
     each = rows.cte("counted")
     nobody = sa.cast(sa.null(), sa.Uuid)
     sums = [sa.func.sum(each.c[name]).cast(sa.BigInteger) for name in ("expected", "asked", "stored")]
@@ -299,15 +252,18 @@ async def _count_postgresql(
     return counted, lacking
 
 
-def _counted_bits(of: Selection, zone: str, window: Window, last: int) -> sa.Select[Any]:
-    """Select each expectation with its expected slots, those until ``last`` (now), and the bits that are set."""
+def _counted_bits(of: Selection, one: _Asked) -> sa.Select[Any]:
+    """Select each expectation with its expected slots, those until now, and the bits that are set."""
+    window, last = one.window, one.now
     until = sa.func.coalesce(Expectation.until_slot, window.last)
     first = sa.func.greatest(Expectation.since_slot, window.first)
     found: list[sa.ColumnElement[int]] = []
-    statement = _expecting(of, zone, window)
+    statement = _expecting(of, one)
     for number, part in enumerate(parts_of([window])):
         chunk = aliased(LedgerChunk, name=f"chunk_{number}")
-        same = sa.and_(chunk.expectation == Expectation.id, chunk.chunk == part.chunk)
+        # By the index over raster and chunk, as totals are counted.
+        place = sa.and_(chunk.raster == window.raster_id, chunk.chunk == part.chunk)
+        same = sa.and_(chunk.expectation == Expectation.id, place)
         statement = statement.outerjoin(chunk, same)
         found.append(sa.func.coalesce(sa.literal_column(_bits(part, f"chunk_{number}.bits"), sa.BigInteger), 0))
     stored = functools.reduce(operator.add, found)
@@ -322,22 +278,16 @@ def _counted_bits(of: Selection, zone: str, window: Window, last: int) -> sa.Sel
 
 
 async def _count_here(
-    session: AsyncSession,
-    of: Selection,
-    zone: str,
-    windows: Sequence[Window],
-    asked: Mapping[int, int],
-    *,
-    groups: bool,
+    session: AsyncSession, of: Selection, zone: str, windows: Sequence[_Asked], *, groups: bool
 ) -> tuple[Counted, list[int]]:
     ids: list[int] = []
-    for window in windows:
-        ids += await session.scalars(_expecting(of, zone, window, Expectation.id))
+    for asked in windows:
+        ids += await session.scalars(_expecting(of, asked, Expectation.id))
     expecting = await expectations_by_id(session, ids)
-    by_raster = {window.raster_id: window for window in windows}
+    by_raster = {one.raster_id: one for one in windows}
     spans = {}
     for one in expecting:
-        window = by_raster[one.raster_id]
+        window = by_raster[one.raster_id].window
         first = max(window.first, one.since)
         spans[one.id] = first, window.last if one.until is None else min(window.last, one.until)
     bits = await bits_of(session, expecting, spans)
@@ -346,9 +296,9 @@ async def _count_here(
     lacking: list[tuple[int, int]] = []
     for one in expecting:
         first, last = spans[one.id]
-        until_now = max(0, min(last, asked.get(one.raster_id, first - 1)) - first + 1)
+        until_now = max(0, min(last, by_raster[one.raster_id].now) - first + 1)
         found = Tally(last - first + 1, until_now, bits[one.id].count(first, last))
-        for tally in counted.tallies(places[one.device]):
+        for tally in counted.tallies(places[one.device]) if one.device in places else ():
             tally.add(found)
         if found.stored < until_now:
             lacking.append((found.stored - until_now, one.id))
@@ -357,7 +307,7 @@ async def _count_here(
 
 async def _places(
     session: AsyncSession, of: Selection, zone: str, devices: Collection[uuid.UUID], *, groups: bool
-) -> dict[uuid.UUID, _Place]:
+) -> dict[uuid.UUID, Place]:
     """Return where the meters are of those that are meant."""
     ordered = sorted(devices)
     gateways: dict[uuid.UUID, uuid.UUID | None] = {}
@@ -379,7 +329,7 @@ async def _places(
             for device, group in pairs:
                 member.setdefault(device, []).append(group)
     return {
-        device: _Place(gateway, tuple(member.get(device, [None])) if groups else ())
+        device: Place(gateway, tuple(member.get(device, [None])) if groups else ())
         for device, gateway in gateways.items()
     }
 
@@ -445,7 +395,7 @@ async def _take_out_late(
     session: AsyncSession,
     of: Selection,
     period: Period,
-    windows: Sequence[Window],
+    windows: Sequence[_Asked],
     counted: Counted,
     rejected: _Rejected,
     *,
@@ -463,7 +413,7 @@ async def _take_out_late(
     )
     if of.series:
         statement = statement.where(Reading.series.in_(of.series))
-    at, until = start, max(end, *[await _end_of(session, window) for window in windows])
+    at, until = start, max(one.end for one in windows)
     while at < until:
         # In slices, so that what came too late altogether, after an outage of relays, does not fill the memory.
         to = min(at + _SLICE, until)
@@ -484,13 +434,6 @@ async def _take_out_late(
         for tally in counted.tallies(places[one.device]) if slots else ():
             tally.stored -= len(slots)
             tally.late += len(slots)
-
-
-async def _end_of(session: AsyncSession, window: Window) -> dt.datetime:
-    """Return until when readings may fill slots of a window: a momentary value fills the latest slot before it."""
-    row = await session.get_one(LedgerRaster, window.raster_id)
-    last = window.last + 1 if row.momentary else window.last
-    return Raster(row.interval, row.anchor_seconds, row.zone).instant_of(last)
 
 
 async def _in_time(session: AsyncSession, one: Expecting, slots: Collection[int], due_at: dt.datetime) -> set[int]:

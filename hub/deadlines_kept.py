@@ -22,9 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub import webhooks
 from hub.clocks import Clock
 from hub.database import reading, writing
-from hub.deadlines_counted import Tally, count, selection_of, zones_of
+from hub.deadlines_counted import EXPLAINED, count, selection_of, zones_of
 from hub.deadlines_periods import PAST, Alert, Period, is_below, open_slots, period_of, raster_of
 from hub.deadlines_seen import GATEWAY, GROUP, names_of, note, outlook_of, parts_of, period_now, row_of
+from hub.deadlines_tallies import Tally
 from hub.deadlines_told import BELOW, MET, MISSED, OVER, RECOVERED, RUNNING, is_met, result_of, tell, worst
 from hub.ledger import catch_up
 from hub.models import Deadline, DeadlinePart, DeadlinePeriod
@@ -33,6 +34,9 @@ from protocol.wire import ContractError
 TURN_SECONDS = 1.0
 LOOK_SECONDS = 30.0
 """Real seconds between two looks at a period that runs."""
+
+EXPLAINED_AT_A_LOOK = 500
+"""Expectations that such a look finds out about why they lack some: it is taken often, beside ingestion."""
 
 COUNT_SECONDS = 300.0
 """Real seconds between two counts of what came late to a period that is over."""
@@ -176,7 +180,7 @@ class Keeper:
         period = period_now(deadline, row)
         async with reading(self._engine) as session:
             of = await selection_of(session, deadline)
-            counted = await count(session, of, period, now, reasons=True)
+            counted = await count(session, of, period, now, reasons=EXPLAINED_AT_A_LOOK)
             outlook = await outlook_of(session, row, counted)
             names = await names_of(session, GATEWAY, counted.gateways)
         async with writing(self._engine) as session:
@@ -207,7 +211,7 @@ class Keeper:
             return False
         async with reading(self._engine) as session:
             of = await selection_of(session, deadline)
-            counted = await count(session, of, period, now, groups=True, reasons=True, late=True)
+            counted = await count(session, of, period, now, groups=True, reasons=EXPLAINED, late=True)
             if counted.rebuilding and now - period.due_at < REBUILT_WITHIN:
                 self._postponed[row.id] = self._clock.monotonic() + POSTPONED_SECONDS
                 return False

@@ -12,7 +12,7 @@ import statistics
 import uuid
 from collections.abc import Iterable, Mapping
 
-from hub.deadlines_counted import Counted, Tally
+from hub.deadlines_tallies import Counted, Tally
 from hub.reasons import BEING_FETCHED, DUE, ON_GATEWAY, UNRECOVERABLE
 
 _ROUNDING = 1e-6

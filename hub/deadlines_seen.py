@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.deadlines_counted import Counted, Tally
 from hub.deadlines_periods import RATED, Period
 from hub.deadlines_projected import (
     Outlook,
@@ -17,6 +16,7 @@ from hub.deadlines_projected import (
     projected_of,
     usual_rate,
 )
+from hub.deadlines_tallies import Counted, Tally
 from hub.deadlines_told import Part, part_of
 from hub.models import AmrTaskGroup, Deadline, DeadlinePart, DeadlinePeriod, Gateway
 

@@ -7,7 +7,6 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.deadlines_counted import Counted, Tally
 from hub.deadlines_periods import (
     MOST_OPEN,
     PERIODS,
@@ -28,6 +27,7 @@ from hub.deadlines_projected import (
     projected_of,
     usual_rate,
 )
+from hub.deadlines_tallies import Counted, Tally
 from protocol.rasters import Raster
 
 ZONES = (
