@@ -7,7 +7,9 @@ become decimals from their own text, never through a float. Texts are one line w
 """
 
 import datetime as dt
+import decimal
 import functools
+import re
 import types
 import typing
 import unicodedata
@@ -27,6 +29,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _LARGEST_LIST = 10_000
 _LINES = "\n\r\t"
+_DECIMAL = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
 _OWNER = "organization"
 
 
@@ -83,6 +86,22 @@ def _refuse_controls(text: str, allowed: str) -> None:
             raise ContractError(f"the control character U+{ord(character):04X} is not allowed in it")
 
 
+def _refuse_odd_decimal(raw: bytes) -> None:
+    # Python takes "1_0" for a number, and digits of any script; a client that sends these means something else.
+    if raw.lstrip().startswith(b'"') and not _DECIMAL.fullmatch(msgspec.json.decode(raw, type=str)):
+        raise ContractError("is not a decimal number")
+
+
+def _read_field(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], allowed: str) -> Any:  # noqa: ANN401 - any field's value
+    """Return a field's value as it can be stored; a text has no control characters but those that are ``allowed``."""
+    value = _storable(decoder.decode(raw))
+    if isinstance(value, str):
+        _refuse_controls(value, allowed)
+    elif isinstance(value, decimal.Decimal):
+        _refuse_odd_decimal(bytes(raw))
+    return value
+
+
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Return the value as databases can hold it: instants in UTC, texts without the character NUL."""
     if isinstance(value, str) and "\0" in value:
@@ -116,9 +135,7 @@ def read_struct(raw: Mapping[str, msgspec.Raw], kind: type[T], prefix: str = "")
     for name, (decoder, required) in decoders.items():
         if name in raw:
             try:
-                values[name] = _storable(decoder.decode(raw[name]))
-                if isinstance(values[name], str):
-                    _refuse_controls(values[name], _LINES if name in free_text else "")
+                values[name] = _read_field(raw[name], decoder, _LINES if name in free_text else "")
             except msgspec.ValidationError as error:
                 errors.append(_explain(error, prefix + name))
             except RecursionError:

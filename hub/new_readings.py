@@ -14,10 +14,12 @@ import msgspec
 from litestar import Router, post
 from litestar.params import JSONBody
 from msgspec import Meta
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import judging, staging, versions
 from hub.bodies import Body
+from hub.models import Organization
 from hub.problems import Wrong, WrongField
 from hub.resources import in_transaction
 from hub.state import HubRequest, hub_of
@@ -56,11 +58,16 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
     """Store or stage the readings; return for each what became of it, or what is wrong with it."""
     outcomes: list[str | WrongField] = [""] * len(given)
     claims = {}
+    claimed = {body.organization for body in given if body.organization is not None}
+    known = set((await session.scalars(select(Organization.id).where(Organization.id.in_(claimed)))).all())
     for position, body in enumerate(given):
         try:
             value = checked_decimal(body.value)
         except ContractError as error:
             outcomes[position] = WrongField("value", str(error))
+            continue
+        if body.organization is not None and body.organization not in known:
+            outcomes[position] = WrongField("organization", f"there is no organization {body.organization}")
             continue
         claims[position] = judging.Claim(
             meter=body.meter,

@@ -61,22 +61,22 @@ def make_ring(folder: pathlib.Path) -> Ring:
 
 async def test_everything_is_sealed_anew(engine: AsyncEngine, tmp_path: pathlib.Path) -> None:
     old = make_ring(tmp_path)
-    await store_secrets(engine, old, 250)
+    await store_secrets(engine, old, 120)
     done = await rotate(engine, make_ring(tmp_path))
-    assert (done.sealed_anew, done.unreadable) == (250, 0)
+    assert (done.sealed_anew, done.unreadable) == (120, 0)
     (only,) = read_seeds(ring_file(tmp_path / "hub.key"))
     assert ring_file(tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
     # A relay that has run all the time reads the file again when it has to.
-    await check_secrets(engine, old, 250)
+    await check_secrets(engine, old, 120)
     async with reading(engine) as session:
         assert await read_public_half(session) == public_half(only)
         row = (await session.scalars(select(MeterSecurityKeys).limit(1))).one()
     with pytest.raises(SealError):
         Ring(old.hub_key, tmp_path / "none").unseal(row.sealed, purpose_of(row.meter))
     again = await rotate(engine, make_ring(tmp_path))
-    assert again.sealed_anew == 250
+    assert again.sealed_anew == 120
     assert again.key != done.key
-    await check_secrets(engine, make_ring(tmp_path), 250)
+    await check_secrets(engine, make_ring(tmp_path), 120)
 
 
 async def test_a_relay_with_an_older_file_does_not_put_the_old_key_back(
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_said_without_its_content(tmp_path: pathlib.Path) -> N
 async def test_killed_at_any_moment_it_goes_on_when_run_again(
     engine: AsyncEngine, database_url: str, tmp_path: pathlib.Path, moment: str
 ) -> None:
-    count = 1500
+    count = 350
     await store_secrets(engine, make_ring(tmp_path), count)
     file = ring_file(tmp_path / "hub.key")
     place = ["--data", str(tmp_path)]
