@@ -33,6 +33,8 @@ METERS_PER_TURN = 50
 PASS_SECONDS = 30.0
 """Real seconds between two looks at all meters, at least; so much less as the clock is faster."""
 TURN_SECONDS = 1.0
+SENDING_SHARE = 0.2
+"""Of the time, what choosing and sending windows may take: each line has a second command in hand meanwhile."""
 
 KEPT_FOR = dt.timedelta(days=90)
 """How long backfills that are done are remembered."""
@@ -58,7 +60,7 @@ class Filler:
     def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
         self._engine, self._clock = engine, clock
         self._after: uuid.UUID | None = None
-        self._next_pass = clock.monotonic()
+        self._next_pass = self._next_sending = clock.monotonic()
 
     async def keep_on(self) -> None:
         """Close gaps for ever."""
@@ -78,12 +80,21 @@ class Filler:
                 await call_back(session, now)
                 await follow(session, now)
                 await conclude(session, now)
-                await send(session, now)
+                await self._send(session, now)
         if meters:
             async with _turn(self._engine) as session:
                 if session is not None:
                     await notice(session, meters, now)
                     await _forget(session, now)
+
+    async def _send(self, session: AsyncSession, now: dt.datetime) -> None:
+        """Send what is ready, in a part of the time: after an outage of everything there is much to choose from."""
+        begun = self._clock.monotonic()
+        if begun < self._next_sending:
+            return
+        await send(session, now)
+        ended = self._clock.monotonic()
+        self._next_sending = ended + (ended - begun) * (1 / SENDING_SHARE - 1)
 
     async def _due(self, now: dt.datetime) -> bool:
         """Whether there is anything under way, or to be sent."""
