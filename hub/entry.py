@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Sequence
 
 _NEVER_NEEDED = "rich"
 """What structlog would load, with all of its parts, to write for a terminal: the hub's logs are JSON."""
@@ -10,8 +11,8 @@ _GARBAGE_AFTER = 50_000
 """Objects made before cycles are looked for; Python's 700 has a starting process do so thousands of times in vain."""
 
 
-def main() -> None:
-    """Run the command line.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; the process's own unless another is given.
 
     What ends the work is said in one sentence on standard error, with exit status 1; wrong usage is 2.
     """
@@ -26,7 +27,7 @@ def main() -> None:
     expected = expected_causes()
     caught: tuple[type[BaseException], ...] = (ExceptionGroup, *expected)
     try:
-        commands.main(prog_name="metergate-hub")
+        commands.main(args=argv, prog_name="metergate-hub")
     except caught as error:
         causes = leaves(error)
         if not all(isinstance(cause, expected) for cause in causes):
