@@ -59,7 +59,9 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
     outcomes: list[str | WrongField] = [""] * len(given)
     claims = {}
     claimed = {body.organization for body in given if body.organization is not None}
-    known = set((await session.scalars(select(Organization.id).where(Organization.id.in_(claimed)))).all())
+    known: set[uuid.UUID] = set()
+    if claimed:
+        known.update((await session.scalars(select(Organization.id).where(Organization.id.in_(claimed)))).all())
     for position, body in enumerate(given):
         try:
             value = checked_decimal(body.value)
