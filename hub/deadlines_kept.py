@@ -56,6 +56,7 @@ KEPT_FOR, HOURS_KEPT_FOR, NOTIFICATIONS_KEPT_FOR = dt.timedelta(days=1100), dt.t
 """How long results are kept, those of hours, and what became of events."""
 
 _FORGET_SECONDS = 600.0
+_NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LOCK = 0x6D646C6E
 """PostgreSQL advisory lock: one process keeps deadlines at a time."""
 
@@ -78,6 +79,8 @@ class Keeper:
     def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
         self._engine, self._clock = engine, clock
         self._next_forget = clock.monotonic()
+        self._begun: dict[uuid.UUID, dt.datetime] = {}
+        """When the periods were noted last that have begun, by deadline."""
         self._postponed: dict[uuid.UUID, float] = {}
         """Periods whose series are being made anew, and when to look at them again."""
 
@@ -105,9 +108,15 @@ class Keeper:
 
     async def _do(self, deadlines: Sequence[Deadline], now: dt.datetime) -> bool:
         more = False
+        pause = dt.timedelta(seconds=LOOK_SECONDS * self._clock.rate)
         for deadline in deadlines:
+            if abs(now - self._begun.get(deadline.id, _NEVER)) < pause:
+                continue
+            self._begun[deadline.id] = now
             try:
-                more = await self._begin(deadline, now) or more
+                if await self._begin(deadline, now):
+                    more = True
+                    del self._begun[deadline.id]
             except ContractError as error:
                 _log.warning("deadline_not_kept", deadline=str(deadline.id), cause=str(error))
         by_id = {deadline.id: deadline for deadline in deadlines}
