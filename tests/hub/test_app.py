@@ -96,9 +96,11 @@ def fields_of(resource: Resource) -> str:
         mark = "*" if field.name in written and written[field.name].required else ""
         only = "" if field.name in written else ", ro"
         told.append(f"`{field.name}`{mark} ({kind_of(msgspec.inspect.type_info(field.type))}{only})")
-    for field in msgspec.structs.fields(resource.body):
-        if field.name not in resource.out.__struct_fields__:
-            told.append(f"`{field.name}` ({kind_of(msgspec.inspect.type_info(field.type))}, wo)")
+    told += [
+        f"`{field.name}` ({kind_of(msgspec.inspect.type_info(field.type))}, wo)"
+        for field in msgspec.structs.fields(resource.body)
+        if field.name not in resource.out.__struct_fields__
+    ]
     return f"| `{resource.path}` | {', '.join(told)} |"
 
 
