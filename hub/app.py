@@ -34,6 +34,7 @@ from hub import (
     reading_series,
     readings,
     receivers,
+    retention,
     runs,
     security_keys,
     signing_in,
@@ -81,6 +82,7 @@ RESOURCES = (
     runs,
     loss_records,
     quarantined,
+    retention,
     undecodable_pushes,
     health,
 )

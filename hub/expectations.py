@@ -33,6 +33,7 @@ from hub.models import (
     MeterDeviceConfig,
     MeterDeviceType,
     ReadingSeries,
+    ReadingsKept,
     config_series,
     device_groups,
     device_tasks,
@@ -251,6 +252,7 @@ async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[u
     )
     for config, name, series in found:
         names.setdefault(config, {}).setdefault(name, series)
+    kept = {row.organization: row.since for row in await session.scalars(select(ReadingsKept))}
     meters = {}
     for device, config in pairs:
         series_of = names.get(config.id, {}) if config is not None else {}
@@ -261,10 +263,13 @@ async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[u
             expectations=config.expectations if config is not None else (),
             tasks=[polled_of(task) for task in tasks.get(device.id, [])],
         )
+        owner = device.organization or (config.organization if config is not None else None)
+        begun = device.commissioned or device.created_at
         meters[device.id] = _Meter(
             device.id,
-            device.organization or (config.organization if config is not None else None),
-            device.commissioned or device.created_at,
+            owner,
+            # What retention has deleted is not expected again.
+            max(begun, kept[owner]) if owner in kept else begun,
             device.decommissioned,
             setup,
             series_of,

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import adoption
+from hub import adoption, retention_sweep
 from hub.clocks import Clock
 from hub.database import reading, writing
 from hub.models import Quarantined, StagedReading
@@ -40,6 +40,7 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
         if clock.monotonic() >= next_order:
             await make_partitions(engine, clock.now())
             await forget(engine, clock.now())
+            await retention_sweep.sweep(engine, clock.now())
             if dropped := await adoption.drop_repeated(engine):
                 _log.info("repeated_dropped", count=dropped)
             next_order = clock.monotonic() + ORDER_SECONDS

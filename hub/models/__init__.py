@@ -52,6 +52,7 @@ from hub.models.estate import (
     group_tasks,
 )
 from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
+from hub.models.retention import ReadingsKept, RetentionPolicy
 from hub.models.security import MeterSecurityKeys
 from hub.models.validation import DevicePeriod, UnjudgedReadings
 
@@ -95,7 +96,9 @@ __all__ = [
     "Reading",
     "ReadingSeries",
     "ReadingVersion",
+    "ReadingsKept",
     "Receiver",
+    "RetentionPolicy",
     "RunReport",
     "SimCard",
     "StagedReading",

@@ -1,0 +1,39 @@
+"""How long readings, events and staged readings are kept, and from when on an organization's readings are there."""
+
+import datetime as dt
+import uuid
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from hub.models.base import Base, Identified
+
+
+class RetentionPolicy(Identified, Base):
+    """Days for which things are kept; None for ever. Without organization it is the installation's.
+
+    An organization with a policy of its own has nothing of the installation's.
+    """
+
+    __tablename__ = "retention_policies"
+    organization: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), unique=True
+    )
+    readings_days: Mapped[int | None]
+    events_days: Mapped[int | None]
+    staged_days: Mapped[int | None]
+
+
+class ReadingsKept(Base):
+    """From when on an organization's readings are kept: nothing older is expected, or there for long.
+
+    It never goes back. ``cleared`` once all that is older was deleted.
+    """
+
+    __tablename__ = "readings_kept"
+
+    organization: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    since: Mapped[dt.datetime]
+    cleared: Mapped[bool] = mapped_column(default=False)
