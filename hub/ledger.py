@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from hub.among import among
 from hub.database import reading, writing
 from hub.expectations import Expecting, expectations_of, recompute
 from hub.ledger_chunks import Bits, parts, size_of
@@ -245,7 +246,7 @@ async def settled_of(session: AsyncSession, expectations: Sequence[Expecting]) -
     for begin in range(0, len(ids), _IDS):
         rows = await session.execute(
             select(LedgerSettled)
-            .where(LedgerSettled.expectation.in_(ids[begin : begin + _IDS]))
+            .where(among(session, LedgerSettled.expectation, ids[begin : begin + _IDS]))
             .order_by(LedgerSettled.start, LedgerSettled.id)
         )
         for row in rows.scalars():

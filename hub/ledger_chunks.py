@@ -7,7 +7,7 @@ chunks of one interval have the same size, so that a window of time is the same 
 import bisect
 import dataclasses
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from protocol.rasters import SECONDS
 
@@ -62,6 +62,10 @@ class Bits:
     def add(self, slots: Iterable[int]) -> None:
         """Put slots in."""
         size, chunks = self.size, self.chunks
+        if isinstance(slots, range) and slots.step == 1:
+            for part in parts(size, slots.start, slots.stop - 1):
+                chunks[part.chunk] = chunks.get(part.chunk, 0) | (1 << part.slots) - 1 << part.low
+            return
         for slot in slots:
             chunk, bit = divmod(slot, size)
             chunks[chunk] = chunks.get(chunk, 0) | 1 << bit
@@ -109,6 +113,13 @@ class Part:
     chunk: int
     low: int
     slots: int
+
+
+def chunks_of(size: int, slots: Sequence[int]) -> Iterable[int]:
+    """Return the numbers of the chunks that have these slots."""
+    if isinstance(slots, range) and slots.step == 1:
+        return range(slots.start // size, (slots.stop - 1) // size + 1)
+    return {slot // size for slot in slots}
 
 
 def parts(size: int, first: int, last: int) -> Iterator[Part]:

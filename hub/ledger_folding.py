@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import ledger_pending
 from hub.expectations import Expecting, expectations_of
-from hub.ledger_chunks import Bits, filling, size_of
+from hub.ledger_chunks import Bits, chunks_of, filling, size_of
 from hub.ledger_rows import Row, load_chunks, save_chunks
 from hub.ledger_sums import Sums, fill
 from hub.models import LedgerPending, Reading
@@ -25,6 +25,9 @@ NOTE_BYTES = 200_000
 """Notes folded per turn, each of what one transaction brought, and after how many bytes (9 a reading) no further."""
 
 _IDS = 5000
+
+_Steps = dict[int, list[tuple[bool, Sequence[int]]]]
+"""By expectation, in order, which slots became empty, or were filled."""
 
 
 async def fold(session: AsyncSession, now: dt.datetime) -> bool:
@@ -84,7 +87,7 @@ async def _fold_keys(session: AsyncSession, notes: Sequence[LedgerPending], now:
     expecting: dict[tuple[uuid.UUID, uuid.UUID], list[Expecting]] = {}
     for one in await expectations_of(session, devices, lock=True):
         expecting.setdefault((one.device, one.series), []).append(one)
-    steps: dict[int, list[tuple[bool, list[int]]]] = {}
+    steps: _Steps = {}
     by_id: dict[int, Expecting] = {}
     for series_of, removed in told:
         for device, series, timestamps in series_of:
@@ -120,7 +123,7 @@ async def _empty(session: AsyncSession, one: Expecting, slots: Sequence[int]) ->
 async def _apply(
     session: AsyncSession,
     by_id: dict[int, Expecting],
-    steps: dict[int, list[tuple[bool, list[int]]]],
+    steps: _Steps,
     now: dt.datetime,
 ) -> None:
     if not steps:
@@ -130,7 +133,7 @@ async def _apply(
     for key, done in steps.items():
         size = size_of(by_id[key].raster.interval)
         bits[key] = Bits(size)
-        touched += [(key, chunk) for chunk in {slot // size for _, slots in done for slot in slots}]
+        touched += [(key, chunk) for chunk in {chunk for _, slots in done for chunk in chunks_of(size, slots)}]
     touched.sort()
     before: dict[tuple[int, int], int] = {}
     for key, chunk, stored in await load_chunks(session, touched):

@@ -96,6 +96,6 @@ async def bits_from_readings(session: AsyncSession, one: Expecting) -> tuple[Bit
         select(Reading.timestamp).where(Reading.meter_device == one.device, Reading.series == one.series)
     )
     async for some in rows.partitions(5000):
-        bits.add(one.slots(to_microseconds(row.timestamp) for row in some))
+        bits.add(one.slots([to_microseconds(row.timestamp) for row in some]))
         count += len(some)
     return bits, count

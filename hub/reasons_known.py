@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import models
+from hub.among import among
 from hub.backfill_archives import replaced_since
 from hub.backfill_rows import CANCELLED, GAVE_UP
 from hub.dispatch import OPEN_STATES
@@ -71,7 +72,7 @@ async def look_up(session: AsyncSession, lacks: Sequence[Lack]) -> Known:
             select(models.MeterDevice.id, models.MeterDevice.name, models.Gateway)
             .outerjoin(models.NetworkInterface, models.NetworkInterface.id == models.MeterDevice.network_interface)
             .outerjoin(models.Gateway, models.Gateway.id == models.NetworkInterface.gateway)
-            .where(models.MeterDevice.id.in_(devices))
+            .where(among(session, models.MeterDevice.id, devices))
         )
     }
     names = await session.execute(
@@ -80,7 +81,9 @@ async def look_up(session: AsyncSession, lacks: Sequence[Lack]) -> Known:
         )
     )
     commands = await session.scalars(
-        select(models.Command).where(models.Command.meter_device.in_(devices), models.Command.state.in_(OPEN_STATES))
+        select(models.Command).where(
+            among(session, models.Command.meter_device, devices), models.Command.state.in_(OPEN_STATES)
+        )
     )
     momentary = sorted({lack.one.device for lack in lacks if lack.one.momentary})
     return Known(
@@ -110,7 +113,10 @@ async def _backfills(session: AsyncSession, devices: Collection[uuid.UUID]) -> d
     table = models.Backfill
     rows = await session.scalars(
         select(table)
-        .where(table.meter_device.in_(devices), sa.or_(table.ended_at.is_(None), table.state.in_((GAVE_UP, CANCELLED))))
+        .where(
+            among(session, table.meter_device, devices),
+            sa.or_(table.ended_at.is_(None), table.state.in_((GAVE_UP, CANCELLED))),
+        )
         .order_by(table.ended_at.is_not(None), table.created_at.desc(), table.id)
     )
     return _grouped((row.meter_device, row) for row in rows)
@@ -134,7 +140,7 @@ async def _latest_runs(
 ) -> dict[tuple[uuid.UUID, uuid.UUID | None], Any]:
     """The last run of each task on each device, of those that ended since ``start``; missed ticks are no run."""
     table = models.RunReport
-    ran = (table.device.in_(devices), table.ended >= start, table.task.is_not(None))
+    ran = (among(session, table.device, devices), table.ended >= start, table.task.is_not(None))
     last = (
         select(table.device, table.task, sa.func.max(table.ended).label("ended"))
         .where(*ran)
@@ -171,7 +177,7 @@ async def _staged(
         ).where(
             table.timestamp >= start,
             table.timestamp < end,
-            sa.or_(table.device.in_(list(places)), table.meter_device_name.in_(list(named))),
+            sa.or_(among(session, table.device, places), among(session, table.meter_device_name, named)),
         )
     )
     found: list[tuple[Any, Any]] = []
@@ -185,5 +191,7 @@ async def _lost(
     session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime, end: dt.datetime
 ) -> dict[tuple[uuid.UUID, str], list[models.LossRecord]]:
     table = models.LossRecord
-    rows = await session.scalars(select(table).where(table.device.in_(devices), table.start < end, table.end >= start))
+    rows = await session.scalars(
+        select(table).where(among(session, table.device, devices), table.start < end, table.end >= start)
+    )
     return _grouped(((row.device, row.series), row) for row in rows)
