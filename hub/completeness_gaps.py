@@ -17,6 +17,7 @@ import msgspec
 import sqlalchemy as sa
 from litestar import Router, get
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from hub import models
 from hub.access import access_of
@@ -28,7 +29,7 @@ from hub.paging import frame, query_of, window_of
 from hub.problems import wrong
 from hub.reasons import BEING_FETCHED, DUE, MISSING, ON_GATEWAY, REASONS, UNRECOVERABLE, Explained
 from hub.state import HubRequest, hub_of
-from hub.totals import Part, Scope, Totals, Window, parts_of, windows_of
+from hub.totals import Scope, Totals, Window, bits_within, parts_of, windows_of
 from hub.totals_counted import count
 from hub.totals_kept import EVERYONE
 
@@ -139,10 +140,10 @@ async def _lacking_postgresql(
 
 def _statement(scope: Scope, window: Window, most: int) -> sa.Select[tuple[int, int, int]]:
     """Return the statement of those expectations of one raster that lack most, and how many lack anything."""
-    chunks, expected = models.LedgerChunk, models.Expectation
+    chunks, expected = aliased(models.LedgerChunk, name="c"), models.Expectation
     stored = sa.union_all(
         *(
-            sa.select(chunks.expectation, sa.literal_column(_bits(part), sa.Integer).label("bits")).where(
+            sa.select(chunks.expectation, sa.literal_column(bits_within(part), sa.Integer).label("bits")).where(
                 chunks.raster == part.raster_id, chunks.chunk == part.chunk
             )
             for part in parts_of([window])
@@ -165,16 +166,6 @@ def _statement(scope: Scope, window: Window, most: int) -> sa.Select[tuple[int, 
     )
     devices = scope.devices()
     return statement if devices is None else statement.where(expected.device.in_(devices))
-
-
-def _bits(part: Part) -> str:
-    """The SQL that counts a part's bits: numbers alone are put into it."""
-    name = "ledger_chunks.bits"
-    counted = [f"bit_count(substring({name} FROM {part.byte + 1} FOR {part.bytes}))"] if part.bytes else []
-    counted += [
-        f"bit_count(set_byte('\\x00'::bytea, 0, get_byte({name}, {byte}) & {mask}))" for byte, mask in part.masks
-    ]
-    return " + ".join(counted)
 
 
 # What meters lack
