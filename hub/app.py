@@ -46,6 +46,7 @@ from hub import (
 from hub.auth import Authentication
 from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
+from hub.headers import add_headers
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
 from hub.resources import router_of
 from hub.state import Hub
@@ -113,12 +114,15 @@ def create_app(hub: Hub) -> Litestar:
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"]), SwaggerRenderPlugin(path="/swagger")],
             components=Components(
                 security_schemes={
-                    "token": SecurityScheme(type="apiKey", name="Authorization", security_scheme_in="header")
+                    # Two forms of one header: "Token <key>" of staff and machines, "JWT <token>" of users.
+                    "token": SecurityScheme(type="apiKey", name="Authorization", security_scheme_in="header"),
+                    "jwt": SecurityScheme(type="apiKey", name="Authorization", security_scheme_in="header"),
                 }
             ),
-            security=[{"token": []}],
+            security=[{"token": []}, {"jwt": []}],
         ),
         state=State({"hub": hub, "wake": hub.wake}),
+        before_send=[add_headers],
         request_max_body_size=hub.settings.body_bytes,
         logging_config=None,
     )

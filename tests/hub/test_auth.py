@@ -47,3 +47,21 @@ async def test_health_metrics_and_schema_are_open(rest: Rest) -> None:
     async with httpx.AsyncClient(transport=rest.client._transport, base_url="http://hub") as stranger:
         for path in ("/health", "/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json"):
             assert (await stranger.get(path)).status_code == 200, path
+
+
+async def test_every_answer_has_its_headers(rest: Rest) -> None:
+    for path, status in (("/v1/organizations/", 200), ("/v1/nowhere", 404), ("/health", 200), ("/schema/swagger", 200)):
+        answer = await rest.client.get(path)
+        assert answer.status_code == status
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert (answer.headers.get("Cache-Control") == "no-store") == (not path.startswith("/schema"))
+        assert "Strict-Transport-Security" not in answer.headers
+    async with httpx.AsyncClient(transport=rest.client._transport, base_url="https://hub") as stranger:
+        for path in ("/v1/organizations/", "/v1/gateways"):
+            answer = await stranger.get(path)
+            assert answer.status_code == 401
+            assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
+            assert answer.headers["Cache-Control"] == "no-store"

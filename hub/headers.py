@@ -1,0 +1,32 @@
+"""Headers of every answer that tell browsers and caches to keep their hands off, errors included.
+
+Nothing is to be kept (a later user of the same machine or cache would see it), shown in a frame, run, or taken for
+another kind than it is. The pages of ``/schema``, which are to be looked at in a browser, may load what they need.
+Over TLS, which a proxy in front ends and tells of by ``X-Forwarded-Proto``, a client is to come back only so.
+"""
+
+from litestar.types import Message, Scope
+
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_DATA = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+_PAGES = ((b"content-security-policy", b"frame-ancestors 'none'"),)
+_ONLY_TLS = ((b"strict-transport-security", b"max-age=31536000"),)
+
+
+async def add_headers(message: Message, scope: Scope) -> None:
+    """Add the headers to an answer that begins; those that it has already stay."""
+    if message["type"] != "http.response.start":
+        return
+    wanted = [*_ALWAYS, *(_PAGES if scope["path"].startswith("/schema") else _DATA)]
+    if scope["scheme"] == "https":
+        wanted += _ONLY_TLS
+    there = {name.lower() for name, _ in message["headers"]}
+    message["headers"] = [*message["headers"], *((name, value) for name, value in wanted if name not in there)]
