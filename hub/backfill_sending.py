@@ -28,7 +28,7 @@ from hub.backfill_rows import (
     states_of,
 )
 from hub.dispatch import BACKFILL, PENDING
-from hub.models import Backfill, Command, Gateway, MeterDevice
+from hub.models import Backfill, Command, Gateway, MeterDevice, NetworkInterface
 from protocol.commands import FINAL_STATES
 
 TTL_SECONDS = 12 * 3600
@@ -66,19 +66,22 @@ async def send(session: AsyncSession, now: dt.datetime) -> int:
         .order_by(*_FIRST_COME)
         .with_for_update(of=Backfill, skip_locked=True)
     )
-    waiting = list(found.scalars())
-    gateways = await states_of(session, {row.gateway for row in waiting})
-    ready = [row for row in waiting if row.state == WAITING and has_delivered(gateways[row.gateway], row.noticed_at)]
-    if not ready:
+    waiting = [row for row in found.scalars() if row.state == WAITING]
+    if not waiting:
         return 0
-    meters = await meters_of(session, {row.meter_device for row in ready}, now)
-    known = await lacking(session, ready, now)
-    sent: list[tuple[Backfill, Command]] = []
-    for row in ready:
+    meters = await meters_of(session, {row.meter_device for row in waiting}, now)
+    gateways = await states_of(session, {row.gateway for row in waiting})
+    ready: list[tuple[Backfill, Meter]] = []
+    for row in waiting:
         meter = meters.get(row.meter_device)
         if meter is None or meter.gateway != row.gateway:
             _move(row, meter, now)
-        elif lines.get(meter.line, 0) < PER_LINE and _is_to_be_fetched(row, meter, known, now):
+        elif has_delivered(gateways[row.gateway], row.noticed_at):
+            ready.append((row, meter))
+    known = await lacking(session, [row for row, _ in ready], now)
+    sent: list[tuple[Backfill, Command]] = []
+    for row, meter in ready:
+        if lines.get(meter.line, 0) < PER_LINE and _is_to_be_fetched(row, meter, known, now):
             lines[meter.line] = lines.get(meter.line, 0) + 1
             sent.append((row, _command(row, meter, now)))
     session.add_all(command for _, command in sent)
@@ -99,6 +102,8 @@ _FIRST_COME = (Backfill.priority.desc(), Backfill.next_at, Backfill.start.desc()
 async def _candidates(session: AsyncSession, lines: Mapping[uuid.UUID, int], now: dt.datetime) -> list[uuid.UUID]:
     """Return windows that may be sent now, of each meter one, and of each line as many as it takes.
 
+    Those of meters that were moved to another gateway, or to none, are among them, whatever has become of the old one.
+
     Windows of lines that are full, and of meters that have a command, are left out: so a crowd of them that was asked
     for at once stands before others for a turn at most.
     """
@@ -108,21 +113,25 @@ async def _candidates(session: AsyncSession, lines: Mapping[uuid.UUID, int], now
         .where(*in_state(FETCHING), MeterDevice.network_interface.is_not(None))
     )
     full = fetching.group_by(MeterDevice.network_interface).having(sa.func.count() >= PER_LINE)
+    # As hub.backfill_plans.has_delivered, which has the last word.
+    delivered = sa.and_(
+        Gateway.online,
+        Gateway.backfill_paused.is_(False),
+        Gateway.last_seen > Backfill.noticed_at,
+        sa.or_(Gateway.depth == 0, Gateway.oldest.is_(None), Gateway.oldest > Backfill.noticed_at),
+    )
     rows = await session.execute(
         sa.select(Backfill.id, Backfill.meter_device, MeterDevice.network_interface)
         .join(Gateway, Gateway.id == Backfill.gateway)
         .join(MeterDevice, MeterDevice.id == Backfill.meter_device)
+        .outerjoin(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
         .where(
             *in_state(WAITING),
             Backfill.paused.is_(False),
             Backfill.next_at <= now,
             Backfill.meter_device.not_in(sa.select(Backfill.meter_device).where(*in_state(FETCHING))),
             sa.or_(MeterDevice.network_interface.is_(None), MeterDevice.network_interface.not_in(full)),
-            # As hub.backfill_plans.has_delivered, which has the last word.
-            Gateway.online,
-            Gateway.backfill_paused.is_(False),
-            Gateway.last_seen > Backfill.noticed_at,
-            sa.or_(Gateway.depth == 0, Gateway.oldest.is_(None), Gateway.oldest > Backfill.noticed_at),
+            sa.or_(delivered, NetworkInterface.gateway.is_distinct_from(Backfill.gateway)),
         )
         .order_by(*_FIRST_COME)
         .limit(LOOKED_AT)

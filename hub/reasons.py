@@ -7,7 +7,8 @@ Rules, the first that holds:
   its gateway (a loss record).
 - A run that could have brought it tells: it is done and its gateway still has rows to send (``on_gateway``), it is done
   and the meter did not have it, or it did not come about, with its cause. Of an archive the last such run counts, of a
-  momentary value the run of its tick: where that failed the value is ``unrecoverable``, because it has passed.
+  momentary value the run of its tick: where that failed, or was so late that its value is the next slot's, the value
+  is ``unrecoverable``, because it has passed.
 - Without a run: the gateway is away, or doubts its clock; or a run is still ``due``; else nobody brought it.
 - What is missing by all that, a backfill may wait for: ``being_fetched`` until its first try has failed, then missing
   with the cause of that. What an earlier meter had that was replaced since is ``unrecoverable``.
@@ -221,7 +222,7 @@ class _Explainer:
             found = Explained(slot, slot, BEING_FETCHED, "", care.noticed_at, evidence)
         if found is not None:
             return found
-        found = self._by_run(slot) or self._without_run(slot)
+        found = self._missed(slot) or self._by_run(slot) or self._without_run(slot)
         if found.state != MISSING:
             return found
         if self._replaced is not None and slot < self._replaced and found.reason != GATEWAY_OFFLINE:
@@ -254,21 +255,29 @@ class _Explainer:
     def _missing(self, slot: int, reason: str, evidence: str, since: dt.datetime | None = None) -> Explained:
         return Explained(slot, slot, MISSING, reason, since, evidence)
 
+    def _missed(self, slot: int) -> Explained | None:
+        """Why a momentary value was not read in its time, if its own run says so: what was shown then is gone."""
+        for run, first, last in self._failed:
+            if not first <= slot <= last:
+                continue
+            if run.outcome != reports.DONE:
+                why = self._missing(slot, reason_of(run.outcome, run.cause), run.cause, run.ended)
+                return dataclasses.replace(why, state=UNRECOVERABLE)
+            if run.ended >= self._one.raster.instant_of(slot + 1):
+                evidence = f"its run ended at {_shown(run.ended)}, when the next one was due"
+                return Explained(slot, slot, UNRECOVERABLE, LINE, run.ended, evidence)
+        return None
+
     def _by_run(self, slot: int) -> Explained | None:
-        """What the run says that could have brought it, if there was one."""
-        run: Any = next((run for run, first, last in self._failed if first <= slot <= last), None)
-        last_run = self._run
-        if run is None and last_run is not None and last_run.ended >= self._one.raster.instant_of(slot):
-            run = last_run
-        # The last run of a momentary value says nothing of the slots before its own, but what still waits behind it.
-        if run is None:
+        """What the last run says that could have brought it, if there was one."""
+        run: Any = self._run
+        if run is None or run.ended < self._one.raster.instant_of(slot):
             return None
         if run.outcome != reports.DONE:
-            if self._one.momentary and run is last_run:
+            # Of a momentary value it says nothing of the slots before its own, but what still waits behind it.
+            if self._one.momentary:
                 return None
-            why = self._missing(slot, reason_of(run.outcome, run.cause), run.cause, run.ended)
-            # Nobody can read what was shown then.
-            return dataclasses.replace(why, state=UNRECOVERABLE) if self._one.momentary else why
+            return self._missing(slot, reason_of(run.outcome, run.cause), run.cause, run.ended)
         gateway = self._place.gateway
         if gateway is not None and gateway.depth > 0 and gateway.oldest is not None and gateway.oldest <= run.ended:
             evidence = f"{gateway.depth} rows wait on {gateway.gateway_id}, the oldest since {_shown(gateway.oldest)}"

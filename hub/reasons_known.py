@@ -61,6 +61,10 @@ class Known:
     series: dict[uuid.UUID, str]
 
 
+_SHORTEST = 900
+"""Seconds between two runs of a task at least (``protocol.schedules``)."""
+
+
 async def look_up(session: AsyncSession, lacks: Sequence[Lack]) -> Known:
     """Return what is known that may explain these lacks; each has a span at least."""
     devices = sorted({lack.one.device for lack in lacks})
@@ -154,12 +158,23 @@ async def _latest_runs(
 async def _failed_runs(
     session: AsyncSession, devices: Collection[uuid.UUID], start: dt.datetime
 ) -> dict[tuple[uuid.UUID, uuid.UUID | None], list[Any]]:
+    """Runs that brought nothing for their tick: that were not done, or perhaps so late that the next one was due."""
     table = models.RunReport
     if not devices:
         return {}
+    if session.get_bind().dialect.name == "postgresql":
+        late = sa.extract("epoch", table.ended) - sa.extract("epoch", table.tick) >= _SHORTEST
+    else:
+        microseconds = sa.type_coerce(table.ended, sa.BigInteger) - sa.type_coerce(table.tick, sa.BigInteger)
+        late = microseconds >= _SHORTEST * 1_000_000
     rows = await session.execute(
         select(*_RUN)
-        .where(table.device.in_(devices), table.ended >= start, table.outcome != reports.DONE, table.tick.is_not(None))
+        .where(
+            table.device.in_(devices),
+            table.ended >= start,
+            table.tick.is_not(None),
+            sa.or_(table.outcome != reports.DONE, late),
+        )
         .order_by(table.ended.desc())
         .limit(_RUNS)
     )

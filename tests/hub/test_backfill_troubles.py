@@ -197,17 +197,26 @@ async def test_a_meter_that_moves_to_another_gateway_is_asked_there(site: Site) 
     [row] = await site.turn()
     assert (row.state, "moved to another gateway" in row.evidence) == (WAITING, True)
     site.now = row.next_at + MINUTE
-    await site.sign(online=False)
+    [row] = await site.turn()
+    assert (row.state, row.gateway) == (WAITING, gateway), "what the new one has is waited for first"
+    site.now += MINUTE
     async with writing(site.engine) as session:
-        await session.execute(sa.update(models.Backfill).values(gateway=gateway))
-        await session.execute(
-            sa.update(models.Gateway)
-            .where(models.Gateway.id == gateway)
-            .values(last_seen=site.now + MINUTE, said_at=site.now + MINUTE)
-        )
-    site.now += 2 * MINUTE
+        signed = {"last_seen": site.now, "said_at": site.now}
+        await session.execute(sa.update(models.Gateway).where(models.Gateway.id == gateway).values(**signed))
+    site.now += MINUTE
     [row] = await site.turn()
     assert (row.state, row.gateway) == (FETCHING, gateway)
+
+
+async def test_a_meter_on_no_gateway_any_more_is_not_waited_for(site: Site) -> None:
+    await site.store(*range(2, 13))
+    await site.sign()
+    await site.turn()
+    await site.sign(online=False)
+    async with writing(site.engine) as session:
+        await session.execute(sa.update(models.MeterDevice).values(network_interface=None))
+    [row] = await site.turn()
+    assert (row.state, row.evidence) == (CANCELLED, "no gateway polls the meter any more")
 
 
 async def test_a_crowd_on_one_line_does_not_stand_before_other_lines(site: Site) -> None:

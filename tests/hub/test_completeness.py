@@ -240,13 +240,14 @@ async def test_a_momentary_value_has_the_reason_of_its_own_run(engine: AsyncEngi
     await rest.patch(f"/v1/metering/meter-devices/{estate.meters['M1']}", meter_tasks=[made["id"]])
     await work_off(engine, rest.clock.now())
     rest.clock.shown = LATER
-    hours = [hour for hour in range(1, 24) if hour not in {3, 7, 8, 9}]
+    hours = [hour for hour in range(1, 24) if hour not in {3, 7, 8, 9, 12}]
     late = dt.timedelta(seconds=12)
     await put(engine, *(arrival(estate, BEGIN + hour * HOUR + late, series="2:300") for hour in hours))
     async with writing(engine) as session:
         for tick, since, outcome, cause in (
             (3, None, "failed", "M1 on /dev/ttyS0 gave no answer within 2 s"),
             (9, 7, "missed", "only the latest is run"),
+            (12, None, "done", ""),
         ):
             session.add(
                 models.RunReport(
@@ -257,7 +258,12 @@ async def test_a_momentary_value_has_the_reason_of_its_own_run(engine: AsyncEngi
             )  # fmt: skip
     found = [(one["state"], one["reason"], one["count"]) for one in await spans(rest, estate, "2:300")]
     # Nobody can read what was shown then.
-    assert found == [("unrecoverable", "meter_silent", 1), ("unrecoverable", "skipped", 3)]
+    assert found == [
+        ("unrecoverable", "meter_silent", 1),
+        ("unrecoverable", "skipped", 3),
+        # It ended when the next one was due, whose value that is.
+        ("unrecoverable", "line", 1),
+    ]
 
 
 async def test_totals_are_those_of_the_scope(engine: AsyncEngine, rest: Rest, estate: Estate) -> None:

@@ -180,15 +180,17 @@ def slots_are_told(opened: Site, span: dict[str, str], off: dt.datetime, back: d
                 if one["state"] == "stored":
                     continue
                 lost[series] += one["count"]
-                assert off - HOUR <= instant(one["start"]) <= instant(one["end"]) <= back, one
+                assert off - HOUR <= instant(one["start"]) <= instant(one["end"]) <= back + HOUR, one
                 if series == PRESSURE:
                     # The first poll after it would have brought what was not overwritten.
                     assert instant(one["end"]) <= polled - KEPT_ROWS * QUARTER
                     assert "archive 3 was asked from" in one["evidence"]
                     assert "#0103" in one["evidence"]
                 else:
-                    assert (series, one["reason"]) == ("7:310", "skipped"), one
-                    assert "only the latest is run" in one["evidence"]
+                    # Six were missed; the one that was made up for may have come when the next one was due.
+                    told = {"skipped": "only the latest is run", "line": "when the next one was due"}
+                    assert series == "7:310", one
+                    assert told[one["reason"]] in one["evidence"], one
     # 18 rows are four and a half hours. What else is lost is what it took to come back.
     assert lost[PRESSURE] >= (AWAY - KEPT_ROWS * QUARTER) // QUARTER, lost
     assert lost["7:310"] >= len(PUSHING) * (AWAY // HOUR - 1), lost
