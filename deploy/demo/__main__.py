@@ -107,14 +107,14 @@ def tell(story: Story, *, once: bool) -> int:
         "The broker dies",
         "It is killed again and again until some quarters of an hour have passed without it, and keeps nothing. The "
         "gateways poll on: a reading leaves a gateway's outbox only when the hub has signed for it. What the modem "
-        "pushes meanwhile nobody hears.",
+        f"pushes meanwhile nobody hears. The strip has its quarters of an hour:\n{LEGEND}",
     )
     story.lose_broker()
     story.wait_settled(60)
     screen.chapter(
         "The gap",
         "What was polled arrives. What was pushed is lost, but the meter has it in its archive, all but the quarter of "
-        f"an hour that was cleared. When a push is an hour late, the hub has it read while the line is idle.\n{LEGEND}",
+        "an hour that was cleared. When a push is an hour late, the hub has it read while the line is idle.",
     )
     story.close_gap()
     while story.ticks_done(story.fleet.tasks["extra"]) < TICKS_PER_TASK:

@@ -45,10 +45,14 @@ class Gap:
 
 
 class Watch:
-    """Looks again and again at one series of one meter, and remembers which quarters were missing, and until when."""
+    """Looks again and again at one series of one meter, and remembers which quarters were missing, and until when.
+
+    ``until`` is the last quarter of an hour that counts; None while the meter is still to push.
+    """
 
     def __init__(self, hub: HubClient, device: str, series: str, since: dt.datetime) -> None:
         self._hub, self._device, self._series, self._since = hub, device, series, since
+        self.until: dt.datetime | None = None
         self.quarters: dict[dt.datetime, Quarter] = {}
         self._seen: dict[dt.datetime, dt.datetime] = {}
         self._closed: dict[dt.datetime, dt.datetime] = {}
@@ -67,7 +71,8 @@ class Watch:
         for answer in answers:
             as_of = instant(answer["as_of"])
             for span in answer["spans"]:
-                for at in quarters(instant(span["start"]), instant(span["end"])):
+                last = instant(span["end"])
+                for at in quarters(instant(span["start"]), last if self.until is None else min(last, self.until)):
                     quarter = Quarter(span["state"], span["reason"], span["evidence"])
                     if quarter.state == MISSING and any(start <= at <= end for start, end in windows):
                         quarter = Quarter(FETCHED, "", "")
@@ -135,7 +140,8 @@ def figures(hub: HubClient, watch: Watch, device: str, since: dt.datetime, rate:
     watch.look()
     gaps = watch.gaps()
     took = [gap.closed - gap.seen for gap in gaps if gap.closed is not None]
-    totals = hub.get("/v1/completeness", meter_device=device, start=since.isoformat())
+    end = {} if watch.until is None else {"end": (watch.until + QUARTER).isoformat()}
+    totals = hub.get("/v1/completeness", meter_device=device, start=since.isoformat(), **end)
     return {
         "gaps_seen": len(gaps),
         "gaps_closed": len(took),

@@ -27,6 +27,9 @@ TICKS_PER_TASK = 8
 GAP_SECONDS = 120.0
 """Real seconds that the gap may take to close: an hour of shown time is waited before what was pushed is asked for."""
 
+RETURN_SECONDS = 60.0
+"""Real seconds that gateways may take to find a broker that is back."""
+
 LOOK_SECONDS = 0.5
 LABELS = {"volume": "volume", "extra": "temperature", "battery": "battery"}
 """What the tasks are called on the screen; the others read archives."""
@@ -259,8 +262,11 @@ class Story:
         self.look_at_strip()
         due = last_tick(self.clock.now()) + QUARTER
         seconds = (due - self.clock.now()).total_seconds() / self.clock.rate
-        strip = f"   {fleets.PUSHING.name} {self.watch.strip()}" if self._shown else ""
-        self.screen.wait(f"next due at {due:%H:%M}, in {seconds:.0f} s{strip}")
+        self.wait_with_strip(f"next due at {due:%H:%M}, in {seconds:.0f} s")
+
+    def wait_with_strip(self, text: str) -> None:
+        """On a terminal: say what is awaited, and show the strip of the meter that pushes."""
+        self.screen.wait(f"{text}   {fleets.PUSHING.name} {self.watch.strip()}")
 
     def oldest_wanted(self) -> str:
         """Return an instant before which no run is new: late reports come within an hour of shown time."""
@@ -285,6 +291,8 @@ class Story:
                 states = json.dumps(list(self.hub.all("/v1/gateways/")), indent=1)
                 raise StartError(f"the gateways did not settle within {seconds:.0f} s: {states}")
             self.look()
+            if self.first_tick > self.clock.start:
+                self.look_at_strip()
             time.sleep(0.3)
 
     def ticks_done(self, task: str) -> int:
@@ -315,10 +323,22 @@ class Story:
             if self.cleared < begun and self.clock.now() >= clear_at:
                 self.clear_archive()
             self.look_at_strip()
-            self.screen.wait("no broker; the gateways poll on and keep what they read")
+            self.wait_with_strip("no broker; the gateways poll on")
+            time.sleep(0.1)
+        self.screen.say("broker    is back, with nothing in it", style=BOLD)
+        back = self.clock.now()
+        patience = time.monotonic() + RETURN_SECONDS
+        while not self.gateways_heard(back) and time.monotonic() < patience:
+            self.look_at_strip()
+            self.wait_with_strip("the gateways try the broker again")
             time.sleep(0.1)
         self.away = (begun, self.clock.now())
-        self.screen.say("broker    is back, with nothing in it", style=BOLD)
+        self.screen.say(f"gateways  {listed(fleets.GATEWAYS)} are back, too, with all that they have kept", style=BOLD)
+
+    def gateways_heard(self, since: dt.datetime) -> bool:
+        """Whether the hub has heard every gateway since then."""
+        seen = [gateway["last_seen"] for gateway in self.hub.all("/v1/gateways/")]
+        return all(at is not None and instant(at) >= since for at in seen)
 
     def broker_answers(self) -> bool:
         """Whether the broker takes connections. The hub starts it anew, each time after a longer pause."""
@@ -403,7 +423,7 @@ class Story:
         """Switch tasks and modem off, wait until everything has arrived, and return the last tick that ran."""
         until = last_tick(self.clock.now()) + QUARTER / 2
         self.clock.wait_until(until if until > self.clock.now() else until + QUARTER, self.look)
-        last = last_tick(self.clock.now())
+        last = self.watch.until = last_tick(self.clock.now())
         self.screen.say("hub       all tasks are switched off; what is under way arrives", style=DIM)
         self.modem.end()
         for task in self.fleet.tasks.values():

@@ -63,6 +63,14 @@ def test_two_gaps_with_something_between_them_are_two_and_one_that_is_open_is_op
     assert not seen.is_whole()
 
 
+def test_what_is_not_pushed_after_the_end_is_no_gap() -> None:
+    seen = watch()
+    seen.until = SIX + QUARTER
+    seen.take(answer(80, "stored", "stored", "missing", "missing"), [])
+    assert seen.gaps() == []
+    assert seen.strip() == "06:00 =="
+
+
 def test_what_was_only_due_is_no_gap() -> None:
     seen = watch()
     seen.take(answer(20, "stored", "due"), [])
