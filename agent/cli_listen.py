@@ -159,10 +159,12 @@ class _Shown:
         """A decoder for one connection, port or datagram."""
         return self._intake.connection()
 
-    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> bool:
         """Show what these bytes end."""
         self.bytes += len(data)
+        before = self.values
         self._show(decoder.receive(data, self._clock.now()), source)
+        return self.values > before
 
     def cease(self, decoder: Decoder, source: str) -> None:
         """Show what is left."""

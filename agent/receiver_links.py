@@ -7,6 +7,7 @@ is the only exception that leaves this module, and cancellation.
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,12 @@ CHUNK = 16_384
 
 MOST_CONNECTIONS = 256
 """Meters that may be connected to one ``listen`` endpoint at once."""
+
+GIVES_WAY = 30.0
+"""After so many seconds without a payload that could be read a caller gives its place to a new one, if all are taken.
+
+Who says nothing, or a byte a second, keeps no meter out.
+"""
 
 IDLE_SECONDS = 3600.0
 """After so long without a byte a connection to a ``listen`` endpoint is given up: the meter has gone."""
@@ -51,8 +58,8 @@ class Sink(Protocol):
     def begin(self) -> Decoder:
         """A decoder for one connection, port or datagram."""
 
-    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
-        """Take bytes; returns when more may come."""
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> bool:
+        """Take bytes; returns when more may come, and whether they ended a payload that could be read."""
 
     def cease(self, decoder: Decoder, source: str) -> None:
         """Nothing more comes from there."""
@@ -114,23 +121,46 @@ async def _from_link(endpoint: Endpoint, rate: int, sink: Sink, connect: Connect
         await link.aclose()
 
 
+@dataclasses.dataclass(eq=False, slots=True)
+class _Caller:
+    """A connection to a ``listen`` endpoint, and when it last brought a payload that could be read."""
+
+    source: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    useful: float
+
+
 async def _from_callers(endpoint: Endpoint, sink: Sink) -> None:
-    connected = 0
+    connected: set[_Caller] = set()
     callers = asyncio.TaskGroup()
+    now = asyncio.get_running_loop().time
+
+    def has_room() -> bool:
+        if len(connected) < MOST_CONNECTIONS:
+            return True
+        other = min(connected, key=lambda caller: caller.useful)
+        if now() - other.useful < GIVES_WAY:
+            return False
+        log.debug("caller_gave_way", endpoint=endpoint.text, source=other.source)
+        connected.discard(other)
+        # Its reader sees the end.
+        other.writer.transport.abort()
+        return True
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connected
         peer = writer.get_extra_info("peername")
-        connected += 1
+        caller = _Caller(f"{peer[0]}:{peer[1]}" if peer else endpoint.text, reader, writer, now())
         try:
-            if connected > MOST_CONNECTIONS:
+            if not has_room():
                 sink.missed(1)
                 return
-            await _from_caller(reader, sink, f"{peer[0]}:{peer[1]}" if peer else endpoint.text)
+            connected.add(caller)
+            await _from_caller(caller, sink)
         except (ConnectionError, TimeoutError):
             log.debug("caller_gone", endpoint=endpoint.text)
         finally:
-            connected -= 1
+            connected.discard(caller)
             writer.close()
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await writer.wait_closed()
@@ -148,7 +178,7 @@ async def _from_callers(endpoint: Endpoint, sink: Sink) -> None:
         await server.serve_forever()
 
 
-async def _from_caller(reader: asyncio.StreamReader, sink: Sink, source: str) -> None:
+async def _from_caller(caller: _Caller, sink: Sink) -> None:
     decoder = sink.begin()
     try:
         quiet = 0.0
@@ -156,19 +186,20 @@ async def _from_caller(reader: asyncio.StreamReader, sink: Sink, source: str) ->
         while quiet < IDLE_SECONDS:
             try:
                 async with asyncio.timeout(wait) as scope:
-                    data = await reader.read(CHUNK)
+                    data = await caller.reader.read(CHUNK)
             except TimeoutError:
                 if not scope.expired():
                     raise
                 quiet += wait
-                sink.cease(decoder, source)
+                sink.cease(decoder, caller.source)
                 continue
             if not data:
                 return
             quiet = 0.0
-            await sink.hear(decoder, data, source)
+            if await sink.hear(decoder, data, caller.source):
+                caller.useful = asyncio.get_running_loop().time()
     finally:
-        sink.cease(decoder, source)
+        sink.cease(decoder, caller.source)
 
 
 async def _from_datagrams(endpoint: Endpoint, sink: Sink) -> None:

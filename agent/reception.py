@@ -132,18 +132,22 @@ class Reception:
         """A decoder for one connection, port or datagram."""
         return self._intake.connection()
 
-    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
-        """Take bytes; returns when more may come."""
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> bool:
+        """Take bytes; returns when more may come, and whether they ended a payload that could be read."""
         begun = time.perf_counter()
         self._figures.bytes += len(data)
         self._heard = self._clock.monotonic()
-        self._take(decoder.receive(data, self._clock.now()), source)
+        superfluous = self._intake.superfluous
+        arrivals = decoder.receive(data, self._clock.now())
+        useful = self._intake.superfluous > superfluous or any(isinstance(one, Pushed) for one in arrivals)
+        self._take(arrivals, source)
         self._pace.pay(time.perf_counter() - begun)
         await self._pace.rest()
         while len(self._waiting) >= MOST_WAITING or (self._store.fault and self._waiting):
             # Whoever cannot store must not take more.
             if not self._stored():
                 await asyncio.sleep(_FULL_WAIT)
+        return useful
 
     def cease(self, decoder: Decoder, source: str) -> None:
         """Nothing more comes from there."""

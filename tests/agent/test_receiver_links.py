@@ -43,10 +43,11 @@ class Heard:
     def begin(self) -> Lines:
         return Lines()
 
-    async def hear(self, decoder: Decoder, data: bytes, source: str) -> None:
+    async def hear(self, decoder: Decoder, data: bytes, source: str) -> bool:
         del decoder
         self.heard.append((data, source))
         await self.gate.wait()
+        return data.startswith(b"/")
 
     def cease(self, decoder: Decoder, source: str) -> None:
         del decoder
@@ -127,6 +128,30 @@ async def test_more_callers_than_there_is_room_for_are_sent_away(monkeypatch: py
     for writer in writers:
         writer.close()
     await until(lambda: len(sink.ceased) == 2)
+    await ended(task)
+
+
+async def test_callers_that_bring_nothing_give_way_to_one_that_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_links, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(receiver_links, "GIVES_WAY", 0.2)
+    port, sink = free_port(socket.SOCK_STREAM), Heard()
+    task = asyncio.create_task(listen_to(parse_endpoint(f"listen://127.0.0.1:{port}"), 9600, sink, open_link))
+    await sink.open.wait()
+    calls = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    meter, dripping, _ = calls
+    for _ in range(6):
+        meter[1].write(b"/meter")
+        dripping[1].write(b"x")
+        await asyncio.sleep(0.05)
+    calls += [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    for number, (_, writer) in enumerate(calls[3:]):
+        writer.write(b"/late %d" % number)
+    await until(lambda: {b"/late 0", b"/late 1"} <= {data for data, _ in sink.heard})
+    meter[1].write(b"/still")
+    await until(lambda: sink.heard[-1][0] == b"/still")
+    assert sink.lost == 0
+    for _, writer in calls:
+        writer.close()
     await ended(task)
 
 
