@@ -221,7 +221,7 @@ def test_tokens_of_machines_on_the_command_line(tmp_path: Path) -> None:
 def test_the_key_of_sessions_is_rotated(tmp_path: Path) -> None:
     def rotate(*more: str) -> dict[str, str]:
         program = Path(sys.executable).parent / "metergate-hub"
-        arguments = [program, "user", "rotate-key", "--data", tmp_path, "--json", *more]
+        arguments = [str(program), "user", "rotate-key", "--data", str(tmp_path), "--json", *more]
         return dict(json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout))
 
     file = tmp_path / "hub.key.sessions"
@@ -250,8 +250,13 @@ async def test_tokens_from_before_open_what_they_opened(engine: AsyncEngine) -> 
         config.attributes["connection"] = connection
         way(config, revision)
 
-    kinds = {"id": sa.Uuid(), "name": sa.String(), "digest": sa.LargeBinary(), "created": columns.UtcDateTime()}
-    before = sa.table("tokens", *(sa.column(name, kind) for name, kind in kinds.items()))
+    before = sa.table(
+        "tokens",
+        sa.column("id", sa.Uuid()),
+        sa.column("name", sa.String()),
+        sa.column("digest", sa.LargeBinary()),
+        sa.column("created", columns.UtcDateTime()),
+    )
     now = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
     async with writing(engine) as session:
         await create_token(session, "limited", now, scopes=(READ,))
