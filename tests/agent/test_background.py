@@ -25,6 +25,7 @@ from contexts.meters import Answer, Value
 from protocol import reports
 from protocol.plans import Device, Line
 from tests.parts.wires import NOW, QUICK, DictMemory, device_on, heard, line_at
+from tests.parts.workers import Results, at_work
 
 SHORT = Times(block=0.3, quiet=0.05)
 ARCHIVE = {"start_date": "2025-03-10T00:00:00Z", "archive_number": 3, "control_position": 3}
@@ -88,17 +89,16 @@ def test_what_is_left_after_a_slice_begins_at_its_last_row_and_knows_what_came_b
     assert not comes_in_slices(_background(run.device, "read_events", kwargs={}))
 
 
-class Site:
+class Site(Results):
     """A line's worker, what it told, and what a test says of the schedule."""
 
     def __init__(self, line: Line, share: float = 1.0, times: Times = SHORT) -> None:
+        super().__init__()
         self.line, self.memory = line, DictMemory()
         self.started: list[uuid.UUID] = []
-        self.results: list[RunResult] = []
         self.parts: list[RunResult] = []
         self.next_scheduled: dt.datetime | None = None
         self.open = True
-        self._news = asyncio.Event()
         self.worker = LineWorker(
             line,
             memory=self.memory,
@@ -109,10 +109,6 @@ class Site:
             on_result=self._ended,
             background=Background(share, lambda _line: self.next_scheduled, self._part, lambda: self.open),
         )
-
-    def _ended(self, result: RunResult) -> None:
-        self.results.append(result)
-        self._news.set()
 
     def _part(self, result: RunResult, rest: Run) -> bool:
         assert rest.id == result.run.id
@@ -137,15 +133,6 @@ class Site:
         before = len(getattr(self, what))
         async with asyncio.timeout(seconds):
             while len(getattr(self, what)) == before:
-                self._news.clear()
-                await self._news.wait()
-
-    async def result_of(self, run: Run, seconds: float = 20) -> RunResult:
-        async with asyncio.timeout(seconds):
-            while True:
-                for result in self.results:
-                    if result.run.id == run.id:
-                        return result
                 self._news.clear()
                 await self._news.wait()
 
@@ -181,14 +168,8 @@ async def site_of(
     )
     async with serve_pty(bus) as endpoint:
         site = Site(line_at(endpoint, rate=19200, fixed_rate=True), **settings)
-        task = asyncio.create_task(site.worker.run())
-        try:
+        async with at_work(site.worker):
             yield site, bus
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
 
 
 async def test_a_backfill_yields_to_what_is_due_and_then_brings_every_row(tmp_path: pathlib.Path) -> None:

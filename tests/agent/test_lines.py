@@ -14,32 +14,28 @@ import pytest
 from agent.clocks import Clock
 from agent.conversation import Times
 from agent.lines import Limits, LineWorker
-from agent.runs import Run, RunResult
+from agent.runs import Run
 from agent.settings import MeterPassword
 from agent.simulator.bus import VirtualBus, serve_pty, serve_tcp, virtual_bus
 from agent.simulator.faults import Silent
 from protocol import reports
 from protocol.plans import Device, Line
 from tests.parts.wires import BREAK, NOW, QUICK, DictMemory, device_on, heard, line_at
+from tests.parts.workers import Results, at_work
 
 LIS200 = "generic_lis200"
 ARCHIVE = {"start_date": "2025-03-01T00:00:00Z", "archive_number": 3, "control_position": 3}
 
 
-class Site:
+class Site(Results):
     """A worker with what it was told and what it told."""
 
     def __init__(self, line: Line, **settings: Any) -> None:  # noqa: ANN401 - what LineWorker takes
+        super().__init__()
         self.line, self.memory = line, DictMemory()
         self.started: list[Run] = []
-        self.results: list[RunResult] = []
-        self._news = asyncio.Event()
         arguments = {"memory": self.memory, "clock": Clock(), "passwords": {}, "times": QUICK, **settings}
         self.worker = LineWorker(line, on_started=self.started.append, on_result=self._ended, **arguments)
-
-    def _ended(self, result: RunResult) -> None:
-        self.results.append(result)
-        self._news.set()
 
     def read(self, device: Device, address: str = "2:300", **settings: Any) -> Run:  # noqa: ANN401 - fields of Run
         return self.submit(device, "read_single_value", {"address": address}, **settings)
@@ -53,27 +49,12 @@ class Site:
         self.worker.submit(run)
         return run
 
-    async def result_of(self, run: Run, seconds: float = 20) -> RunResult:
-        async with asyncio.timeout(seconds):
-            while True:
-                for result in self.results:
-                    if result.run.id == run.id:
-                        return result
-                self._news.clear()
-                await self._news.wait()
-
 
 @asynccontextmanager
 async def working(line: Line, **settings: Any) -> AsyncIterator[Site]:  # noqa: ANN401 - what LineWorker takes
     site = Site(line, **settings)
-    task = asyncio.create_task(site.worker.run())
-    try:
+    async with at_work(site.worker):
         yield site
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
 
 
 def bus_of(*specs: str, **settings: Any) -> VirtualBus:  # noqa: ANN401 - what virtual_bus takes

@@ -18,6 +18,7 @@ from contexts.meters import Held
 from protocol import reports
 from protocol.plans import Device
 from tests.parts.wires import BREAK, NOW, QUICK, DictMemory, device_on, line_at
+from tests.parts.workers import Results, at_work
 
 ARCHIVE = {"start_date": "2025-03-12T00:00:00Z", "archive_number": 3, "control_position": 3}
 NEW = {"archive_number": 3, "control_position": 3}
@@ -68,14 +69,14 @@ class Noting:
         await self.link.aclose()
 
 
-class Site:
+class Site(Results):
     """A line of its own with a meter, and its worker; ``notes`` has what was said and what ended, in order."""
 
     def __init__(self, endpoint: str, turns: Turns, notes: list[bytes | str] | None = None) -> None:
         self.notes: list[bytes | str] = [] if notes is None else notes
-        self.memory, self.results = DictMemory(), list[RunResult]()
+        super().__init__()
+        self.memory = DictMemory()
         self.passed: list[int] = []
-        self._news = asyncio.Event()
         self.link: Noting | None = None
         line = line_at(endpoint, rate=300)
         self.device: Device = device_on(line, serial="4711")
@@ -97,8 +98,7 @@ class Site:
 
     def _ended(self, result: RunResult) -> None:
         self.notes.append(ENDED)
-        self.results.append(result)
-        self._news.set()
+        super()._ended(result)
 
     def submit(self, call: str, **kwargs: object) -> Run:
         run = Run(uuid.uuid4(), self.device, "generic_lis200", call, kwargs, tick=NOW, task=uuid.uuid4())
@@ -127,14 +127,8 @@ async def working(turns: Turns, notes: list[bytes | str] | None = None) -> Async
     bus = virtual_bus("1:4711:EK280", seed=7, now=lambda: NOW, history_days=1, opening_rate=300)
     async with serve_pty(bus) as endpoint:
         site = Site(endpoint, turns, notes)
-        task = asyncio.create_task(site.worker.run())
-        try:
+        async with at_work(site.worker):
             yield site
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
         assert site.memory.rate is None
         async with asyncio.timeout(5):
             while bus.rate != 300:  # noqa: ASYNC110 - the break is heard when it has passed the line
