@@ -78,14 +78,14 @@ def _metering() -> Iterator[PathRow]:
 
 PATHS: tuple[PathRow, ...] = (
     *_collection("/v1/organizations/", _ALL, ()),
+    *_collection("/v1/organizations/memberships/", _ALL, ()),
     *_metering(),
     PathRow("POST", "/v1/metering/amr-tasks/invoke", 201, ()),
     PathRow("POST", "/v1/metering/new-meter-readings", 201, ()),
 )
-"""Every path beside those of logins and memberships, which are in ``ACCESS_PATHS``."""
+"""Every path beside those of signing in, which are ``SIGN_IN`` and have cases of their own."""
 
-ACCESS_PATHS: tuple[PathRow, ...] = (
-    *_collection("/v1/organizations/memberships/", _ALL, ()),
+SIGN_IN: tuple[PathRow, ...] = (
     PathRow("POST", "/v1/auth/jwt/token/", 201, ()),
     PathRow("GET", "/v1/auth/jwt/renew/", 200, ()),
     PathRow("POST", "/v1/auth/jwt/change-organization/", 201, ()),
@@ -93,6 +93,7 @@ ACCESS_PATHS: tuple[PathRow, ...] = (
 
 COLLECTIONS = {
     "Organization": "/v1/organizations/",
+    "OrganizationMember": "/v1/organizations/memberships/",
     "AmrTaskGroup": "/v1/metering/amr-task-groups/",
     "AmrTask": "/v1/metering/amr-tasks/",
     "MeterDeviceConfig": "/v1/metering/meter-device-configs",
@@ -130,6 +131,13 @@ id uuid ro
 name text * 1..64
 is_active boolean
 members uuids ro
+created_at time ro
+updated_at time ro
+""",
+    "OrganizationMember": """
+id integer ro
+organization uuid *
+user uuid *
 created_at time ro
 updated_at time ro
 """,

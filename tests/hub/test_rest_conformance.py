@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.hub.rest_rows import COLLECTIONS, FIELDS, NAMED, PATHS, FieldRow, PathRow, fields_of
-from tests.parts.running_hub import RunningHub, Things, running, things
+from tests.hub.rest_rows import COLLECTIONS, FIELDS, NAMED, PATHS, SIGN_IN, FieldRow, PathRow, fields_of
+from tests.parts.running_hub import PASSWORD, RunningHub, Things, running, things
 
 __all__ = ["running", "things"]
 
@@ -365,6 +365,47 @@ def _fill(row: FieldRow, running: RunningHub, things: Things) -> None:
         assert row.name in running.wrong_fields("POST", path, body(0))
     elif (row.owner, row.name) not in CLOSED:
         running.ask("POST", path, body(0), 201)
+
+
+# --- one case for each path of signing in -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", SIGN_IN, ids=str)
+def test_sign_in(row: PathRow, running: RunningHub, things: Things) -> None:
+    user = things.new_user()
+    other = running.post("/v1/organizations", name=things.name("other"))["id"]
+    for organization in (things.organization, other):
+        running.post("/v1/organizations/memberships", organization=organization, user=user["id"])
+    token, renew, change = (path.path for path in SIGN_IN)
+    given = {"username": user["username"], "password": PASSWORD}
+    nobody = {"Authorization": ""}
+    for form in _forms(row.path):
+        answer = running.client.post(token, json=given, headers=nobody)
+        assert answer.status_code == 201, answer.text
+        bearer = {"Authorization": f"JWT {answer.json()['token']}"}
+        bodies: dict[str, object] = {token: given, change: {"organization": other}, renew: None}
+        headers = nobody if row.path == token else bearer
+        answer = running.client.request(row.method, form, json=bodies[row.path], headers=headers)
+        assert answer.status_code == row.status, answer.text
+        seen = running.client.get("/v1/organizations", headers={"Authorization": f"JWT {answer.json()['token']}"})
+        expected = other if row.path == change else things.organization
+        assert [one["id"] for one in seen.json()["results"]] == [expected]
+    if row.path == token:
+        for organization, status in ((None, 201), (other, 201), (UNKNOWN, 422), ("no uuid", 422)):
+            body = {**given, "organization": organization}
+            assert running.client.post(token, json=body, headers=nobody).status_code == status
+        assert running.wrong_fields("POST", token, {}) == {"username", "password"}
+        assert running.wrong_fields("POST", token, {"username": "", "password": ""}) == {"username", "password"}
+        wrong = running.client.post(token, json={**given, "password": "wrong"}, headers=nobody)
+        assert wrong.status_code == 401
+        assert "www-authenticate" in wrong.headers
+    else:
+        assert running.client.request(row.method, row.path, json={}, headers=nobody).status_code == 401
+    if row.path == change:
+        for body in ({}, {"organization": None}, {"organization": UNKNOWN}):
+            refused = running.client.post(change, json=body, headers=bearer)
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "organization"
 
 
 # --- what is said beside the tables -----------------------------------------------------------------------------------

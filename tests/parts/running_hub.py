@@ -26,6 +26,9 @@ from tests.parts.databases import BOTH, new_postgresql
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 """Before the first of the instants that the tests' readings have."""
 
+PASSWORD = "correct horse battery staple"  # noqa: S105 - of users that nobody else has
+"""The password of every user that is made here."""
+
 
 class RunningHub:
     """A client of a hub's process, with a staff token."""
@@ -78,7 +81,7 @@ def running_hub(kind: str) -> RunningHub:
         # Its server ends with this process, and the database with it.
         _, url = asyncio.run(new_postgresql())
         place = ["--database", url]
-        command = ["metergate-hub", "serve", "--port", "0", *place]
+        command = ["metergate-hub", "serve", "--port", "0", "--data", str(folder), *place]
         # In place of a relay, which would say what secrets are sealed for.
         open_key(folder / "hub.key")
         rotate = [program("metergate-hub"), "keys", "rotate", "--data", str(folder), *place]
@@ -155,6 +158,11 @@ class Things:
         )
         return made
 
+    def new_user(self) -> dict[str, Any]:
+        """Make another user, who belongs to no organization yet."""
+        made: dict[str, Any] = self.hub.post("/v1/users", username=self.name("user"), password=PASSWORD)
+        return made
+
     def task_body(self) -> dict[str, Any]:
         """A new task as little as it may be."""
         return {
@@ -175,6 +183,7 @@ class Things:
         mine = {"organization": self.organization}
         made: dict[str, Callable[[], dict[str, Any]]] = {
             "Organization": lambda: {"name": self.name("organization")},
+            "OrganizationMember": lambda: {**mine, "user": self.new_user()["id"]},
             "AmrTaskGroup": lambda: {**mine, "name": self.name("group")},
             "AmrTask": self.task_body,
             "MeterDeviceConfig": lambda: {**mine, "name": self.name("config"), "series": []},
