@@ -1,7 +1,9 @@
 """What backfill has to know of meters: who polls them, how their archives are asked, what that costs, what is due.
 
 A slot is *due*, and not yet a gap, until the run has passed that would have brought it: the first run of a task of its
-archive after it. Where no task reads the archive (the meter pushes), an hour is waited for it.
+archive after it. A run that nobody has heard of yet may still wait for its turn on a busy line, and would find its rows
+read already: it is waited for, within ``RUN_WAITS``. Where no task reads the archive (the meter pushes), an hour is
+waited for it.
 """
 
 import dataclasses
@@ -17,11 +19,14 @@ from hub.expectations import expectations_of, tasks_of
 from hub.ledger import MissingSpan
 from hub.models import AmrTask, DevicePeriod, Gateway, MeterDevice, MeterDeviceType, NetworkInterface, RunReport
 from protocol.rasters import Raster
-from protocol.reports import DONE
+from protocol.reports import DONE, MISSED
 from protocol.schedules import tick_at_or_before
 
 RUN_TAKES = dt.timedelta(minutes=15)
 """How long after it was due a run may still be on its way: its line was busy, its report travels."""
+
+RUN_WAITS = dt.timedelta(hours=2)
+"""How much longer it may wait for its turn, as after an outage of a line with many meters."""
 
 PUSHED_LATE = dt.timedelta(hours=1)
 """How late a push may be."""
@@ -82,6 +87,7 @@ async def meters_of(session: AsyncSession, devices: Collection[uuid.UUID], now: 
     tasks = await tasks_of(session, there)
     seen = await _costs(session, there, now)
     replaced = await replaced_since(session, there)
+    heard = await _heard_of(session, there, now)
     intervals: dict[uuid.UUID, dict[int, dt.timedelta]] = {}
     columns: dict[uuid.UUID, int] = {}
     rasters: dict[uuid.UUID, dict[int, Raster]] = {}
@@ -117,7 +123,9 @@ async def meters_of(session: AsyncSession, devices: Collection[uuid.UUID], now: 
                 and isinstance(position := (task.task_kwargs or {}).get("control_position"), int)
             },
             due_after={
-                number: _due_after([task for task in archives if _archive_of(task) == number], now)
+                number: _due_after(
+                    [(task, heard.get((row.id, task.id))) for task in archives if _archive_of(task) == number], now
+                )
                 for number in intervals.get(row.id, {})
             },
             intervals=intervals.get(row.id, {}),
@@ -163,13 +171,35 @@ def _archive_of(task: AmrTask) -> int | None:
     return number if task.task_call.startswith("read_archive") and isinstance(number, int) else None
 
 
-def _due_after(tasks: Iterable[AmrTask], now: dt.datetime) -> dt.datetime:
-    """Return up to when slots should be here: the last tick whose run had time enough."""
-    passed = [
-        tick_at_or_before(task.schedule, now - dt.timedelta(seconds=task.run_offset_seconds) - RUN_TAKES)
-        for task in tasks
-    ]
+def _due_after(tasks: Iterable[tuple[AmrTask, dt.datetime | None]], now: dt.datetime) -> dt.datetime:
+    """Return up to when slots should be here; each task comes with the newest tick of which a run is heard of."""
+    passed = []
+    for task, heard in tasks:
+        latest = now - dt.timedelta(seconds=task.run_offset_seconds) - RUN_TAKES
+        tick = tick_at_or_before(task.schedule, latest)
+        if heard is None or heard < tick:
+            waited_for = tick_at_or_before(task.schedule, latest - RUN_WAITS)
+            tick = waited_for if heard is None else max(waited_for, heard)
+        passed.append(tick)
     return max(passed, default=now - PUSHED_LATE)
+
+
+async def _heard_of(
+    session: AsyncSession, devices: Collection[uuid.UUID], now: dt.datetime
+) -> dict[tuple[uuid.UUID, uuid.UUID], dt.datetime]:
+    """Return for meters and tasks the newest tick that was run of late, however it ended; a missed one was not run."""
+    rows = await session.execute(
+        sa.select(RunReport.device, RunReport.task, sa.func.max(RunReport.tick))
+        .where(
+            RunReport.device.in_(devices),
+            RunReport.ended > now - RUN_TAKES - RUN_WAITS,
+            RunReport.task.is_not(None),
+            RunReport.tick.is_not(None),
+            RunReport.outcome != MISSED,
+        )
+        .group_by(RunReport.device, RunReport.task)
+    )
+    return {(device, task): tick for device, task, tick in rows if task is not None and tick is not None}
 
 
 async def _costs(

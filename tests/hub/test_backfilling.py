@@ -2,6 +2,7 @@
 
 import decimal
 import itertools
+import uuid
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from hub.backfill_rows import DONE, FETCHING, GAVE_UP, PILED_UP, SETTLING, WAITI
 from hub.backfilling import Filler
 from hub.database import reading as looking
 from hub.database import writing
-from protocol import commands
+from protocol import commands, reports
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW
 from tests.parts.gaps import HOUR, MINUTE, At, Site, at, site, window
@@ -189,13 +190,14 @@ async def test_a_meter_has_one_command_at_a_time_and_a_line_few(site: Site) -> N
     assert sorted(row.state for row in rows) == [FETCHING, WAITING]
 
 
-async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
+async def read_by(site: Site, schedule: str, offset: int = 0) -> uuid.UUID:
+    """Let a task read the meter's archive of hours; returns its id."""
     async with writing(site.engine) as session:
         task = models.AmrTask(
             organization=site.estate.organization,
-            name="daily",
-            schedule="daily",
-            run_offset_seconds=3600,
+            name=schedule,
+            schedule=schedule,
+            run_offset_seconds=offset,
             meter_execution_type="generic_lis200",
             task_call="read_archive_since_last",
             task_kwargs={"archive_number": 3},
@@ -205,9 +207,44 @@ async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
         session.add(task)
         await session.flush()
         await session.execute(models.device_tasks.insert().values(device=site.meter, task=task.id))
+        return task.id
+
+
+async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
+    await read_by(site, "daily", 3600)
     await site.store(0)
     await site.sign()
     # Noon: the last run was that of midnight, due at 01:00; it should have brought the hours until midnight.
     rows = await site.turn()
     assert [(row.start, row.end) for row in rows] == [(at(1), at(12))]
     assert PILED_UP > MINUTE
+
+
+async def test_a_run_that_waits_for_its_turn_on_a_busy_line_brings_its_rows_itself(site: Site) -> None:
+    task = await read_by(site, "hourly")
+    await site.store(*range(6))
+    site.now = at(11) + 30 * MINUTE
+    await site.sign()
+
+    async def ran(hour: int, outcome: str) -> None:
+        async with writing(site.engine) as session:
+            session.add(
+                models.RunReport(
+                    id=uuid.uuid4(),
+                    gateway=site.estate.gateway,
+                    device=site.meter,
+                    task=task,
+                    tick=at(hour),
+                    outcome=outcome,
+                    ended=site.now,
+                    received_at=site.now,
+                )
+            )
+
+    # Nobody has heard of the tenth hour's run; the eleventh's was missed, as the gateway was away.
+    await ran(11, reports.MISSED)
+    rows = await site.turn()
+    assert [(row.start, row.end) for row in rows] == [(at(6), at(9))]
+    await ran(11, reports.FAILED)
+    rows = await site.turn()
+    assert max(row.end for row in rows) == at(11)
