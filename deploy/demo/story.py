@@ -20,6 +20,7 @@ from deploy.demo.gaps import DUE, OPEN, QUARTER, STORED, Watch
 from deploy.demo.hub_client import HubClient
 from deploy.demo.processes import Process, Stage, StartError, program
 from deploy.demo.screen import BAD, BOLD, DIM, GOOD, Screen, counted, listed
+from protocol.topics import Channel, topic_for
 
 HOUR = dt.timedelta(hours=1)
 TICKS_BEFORE_EDIT = 2
@@ -175,7 +176,7 @@ class Story:
         """Start what pushes for one meter: a device of somebody else's, which knows a topic and some JSON."""
         place = fleets.PUSHING
         host, _, port = self.mqtt.removeprefix("mqtt://").rpartition(":")
-        topic = f"amr/v1/{place.gateway}/push/{fleets.PUSH_DOOR}"
+        topic = topic_for(place.gateway, Channel.PUSH, fleets.PUSH_DOOR)
         self.modem = self.stage.start(
             "modem",
             [
