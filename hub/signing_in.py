@@ -18,11 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.access import access_of
 from hub.bodies import Body
-from hub.database import reading, writing
+from hub.database import reading
 from hub.memberships import organizations_of
 from hub.models import User
 from hub.passwords import DECOY, LONGEST, hash_password, is_outdated
 from hub.problems import Forbidden, NotAuthenticated, TooOften, Unavailable, wrong
+from hub.resources import in_transaction
 from hub.session_keys import SessionKeys
 from hub.sessions import Session, begin, write_session
 from hub.state import Hub, HubRequest, hub_of
@@ -147,10 +148,13 @@ async def _answer(session: AsyncSession, hub: Hub, user: User, begun: Session, w
 async def _hash_again(hub: Hub, user: User, password: str) -> None:
     """Keep the password at the cost of today."""
     made = await asyncio.to_thread(hash_password, password)
-    async with writing(hub.engine) as session:
+
+    async def work(session: AsyncSession) -> None:
         row = await session.get(User, user.id)
         if row is not None and row.password == user.password:
             row.password = made
+
+    await in_transaction(hub, work)
 
 
 router = Router("/v1/auth/jwt", route_handlers=[sign_in, renew, change_organization], tags=["signing in"])

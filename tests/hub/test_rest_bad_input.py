@@ -89,6 +89,11 @@ def place_of(row: PathRow, things: Things) -> str:
     return f"{collection}/{made['id']}"
 
 
+BEFORE_A_DATABASE = pytest.mark.parametrize("running", ["sqlite"], indirect=True)
+"""What is refused before a database is asked is the same on both."""
+
+
+@BEFORE_A_DATABASE
 @pytest.mark.parametrize("row", writers(), ids=str)
 def test_bodies_that_are_none(row: PathRow, running: RunningHub, things: Things) -> None:
     place = place_of(row, things)
@@ -119,6 +124,7 @@ def test_bodies_that_are_none(row: PathRow, running: RunningHub, things: Things)
     assert count_of(running, row.path) == before
 
 
+@BEFORE_A_DATABASE
 @pytest.mark.parametrize("row", writers(), ids=str)
 def test_ten_mebibytes(row: PathRow, running: RunningHub, things: Things) -> None:
     place = place_of(row, things)

@@ -52,8 +52,29 @@ class Receiver:
         self.answers = list(answers)
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.port = 0
+        self._serving = set[asyncio.Task[None]]()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.ensure_future(self._answer(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await serving
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def leave(self) -> None:
+        """Let go of whoever still hangs, with the connection closed."""
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             fields = [line.partition(": ") for line in head[1:] if line]
@@ -66,9 +87,6 @@ class Receiver:
                 await writer.drain()
             else:
                 await answer(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -77,7 +95,10 @@ async def receiver(*answers: bytes | Answer) -> AsyncIterator[Receiver]:
     one = Receiver(*answers)
     async with await asyncio.start_server(one.serve, "127.0.0.1", 0) as server:
         one.port = server.sockets[0].getsockname()[1]
-        yield one
+        try:
+            yield one
+        finally:
+            await one.leave()
 
 
 async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

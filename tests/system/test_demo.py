@@ -28,4 +28,7 @@ def test_the_demo_told_once(tmp_path: pathlib.Path) -> None:
     assert any("?" in mark for mark in marks)
     assert any("~" in mark for mark in marks)
     assert set(marks[-1]) <= set("=.x")
-    assert "#0103" in next(line for line in lines if "  lost " in line)
+    # With nothing in that span, or with other rows: as the meter had begun anew by then or not.
+    lost = next(line for line in lines if "  lost " in line)
+    assert "archive 2 was asked" in lost
+    assert "#0103" in lost or "none of these" in lost
