@@ -64,7 +64,8 @@ async def _process(*command: str) -> AsyncIterator[str]:
         if made.stdout is None:
             raise RuntimeError("a pipe was asked for")
         async with asyncio.timeout(PATIENCE):
-            yield str(json.loads(await made.stdout.readline())["endpoint"])
+            said = await made.stdout.readline()
+        yield str(json.loads(said)["endpoint"])
     finally:
         with contextlib.suppress(ProcessLookupError):
             made.terminate()
