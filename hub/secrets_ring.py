@@ -10,20 +10,20 @@ Rules:
 - Whoever holds a ring reads the file again when a secret does not open: it may have been rotated meanwhile.
 """
 
-import os
 import pathlib
-import tempfile
-from collections.abc import Sequence
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.keys import SEED_BYTES, KeyFileError
+from hub.keys import read_seeds
 from hub.models import HubState
 from hub.secrets_box import PUBLIC_HALF, SealError, note_public_half, public_half, unseal
 from protocol.envelopes import SigningKey, fingerprint
 
 _log = structlog.get_logger(__name__)
+
+WHAT = "the file of keys for secrets"
+"""As errors call it."""
 
 
 def ring_file(hub_key_file: pathlib.Path) -> pathlib.Path:
@@ -46,7 +46,7 @@ class Ring:
         Raises:
             KeyFileError: when it cannot be read or is damaged.
         """
-        self.keys = (*read_seeds(self.file), self.hub_key)
+        self.keys = (*keys_of(self.file), self.hub_key)
 
     @property
     def newest(self) -> SigningKey:
@@ -79,53 +79,15 @@ class Ring:
         return f"Ring({len(self.keys)} keys, {self.file})"
 
 
-def read_seeds(file: pathlib.Path) -> list[SigningKey]:
+def keys_of(file: pathlib.Path) -> list[SigningKey]:
     """Read the keys of the file; none when there is no file.
 
     Raises:
         KeyFileError: when it cannot be read or is damaged.
     """
-    try:
-        lines = file.read_text("ascii").split()
-    except FileNotFoundError:
+    if not file.exists():
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"the file of keys for secrets {file} cannot be read: {error}") from None
-    try:
-        seeds = [bytes.fromhex(line) for line in lines]
-    except ValueError:
-        seeds = [b""]
-    if not all(len(seed) == SEED_BYTES for seed in seeds):
-        # The content is secret, so the message must not repeat it.
-        raise KeyFileError(f"the file of keys for secrets {file} has a line without 64 hex digits; restore it")
-    return [SigningKey(seed) for seed in seeds]
-
-
-def write_seeds(file: pathlib.Path, keys: Sequence[SigningKey]) -> None:
-    """Write the file anew: whole or not at all, on the disk when this returns, readable by its owner only.
-
-    Raises:
-        KeyFileError: when it cannot be written.
-    """
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file with mode 0600.
-        handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as writer:
-                writer.write("".join(f"{key.seed.hex()}\n" for key in keys))
-                writer.flush()
-                os.fsync(writer.fileno())
-            pathlib.Path(draft).replace(file)
-        finally:
-            pathlib.Path(draft).unlink(missing_ok=True)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise KeyFileError(f"the file of keys for secrets {file} cannot be written: {error}") from None
+    return [SigningKey(seed) for seed in read_seeds(file, WHAT, "restore it")]
 
 
 async def noted_half(session: AsyncSession) -> bytes | None:

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import writing
+from hub.keys import write_seeds
 from hub.models import Deadline, MeterSecurityKeys
 from hub.secrets_box import SealError, note_public_half, public_half, seal, unseal
-from hub.secrets_ring import Ring, noted_half, write_seeds
+from hub.secrets_ring import WHAT, Ring, noted_half
 from hub.security_keys import purpose_of
 from hub.webhooks import secret_purpose
 from protocol.envelopes import SigningKey, fingerprint
@@ -66,7 +67,7 @@ async def rotate(engine: AsyncEngine, ring: Ring) -> Rotated:
         noted = await noted_half(session)
     begun = ring.newest is not ring.hub_key and noted is not None and noted != public_half(ring.newest)
     if not begun:
-        write_seeds(ring.file, [SigningKey.generate(), *_of_file(ring)])
+        write_seeds(ring.file, WHAT, [key.seed for key in (SigningKey.generate(), *_of_file(ring))])
         ring.read()
     async with writing(engine) as session:
         # Who seals for the old key has a share of this row until its commit: then there is nothing behind our back.
@@ -75,7 +76,7 @@ async def rotate(engine: AsyncEngine, ring: Ring) -> Rotated:
     for place in PLACES:
         await _seal_anew(engine, ring, place, done)
     if not done.unreadable:
-        write_seeds(ring.file, [ring.newest])
+        write_seeds(ring.file, WHAT, [ring.newest.seed])
         ring.read()
     return done
 

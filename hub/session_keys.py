@@ -7,17 +7,16 @@ signs, all are believed. Whoever rotates copies the file to every host with REST
 
 import os
 import pathlib
-import tempfile
-from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import KeySet, OctKey
 
-from hub.keys import KeyFileError
+from hub.keys import SEED_BYTES, KeyFileError, read_seeds, write_seeds
 from protocol.envelopes import SigningKey
 
-KEY_BYTES = 32
+_WHAT = "the file of keys for sessions"
+_ADVICE = "remove it: users have to sign in again"
 _KEPT = 2
 """Keys in the file after a rotation: the new one, and the one before, whose sessions go on."""
 
@@ -31,7 +30,7 @@ class SessionKeys:
     """All keys that sessions are believed by; ``signing`` is the one for new ones. No key appears in its repr."""
 
     def __init__(self, hub_key: SigningKey, file: pathlib.Path) -> None:
-        self._derived = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"metergate sessions key").derive(
+        self._derived = HKDF(algorithm=SHA256(), length=SEED_BYTES, salt=None, info=b"metergate sessions key").derive(
             hub_key.seed
         )
         self.file = file
@@ -51,9 +50,9 @@ class SessionKeys:
         except FileNotFoundError:
             seen = (0, 0, 0)
         except OSError as error:
-            raise KeyFileError(f"the file of keys for sessions {self.file} cannot be read: {error}") from None
+            raise KeyFileError(f"{_WHAT} {self.file} cannot be read: {error}") from None
         if seen != self._seen:
-            self._raw = (read_keys(self.file) if seen[1] else []) or [self._derived]
+            self._raw = self._of_file() if seen[1] else [self._derived]
             self._set = KeySet([OctKey.import_key(raw, {"kid": key_id(raw), "use": "sig"}) for raw in self._raw])
             self._seen = seen
         return self._set
@@ -75,9 +74,15 @@ class SessionKeys:
             KeyFileError: when the file cannot be read or written.
         """
         self.believed()
-        new = os.urandom(KEY_BYTES)
-        write_keys(self.file, [new, *self._raw][: _KEPT if keep else 1])
+        new = os.urandom(SEED_BYTES)
+        write_seeds(self.file, _WHAT, [new, *self._raw][: _KEPT if keep else 1])
         return key_id(new)
+
+    def _of_file(self) -> list[bytes]:
+        keys = read_seeds(self.file, _WHAT, _ADVICE)
+        if not keys:
+            raise KeyFileError(f"{_WHAT} {self.file} is empty; {_ADVICE}")
+        return keys
 
     def __repr__(self) -> str:
         """Show where they are."""
@@ -89,47 +94,3 @@ def key_id(key: bytes) -> str:
     digest = Hash(SHA256())
     digest.update(b"metergate sessions key id" + key)
     return digest.finalize()[:8].hex()
-
-
-def read_keys(file: pathlib.Path) -> list[bytes]:
-    """Read the keys of the file, the newest first.
-
-    Raises:
-        KeyFileError: when it cannot be read or is damaged.
-    """
-    try:
-        lines = file.read_text("ascii").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"the file of keys for sessions {file} cannot be read: {error}") from None
-    try:
-        keys = [bytes.fromhex(line) for line in lines]
-    except ValueError:
-        keys = [b""]
-    if not keys or not all(len(key) == KEY_BYTES for key in keys):
-        # The content is secret, so the message must not repeat it.
-        raise KeyFileError(
-            f"the file of keys for sessions {file} has a line without 64 hex digits, or none; remove the file: "
-            "users have to sign in again"
-        )
-    return keys
-
-
-def write_keys(file: pathlib.Path, keys: Sequence[bytes]) -> None:
-    """Write the file anew: whole or not at all, readable by its owner only.
-
-    Raises:
-        KeyFileError: when it cannot be written.
-    """
-    try:
-        # mkstemp makes the file with mode 0600.
-        handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as writer:
-                writer.write("".join(f"{key.hex()}\n" for key in keys))
-                writer.flush()
-                os.fsync(writer.fileno())
-            pathlib.Path(draft).replace(file)
-        finally:
-            pathlib.Path(draft).unlink(missing_ok=True)
-    except OSError as error:
-        raise KeyFileError(f"the file of keys for sessions {file} cannot be written: {error}") from None

@@ -1,5 +1,6 @@
 """What decoders of a byte stream share: frames are found in it, the rest is told as it came."""
 
+import abc
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Framing(Protocol[F_co]):
         """Nothing more comes: give what is left, begin anew."""
 
 
-class FramedDecoder(Generic[F]):
+class FramedDecoder(abc.ABC, Generic[F]):
     """A decoder of one stream. Implements ``receivers.receiver.Decoder``; ``judge`` is the receiver's own."""
 
     def __init__(self, framing: Framing[F]) -> None:
@@ -43,9 +44,9 @@ class FramedDecoder(Generic[F]):
         """Judge what is left."""
         return [arrival for frame in self._framing.close() for arrival in self._arrivals(frame, at)]
 
+    @abc.abstractmethod
     def judge(self, frame: F, at: dt.datetime) -> Iterator[Arrival]:
         """What a frame has."""
-        raise NotImplementedError
 
     def _arrivals(self, frame: F | Junk, at: dt.datetime) -> Iterator[Arrival]:
         if isinstance(frame, Junk):

@@ -15,7 +15,7 @@ from hub.database import reading, writing
 from hub.keys import KeyFileError, open_key
 from hub.models import HubState, MeterSecurityKeys, Organization
 from hub.secrets_box import PUBLIC_HALF, SealError, public_half, read_public_half, seal
-from hub.secrets_ring import Ring, note_ring, read_seeds, ring_file
+from hub.secrets_ring import Ring, keys_of, note_ring, ring_file
 from hub.secrets_rotation import rotate
 from hub.security_keys import purpose_of
 from protocol.envelopes import SigningKey
@@ -64,7 +64,7 @@ async def test_everything_is_sealed_anew(engine: AsyncEngine, tmp_path: pathlib.
     await store_secrets(engine, old, 120)
     done = await rotate(engine, make_ring(tmp_path))
     assert (done.sealed_anew, done.unreadable) == (120, 0)
-    (only,) = read_seeds(ring_file(tmp_path / "hub.key"))
+    (only,) = keys_of(ring_file(tmp_path / "hub.key"))
     assert ring_file(tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
     # A relay that has run all the time reads the file again when it has to.
     await check_secrets(engine, old, 120)
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_said_without_its_content(tmp_path: pathlib.Path) -> N
     file = tmp_path / "hub.key.secrets"
     file.write_text("00" * 32 + "\nabcdefghijk\n")
     with pytest.raises(KeyFileError) as raised:
-        read_seeds(file)
+        keys_of(file)
     assert "abcdef" not in str(raised.value)
     assert str(file) in str(raised.value)
 
@@ -148,18 +148,18 @@ async def test_killed_at_any_moment_it_goes_on_when_run_again(
     again = subprocess.run(command, check=True, capture_output=True)  # noqa: ASYNC221 - nothing else runs here
     done = json.loads(again.stdout)
     assert done["unreadable"] == 0
-    assert len(read_seeds(file)) == 1
+    assert len(keys_of(file)) == 1
     await check_secrets(engine, make_ring(tmp_path), count)
 
 
 async def _is_noted(engine: AsyncEngine, file: pathlib.Path) -> bool:
     async with reading(engine) as session:
         noted = await session.scalar(select(HubState.value).where(HubState.key == PUBLIC_HALF))
-    return noted == public_half(read_seeds(file)[0]).hex()
+    return noted == public_half(keys_of(file)[0]).hex()
 
 
 async def _has_begun(engine: AsyncEngine, file: pathlib.Path) -> bool:
-    newest = Ring(read_seeds(file)[0], file.with_name("none"))
+    newest = Ring(keys_of(file)[0], file.with_name("none"))
     async with reading(engine) as session:
         row = (await session.scalars(select(MeterSecurityKeys).order_by(MeterSecurityKeys.id).limit(1))).one()
         assert await session.scalar(select(func.count()).select_from(Organization)) == 1

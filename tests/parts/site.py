@@ -116,9 +116,16 @@ class Site:
             self.series[name] = str(row["id"])
 
     def create_type(
-        self, name: str, manufacturer: str, series: Iterable[str], timezone: str = ZONE, **more: object
+        self,
+        name: str,
+        manufacturer: str,
+        series: Iterable[str],
+        timezone: str = ZONE,
+        *,
+        model: str = "",
+        **more: object,
     ) -> None:
-        """Create a config with these series and what else it is told, and a type with it."""
+        """Create a config with these series and what else it is told, and a type with it, of that model or name."""
         config = self.hub.post(
             "/v1/metering/meter-device-configs",
             organization=self.organization,
@@ -133,7 +140,7 @@ class Site:
             organization=self.organization,
             name=name,
             manufacturer=manufacturer,
-            manufacturer_model=name,
+            manufacturer_model=model or name,
             config=config["id"],
         )
         self.types[name] = str(kind["id"])
@@ -151,13 +158,13 @@ class Site:
         )
         self.interfaces[gateway] = str(line["id"])
 
-    def create_task(self, name: str, call: str, **kwargs: object) -> None:
-        """Create a quarter-hourly task."""
+    def create_task(self, name: str, call: str, *, schedule: str = "quarterly", **kwargs: object) -> None:
+        """Create a task."""
         task = self.hub.post(
             "/v1/metering/amr-tasks/",
             organization=self.organization,
             name=name,
-            schedule="quarterly",
+            schedule=schedule,
             run_offset_seconds=10,
             meter_execution_type="generic_lis200",
             task_call=call,
@@ -171,7 +178,9 @@ class Site:
             "archive", "read_archive_by_offset_seconds", offset_seconds=SPAN, archive_number=3, control_position=3
         )
 
-    def create_meter(self, name: str, serial: str, gateway: str, *tasks: str, address: str = "") -> None:
+    def create_meter(
+        self, name: str, serial: str, gateway: str, *tasks: str, address: str = "", kind: str = "EK280"
+    ) -> None:
         """Create a meter on a gateway's line, with tasks of its own."""
         device = self.hub.post(
             "/v1/metering/meter-devices",
@@ -180,7 +189,7 @@ class Site:
             protocol="lis-200",
             iec62056_21_address=address or None,
             manufacturer_serial=serial,
-            type=self.types["EK280"],
+            type=self.types[kind],
             network_interface=self.interfaces[gateway],
             meter_tasks=[self.tasks[task] for task in tasks],
         )

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.mosquitto import free_port
 from deploy.demo.expected import instant
 from tests.parts.site import Site, site
 
@@ -35,46 +36,9 @@ WASTE = 1.3
 """Bytes that backfills may move for each byte that who knew all would have needed."""
 
 
-def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def create_config(opened: Site, name: str, archived: str, **more: object) -> None:
-    """Make a config and type whose meters should have one archived series every quarter of an hour."""
-    config = opened.hub.post(
-        "/v1/metering/meter-device-configs",
-        organization=opened.organization,
-        name=name,
-        series=list(opened.series.values()),
-        timezone="Europe/Berlin",
-        expectations=[{"series": archived, "interval": "quarter_hour", "archive": 3}],
-        **more,
-    )
-    kind = opened.hub.post(
-        "/v1/metering/meter-device-types",
-        organization=opened.organization,
-        name=name,
-        manufacturer="Elster",
-        manufacturer_model="EK280",
-        config=config["id"],
-    )
-    opened.types["EK280"] = str(kind["id"])
-
-
-def create_task(opened: Site, name: str, call: str, **kwargs: object) -> None:
-    task = opened.hub.post(
-        "/v1/metering/amr-tasks/",
-        organization=opened.organization,
-        name=name,
-        schedule="hourly",
-        run_offset_seconds=10,
-        meter_execution_type="generic_lis200",
-        task_call=call,
-        task_kwargs=kwargs,
-    )
-    opened.tasks[name] = str(task["id"])
+def due(series: str) -> list[dict[str, object]]:
+    """One archived series, every quarter of an hour."""
+    return [{"series": series, "interval": "quarter_hour", "archive": 3}]
 
 
 def build(opened: Site) -> None:
@@ -88,23 +52,25 @@ def build(opened: Site) -> None:
         ),
     )
     opened.create_basics()
-    opened.series[VOLUME] = str(
-        opened.hub.post("/v1/metering/meter-reading-series", organization=opened.organization, name=VOLUME, unit="m3")[
-            "id"
-        ]
-    )
+    opened.create_series({VOLUME: "m3"})
     opened.create_gateway("gw-1", endpoint)
-    create_task(opened, "pressure", "read_single_value", address="7:310")
-    create_task(
-        opened, "archive", "read_archive_by_offset_seconds", offset_seconds=5400, archive_number=3, control_position=3
+    opened.create_task("pressure", "read_single_value", schedule="hourly", address="7:310")
+    opened.create_task(
+        "archive",
+        "read_archive_by_offset_seconds",
+        schedule="hourly",
+        offset_seconds=5400,
+        archive_number=3,
+        control_position=3,
     )
-    create_config(opened, "pushing", VOLUME, mappings=[{"archive": 3, "source": "4:300", "series": VOLUME}])
+    mappings = [{"archive": 3, "source": "4:300", "series": VOLUME}]
+    opened.create_type("pushing", "Elster", opened.series, model="EK280", expectations=due(VOLUME), mappings=mappings)
     for address, (name, serial) in enumerate(PUSHING.items(), 1):
-        opened.create_meter(name, serial, "gw-1", "pressure", address=str(address))
+        opened.create_meter(name, serial, "gw-1", "pressure", address=str(address), kind="pushing")
         opened.hub.patch(f"/v1/metering/meter-devices/{opened.devices[name]}", dlms_system_title=serial)
-    create_config(opened, "polled", PRESSURE)
-    opened.create_meter(POLLED, POLLED_SERIAL, "gw-1", "archive", address="3")
-    port = free_udp_port()
+    opened.create_type("polled", "Elster", opened.series, model="EK280", expectations=due(PRESSURE))
+    opened.create_meter(POLLED, POLLED_SERIAL, "gw-1", "archive", address="3", kind="polled")
+    port = free_port(socket.SOCK_DGRAM)
     opened.hub.post(
         "/v1/receivers",
         organization=opened.organization,
