@@ -1,11 +1,10 @@
 """One worker per line: the only one who opens it, one conversation at a time, everything due on a meter in one session.
 
-Rules, in this order: commands before scheduled runs; scheduled runs by due time; nothing before its ``not_before``;
-background commands when nothing else is due (``agent.background``). A scheduled archive readout lends the line to a
-waiting command between two blocks and goes on after its last row, one for the background to whatever is due. A
-run ends in exactly one ``RunResult``, whatever happens: what a call, a port or a meter can do wrong is named in
-``agent.session.FAILURES`` and becomes an outcome with its first cause. A silent meter costs its neighbours one
-time-out (``agent.silence``); its runs wait for the probe, and a command is a probe.
+Rules. ``agent.line_queue`` says what is next; background commands come when nothing else is due
+(``agent.background``). A scheduled archive readout lends the line to a waiting command between two blocks and goes on
+after its last row, one for the background to whatever is due. A run ends in exactly one ``RunResult``, whatever
+happens: what a call, a port or a meter can do wrong is named in ``agent.session.FAILURES`` and becomes an outcome with
+its first cause. A silent meter costs its neighbours one time-out (``agent.silence``).
 
 Nothing here writes to the store: results are handed on through ``on_result``.
 """
@@ -14,7 +13,6 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
-import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
@@ -22,6 +20,7 @@ from agent.background import Background, IdleTime, comes_in_slices, rest_of
 from agent.clocks import Clock
 from agent.conversation import Times
 from agent.line_figures import LineTally
+from agent.line_queue import LineQueue, manner_of
 from agent.links import Link, LinkError, open_link
 from agent.runs import LineMemory, Run, RunResult
 from agent.session import (
@@ -41,7 +40,7 @@ from agent.settings import MeterPassword
 from agent.silence import DEFAULT_LIMITS, Limits, Silences
 from agent.turns import Turns
 from contexts.catalogue import CallError, check_call, find_call
-from contexts.meters import LIS200, Answer, Manner, Moment
+from contexts.meters import Answer, Manner, Moment
 from protocol import reports
 from protocol.iec62056 import Parity
 from protocol.plans import Line
@@ -50,12 +49,9 @@ __all__ = ["Limits", "LineWorker"]
 
 CLOCK_AGE = 3600.0
 """Real seconds for which a meter's clock offset, once read with an archive, stands for all of its readings."""
-LONGEST_WAIT = 60.0
-"""Real seconds after which a waiting worker looks again: the gateway's clock may have been set meanwhile."""
 LEAST_SLICE_ROWS = 2
 IDLE_LOOK = 1.0
 """Real seconds after which a waiting worker looks again whether a background command may begin."""
-_FOREVER_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,11 +106,11 @@ class LineWorker:
         self._memory, self._clock, self._passwords = memory, clock, passwords
         self._on_started, self._on_result = on_started, on_result
         self._connect, self._clock_believed, self._times, self._limits = connect, clock_believed, times, limits
-        self._queue: list[Run] = []
+        self._silences = Silences(limits, clock.monotonic)
+        self._queue = LineQueue(clock, self._silences)
         self._started: dict[uuid.UUID, dt.datetime] = {}
         self._resuming: set[uuid.UUID] = set()  # begun, and waiting for their next slice
         self._executing: list[_Current] = []
-        self._silences = Silences(limits, clock.monotonic)
         self._learned = Learned()
         self._tally = LineTally(line, clock.now())
         self._background = background or Background()
@@ -133,7 +129,7 @@ class LineWorker:
         """Queue a run; one that is queued or executing already is not queued again."""
         known = [queued.id for queued in self._queue] + [current.run.id for current in self._executing]
         if run.id not in known:
-            self._queue.append(run)
+            self._queue.add(run)
             self._wake.set()
 
     def cancel(self, run_id: uuid.UUID) -> bool:
@@ -143,7 +139,7 @@ class LineWorker:
         """
         for run in self._queue:
             if run.id == run_id:
-                self._take(run)
+                self._queue.take(run)
                 self._end(run, reports.CANCELLED, "cancelled before it was executed")
                 return True
         for current in self._executing:
@@ -169,7 +165,7 @@ class LineWorker:
             while True:
                 self._wake.clear()
                 await self._adopt_line()
-                run = self._next_due() or self._next_in_background()
+                run = self._queue.next() or self._next_in_background()
                 if run is None:
                     # An idle line is given back: a device server serves others, an operator can plug in.
                     await self._close_link()
@@ -181,68 +177,21 @@ class LineWorker:
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
-    def _next_due(
-        self,
-        *,
-        device: uuid.UUID | None = None,
-        commands: bool = False,
-        manner: Manner | None = None,
-        background: bool = False,
-    ) -> Run | None:
-        """Return what is next: of one meter (and manner), or (``commands``) only what overtakes a readout.
-
-        With ``background`` only of what is for the background, which otherwise does not count.
-        """
-        now, instant = self._clock.now(), self._clock.monotonic()
-
-        def due(run: Run) -> bool:
-            if run.background is not background or (run.not_before is not None and run.not_before > now):
-                return False
-            if (device is not None and run.device.id != device) or manner not in {None, _manner(run)}:
-                return False
-            return run.urgent or (not commands and self._silences.until(run.device.id) <= instant)
-
-        return min(filter(due, self._queue), key=self._precedence, default=None)
-
-    def _precedence(self, run: Run) -> tuple[bool, bool, dt.datetime]:
-        """Commands first, neighbours of a meter that says nothing, due time; equal ones as they were submitted."""
-        behind = not run.urgent and self._silences.behind(run.device.id)
-        return not run.urgent, behind, run.not_before or run.tick or _FOREVER_AGO
-
     def _next_in_background(self, *, device: uuid.UUID | None = None, manner: Manner | None = None) -> Run | None:
         """Return what has the line while nobody else wants it, if it may begin now."""
-        run = self._next_due(device=device, manner=manner, background=True)
+        run = self._queue.next(device=device, manner=manner, background=True)
         if run is None or not self._idle.may_begin(self._until_wanted(), self._clock.monotonic()):
             return None
         return run
 
     def _until_wanted(self) -> float:
-        """In how many real seconds something else is due on this line; 0 when it is, and infinite when nothing is."""
-        if self._next_due() is not None:
-            return 0.0
-        now, instant = self._clock.now(), self._clock.monotonic()
-        queued = (
-            max(self._until_due(run, now), 0.0 if run.urgent else self._silences.until(run.device.id) - instant)
-            for run in self._queue
-            if not run.background
-        )
-        scheduled = self._background.next_scheduled(self._line.id)
-        until_scheduled = math.inf if scheduled is None else (scheduled - now).total_seconds() / self._clock.rate
-        return max(0.0, min(*queued, until_scheduled, math.inf))
-
-    def _until_due(self, run: Run, now: dt.datetime) -> float:
-        return (run.not_before - now).total_seconds() / self._clock.rate if run.not_before else 0.0
+        return self._queue.until_wanted(self._background.next_scheduled(self._line.id))
 
     async def _sleep(self) -> None:
         """Wait until something was submitted or something queued may become due."""
-        now, instant = self._clock.now(), self._clock.monotonic()
-        wait = LONGEST_WAIT
-        for run in self._queue:
-            until_probe = 0.0 if run.urgent else self._silences.until(run.device.id) - instant
-            until_idle = max(self._idle.wait(instant), IDLE_LOOK) if run.background else 0.0
-            wait = min(wait, max(self._until_due(run, now), until_probe, until_idle, 0.001))
+        until_idle = max(self._idle.wait(self._clock.monotonic()), IDLE_LOOK)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(self._queue.until_next(until_idle)):
                 await self._wake.wait()
 
     # --- sessions --------------------------------------------------------------------------------------------------
@@ -263,7 +212,7 @@ class LineWorker:
                 self._silences.answered(device.id)
                 usable, before = True, 0
                 while usable and (run := self._next_on(session, commands=commands)):
-                    overtaking = self._next_due(commands=True)
+                    overtaking = self._queue.next(commands=True)
                     if not run.urgent and overtaking is not None and not _fits(overtaking, session):
                         break
                     if not self._refused(run):
@@ -275,7 +224,7 @@ class LineWorker:
     def _next_on(self, session: Session, *, commands: bool) -> Run | None:
         """Return what is next in a session."""
         device, manner = session.device.id, session.manner
-        run = self._next_due(device=device, commands=commands, manner=manner)
+        run = self._queue.next(device=device, commands=commands, manner=manner)
         return run if run or commands else self._next_in_background(device=device, manner=manner)
 
     async def _not_served(self, first: Run, error: Exception, *, commands: bool) -> None:
@@ -317,7 +266,7 @@ class LineWorker:
                 learned=self._learned,
                 observer=self._tally.ear(device.name or str(device.id)),
                 calls=calls,
-                manner=_manner(first),
+                manner=manner_of(first),
             ) as session:
                 self._idle.opened(loop.time() - begun)
                 yield session
@@ -337,13 +286,13 @@ class LineWorker:
         self._block_came(outer)
         if comes_in_slices(outer.run):
             return self._ends_here(outer, session)
-        if outer.run.urgent or self._next_due(commands=True) is None:
+        if outer.run.urgent or self._queue.next(commands=True) is None:
             return False
         deadline = outer.scope.when()
         loop = asyncio.get_running_loop()
         begun = loop.time()
         outer.scope.reschedule(None)
-        while (command := self._next_due(commands=True)) is not None:
+        while (command := self._queue.next(commands=True)) is not None:
             if _fits(command, session):
                 before = session.line_bytes
                 usable = self._refused(command) or await self._execute(command, session, before)
@@ -393,7 +342,7 @@ class LineWorker:
         if run not in self._queue:
             # Whoever heard of its beginning has cancelled it.
             return True
-        self._take(run)
+        self._queue.take(run)
         scope = asyncio.timeout(self._limits.run)
         current = _Current(run, scope, self._clock.monotonic())
         outcome, cause, answer, usable = reports.DONE, "", None, True
@@ -460,7 +409,7 @@ class LineWorker:
         if rest.kwargs == run.kwargs:
             return False
         self._resuming.add(run.id)
-        self._queue.append(rest if self._background.on_part(result, rest) else run)
+        self._queue.add(rest if self._background.on_part(result, rest) else run)
         return True
 
     async def _make_call(self, run: Run, session: Session) -> Answer:
@@ -481,7 +430,7 @@ class LineWorker:
         try:
             check_call(run.context, run.call, run.kwargs)
         except CallError as error:
-            self._take(run)
+            self._queue.take(run)
             self._end(run, reports.REFUSED, str(error))
             return True
         return False
@@ -491,9 +440,6 @@ class LineWorker:
             self._resuming.discard(run.id)
             self._started.setdefault(run.id, self._clock.now())
             self._on_started(run)
-
-    def _take(self, run: Run) -> None:
-        self._queue.remove(run)
 
     def _end(self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None) -> None:
         started = self._started.pop(run.id, None)
@@ -508,8 +454,8 @@ class LineWorker:
         self, error: Exception, *, device: uuid.UUID | None = None, commands: bool = False, background: bool = False
     ) -> None:
         """End what was due when its session or line could not be opened: one attempt stands for all of it."""
-        while (run := self._next_due(device=device, commands=commands, background=background)) is not None:
-            self._take(run)
+        while (run := self._queue.next(device=device, commands=commands, background=background)) is not None:
+            self._queue.take(run)
             self._begin(run)
             self._end(run, *_outcome(error, who(run.device, self._line)))
 
@@ -543,17 +489,9 @@ class LineWorker:
             await link.aclose()
 
 
-def _manner(run: Run) -> Manner:
-    """What a run's session is opened for; a call that does not exist is refused before anybody is asked."""
-    try:
-        return find_call(run.context, run.call).manner
-    except CallError:
-        return LIS200
-
-
 def _fits(run: Run, session: Session) -> bool:
     """Whether a run can be executed in a session."""
-    return run.device.id == session.device.id and _manner(run) == session.manner
+    return run.device.id == session.device.id and manner_of(run) == session.manner
 
 
 def _outcome(error: Exception, meter: str) -> tuple[str, str]:
