@@ -51,6 +51,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/organizations": Door(look=frozenset({READ, CONFIGURE})),
     "/v1/organizations/memberships": _LOOK_ONLY,
     "/v1/users": _STAFF_ONLY,
+    "/v1/tokens": _STAFF_ONLY,
     "/v1/retention-policies": _STAFF_ONLY,
     "/v1/gateways": _estate(COMMAND),
     # Who may call meters over MQTT is staff's to say.

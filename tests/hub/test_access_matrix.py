@@ -42,6 +42,7 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "/v1/organizations/memberships": (R, NOBODY, NOBODY),
     "/v1/retention-policies": (NOBODY, NOBODY, NOBODY),
     "/v1/users": (NOBODY, NOBODY, NOBODY),
+    "/v1/tokens": (NOBODY, NOBODY, NOBODY),
     "/v1/gateways": (f"{R} {CMD} {CONF}", CONF, CONF),
     "/v1/callers": (R, NOBODY, NOBODY),
     "/v1/receivers": (f"{R} {CONF}", CONF, CONF),
