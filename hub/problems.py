@@ -1,7 +1,7 @@
 """What the REST API answers when it does not do what was asked: problem documents (RFC 9457).
 
-400 unreadable, 401 who are you, 403 not for you, 404 no such thing, 409 conflicts with the state, 422 readable but
-wrong, 429 too often, 503 not now.
+400 unreadable, 401 who are you, 403 not for you, 404 no such thing, 409 conflicts with the state, 412 not what was seen
+any more, 422 readable but wrong, 429 too often, 503 not now.
 A 422 names every wrong field in ``errors``; the sentence in ``detail`` names them too, for clients that show only that.
 """
 
@@ -101,6 +101,12 @@ class Conflict(ProblemError):  # noqa: N818 - as above
     """What is asked does not fit the state of things; it may fit later."""
 
     status = HTTPStatus.CONFLICT
+
+
+class Outdated(ProblemError):  # noqa: N818 - as above
+    """What is to be changed is not the version any more that the client has seen."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
 
 
 class TooLarge(ProblemError):  # noqa: N818 - as above

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Router, delete, get, patch, post, put
+from litestar import Response, Router, delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
-from sqlalchemy import ColumnElement, Table, func, select
+from sqlalchemy import ColumnElement, Table, func, inspect, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -27,6 +27,7 @@ from hub import adoption, expectations, plans
 from hub.access import Access, access_of
 from hub.bodies import Body, given, partial
 from hub.database import reading, writing
+from hub.etags import Edited, Looked, Stored, Tagged, check_seen, is_known, not_modified, tag_of, with_tag
 from hub.models import Organization
 from hub.paging import Condition, Page, select_page
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
@@ -96,6 +97,8 @@ class Resource:
     ``references`` are fields that name a row of another table; these and links must be of the same organization.
     ``unique`` are fields that no two rows share. ``plain`` are fields that no plan shows: who edits nothing else waits
     for no other edit. ``adopts``: staged readings may have become readings by a change.
+    ``edited`` are the columns whose change makes another version for ``If-Match``; all, where the hub itself and
+    gateways write to none of them.
     ``changed(session, row, hub)`` runs after each change in its transaction; ``forget`` before a deletion.
     ``owned(organization)`` is the condition of an organization's rows, where they have no column that says it.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
@@ -120,6 +123,7 @@ class Resource:
     forget: Callable[[AsyncSession, Any, HubRequest], Awaitable[None]] = _forget
     gateways: Gateways = _no_gateways
     adopts: bool = False
+    edited: frozenset[str] | None = None
     owned: Owned | None = None
     order: tuple[Any, ...] = ()
     orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -155,6 +159,41 @@ async def find(
     if row is None:
         raise NotFound(f"there is no {resource.noun} {row_id}")
     return row
+
+
+async def hold(session: AsyncSession, resource: Resource, row_id: uuid.UUID | int, request: HubRequest) -> Any:  # noqa: ANN401 - as find
+    """Return a row, locked until the transaction ends, that the request is to change or delete.
+
+    Raises:
+        NotFound: as ``find``.
+        Outdated: when ``If-Match`` names other versions than what is stored.
+    """
+    row = await find(session, resource, row_id, access_of(request), lock=True)
+    if "if-match" in request.headers:
+        check_seen(request, await stored_of(session, resource, row), f"the {resource.noun}")
+    return row
+
+
+async def stored_of(session: AsyncSession, resource: Resource, row: Any) -> Stored:  # noqa: ANN401 - as find
+    """Return what of a row people edit, as it is stored: columns, and the sorted ids that it is linked to."""
+    columns = resource.edited or inspect(resource.model).column_attrs.keys()
+    stored = {name: getattr(row, name) for name in columns}
+    for link in resource.links:
+        stored[link.field] = sorted((await _linked(session, link, [row.id])).get(row.id, []))
+    return stored
+
+
+async def answer(session: AsyncSession, resource: Resource, row: Any) -> Response[Any]:  # noqa: ANN401 - as find
+    """Make the answer of one row, with the tag of its version."""
+    shown = (await show(session, resource, [row]))[0]
+    return with_tag(shown, tag_of(await stored_of(session, resource, row), shown))
+
+
+async def look(session: AsyncSession, resource: Resource, row: Any, request: HubRequest) -> Response[Any]:  # noqa: ANN401 - as find
+    """Make the answer of one row for who only reads it: that nothing is new, if the client says that it has it."""
+    made = await answer(session, resource, row)
+    tag = made.headers["ETag"]
+    return not_modified(tag) if is_known(request, tag) else made
 
 
 async def show(session: AsyncSession, resource: Resource, rows: Sequence[Any]) -> list[Any]:
@@ -398,26 +437,26 @@ async def add(hub: Hub, resource: Resource, body: Body) -> Any:  # noqa: ANN401 
 
     async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
         row = await create(session, resource, body, hub)
-        return (await show(session, resource, [row]))[0]
+        return await answer(session, resource, row)
 
-    answer = await in_transaction(hub, work, resource)
+    made = await in_transaction(hub, work, resource)
     await _settle(hub, resource)
-    return answer
+    return made
 
 
 async def edit(request: HubRequest, resource: Resource, row_id: uuid.UUID | int, body: Body) -> Any:  # noqa: ANN401 - as add
     """Change a row in a transaction of its own; return the answer."""
-    hub, access = hub_of(request), access_of(request)
+    hub = hub_of(request)
 
     async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
-        row = await find(session, resource, row_id, access, lock=True)
+        row = await hold(session, resource, row_id, request)
         await change(session, resource, row, body, hub)
-        return (await show(session, resource, [row]))[0]
+        return await answer(session, resource, row)
 
     planned = not given(body).keys() <= resource.plain
-    answer = await in_transaction(hub, work, resource if planned else None)
+    changed = await in_transaction(hub, work, resource if planned else None)
     await _settle(hub, resource)
-    return answer
+    return changed
 
 
 async def _settle(hub: Hub, resource: Resource) -> None:
@@ -438,34 +477,34 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     async def list_all(request: HubRequest) -> Any:  # noqa: ANN401 - annotated above
         return await list_page(request, resource)
 
-    @post("/", summary=f"Create: {resource.noun}")
+    @post("/", summary=f"Create: {resource.noun}", operation_class=Tagged)
     @_annotated(resource.out, data=resource.body)
     async def create_one(request: HubRequest, data: Any) -> Any:  # noqa: ANN401 - annotated above
         return await add(hub_of(request), resource, data)
 
-    @get(key, summary=f"Read: {resource.noun}")
+    @get(key, summary=f"Read: {resource.noun}", operation_class=Looked)
     @_annotated(resource.out, row_id=key_type)
     async def read_one(request: HubRequest, row_id: Any) -> Any:  # noqa: ANN401 - annotated above
         async with reading(hub_of(request).engine) as session:
-            return (await show(session, resource, [await find(session, resource, row_id, access_of(request))]))[0]
+            return await look(session, resource, await find(session, resource, row_id, access_of(request)), request)
 
-    @put(key, summary=f"Replace: {resource.noun}")
+    @put(key, summary=f"Replace: {resource.noun}", operation_class=Edited)
     @_annotated(resource.out, row_id=key_type, data=resource.body)
     async def replace_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
         return await edit(request, resource, row_id, data)
 
-    @patch(key, summary=f"Change: {resource.noun}")
+    @patch(key, summary=f"Change: {resource.noun}", operation_class=Edited)
     @_annotated(resource.out, row_id=key_type, data=partial(resource.body))
     async def change_one(request: HubRequest, row_id: Any, data: Any) -> Any:  # noqa: ANN401 - annotated above
         return await edit(request, resource, row_id, data)
 
-    @delete(key, summary=f"Delete: {resource.noun}")
+    @delete(key, summary=f"Delete: {resource.noun}", operation_class=Edited)
     @_annotated(None, row_id=key_type)
     async def delete_one(request: HubRequest, row_id: Any) -> None:  # noqa: ANN401 - annotated above
         hub = hub_of(request)
 
         async def work(session: AsyncSession) -> None:
-            row = await find(session, resource, row_id, access_of(request), lock=True)
+            row = await hold(session, resource, row_id, request)
             await resource.forget(session, row, request)
             await remove(session, resource, row, hub)
 
