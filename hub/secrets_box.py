@@ -7,26 +7,20 @@ Rules:
   own (``hub.secrets_ring``). What was sealed for a key that is lost has to be given again.
 - ``purpose`` is bound into the seal: a secret that is moved to another place in the database does not open there.
 
-A sealed secret is its version (1 byte) and what HPKE (RFC 9180: X25519, HKDF-SHA256, ChaCha20-Poly1305) makes of it.
+``protocol.seals`` says what a sealed secret is.
 """
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import HubState
 from hub.once import upsert
+from protocol import seals
 from protocol.envelopes import SigningKey
 
 PUBLIC_HALF = "secrets_public_key"
 """The row of ``hub_state`` that has the public half, in hexadecimal."""
 
-_VERSION = b"\x01"
-_KEY_BYTES = 32
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_LABEL = b"metergate secrets key"
 
 
 class SealError(RuntimeError):
@@ -35,12 +29,12 @@ class SealError(RuntimeError):
 
 def public_half(key: SigningKey) -> bytes:
     """Return the public half for secrets of this hub key."""
-    return _private(key).public_key().public_bytes_raw()
+    return seals.SealingKey(key.seed, _LABEL).public
 
 
 def seal(public: bytes, secret: bytes, purpose: str) -> bytes:
     """Seal a secret; the result is never the same twice."""
-    return _VERSION + _SUITE.encrypt(secret, X25519PublicKey.from_public_bytes(public), purpose.encode())
+    return seals.seal(public, secret, purpose)
 
 
 def unseal(key: SigningKey, sealed: bytes, purpose: str) -> bytes:
@@ -49,11 +43,11 @@ def unseal(key: SigningKey, sealed: bytes, purpose: str) -> bytes:
     Raises:
         SealError: when it was sealed for another key or purpose, or is damaged.
     """
-    if sealed[:1] != _VERSION:
-        raise SealError("the secret was sealed by a newer version of the hub: run that one")
     try:
-        return _SUITE.decrypt(sealed[1:], _private(key), purpose.encode())
-    except (InvalidTag, ValueError):
+        return seals.SealingKey(key.seed, _LABEL).open(sealed, purpose)
+    except seals.NewerSealError:
+        raise SealError("the secret was sealed by a newer version of the hub: run that one") from None
+    except seals.UnsealableError:
         raise SealError("the secret was sealed for another hub key, or is damaged: give it again") from None
 
 
@@ -76,9 +70,3 @@ async def read_public_half(session: AsyncSession) -> bytes:
     if row is None:
         raise SealError("no relay has run on this database yet, so there is no key for secrets: start one, try again")
     return bytes.fromhex(row.value)
-
-
-def _private(key: SigningKey) -> X25519PrivateKey:
-    """Derive the private half, so that one key never does two things."""
-    derived = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"metergate secrets key").derive(key.seed)
-    return X25519PrivateKey.from_private_bytes(derived)

@@ -105,6 +105,7 @@ class PushMeter(Checked, frozen=True, array_like=True):
     """A meter whose values come through a receiver; ``identity`` is what its payloads call it.
 
     ``device`` and ``name`` are the meter device's, ``timezone`` that of its clock; ``mappings`` have archive 0.
+    ``keys`` are what its payloads are opened with, sealed for the gateway of the plan (``protocol.meter_keys``).
     """
 
     device: uuid.UUID
@@ -112,6 +113,7 @@ class PushMeter(Checked, frozen=True, array_like=True):
     identity: Annotated[str, msgspec.Meta(max_length=50)]
     timezone: str
     mappings: list[SeriesMapping] = msgspec.field(default_factory=list)
+    keys: Annotated[bytes, msgspec.Meta(max_length=512)] = b""
 
 
 class Receiver(Checked, frozen=True, array_like=True):

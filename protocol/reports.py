@@ -197,6 +197,8 @@ class Online(Checked, frozen=True, array_like=True):
     ``readings_through`` and ``reports_through`` are the highest sequences up to which every row has its receipt;
     ``depth`` and ``oldest`` describe what has none. The session number rises with every process start and connection;
     ``sequence`` is that of the last state-like message before it (PlanApplied, CommandUpdate), which orders them.
+    ``sealing_key`` is the public half that keys of meters are to be sealed with (``protocol.meter_keys``); empty while
+    nothing of its plan needs such keys.
     """
 
     gateway: Word
@@ -215,6 +217,7 @@ class Online(Checked, frozen=True, array_like=True):
     status: Text = ""
     sequence: Sequence = 0
     lines: list[LineFigures] = msgspec.field(default_factory=list)
+    sealing_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class Hello(Checked, frozen=True, array_like=True):

@@ -15,6 +15,7 @@ import msgspec
 
 from protocol.commands import DONE, Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
+from protocol.meter_keys import gateway_sealing_key, open_keys
 from protocol.plans import (
     CallerGrant,
     Device,
@@ -62,6 +63,12 @@ def _id(number: int) -> uuid.UUID:
 
 
 DEVICE, LINE, TASK, COMMAND, RUN = (_id(number) for number in range(1, 6))
+SEALED = bytes.fromhex(
+    "019053bfd8b3a158f81a8516fbfa2828de1bbccbd8f718c131edf46a444f1b8e338902c44f03896b07863cc44e73a5a7"
+    "6d90c5f0ef3230c8eeae520de7b27b1e6c695501f8c3c1cce7e63cc667c2ef47e098033f0873698486694ff0a13ce5da"
+    "ec3718b2db8345adfcfb54b0765464d3c81b8f78dd3d33a539dc"
+)
+"""Keys of the meter for the gateway; sealing is never the same twice, so these were sealed once."""
 
 READINGS = [
     NewMeterReading("m-1", "2:300", AT, decimal.Decimal("3481.9070"), "m3", DEVICE, LATER, FROM_METER, -1.5, RUN),
@@ -124,7 +131,9 @@ PLAN = render_plan(
             *(_id(11), "p1", "dsmr_p1", "socket://10.0.0.7:8023", {"raster": "quarter_hour"}),
             [
                 PushMeter(
-                    DEVICE, "m-1", "E0026000024561214", "Europe/Amsterdam", [SeriesMapping(0, "24.2.1", "7-0:3.0.0")]
+                    *(DEVICE, "m-1", "E0026000024561214", "Europe/Amsterdam"),
+                    [SeriesMapping(0, "24.2.1", "7-0:3.0.0")],
+                    SEALED,
                 )
             ],
         )
@@ -160,6 +169,7 @@ LINES = [LineFigures(LINE, "north", AT, 12, 81.25, 70_144, 3, {"damaged": 2, "no
 ONLINE = Online(
     *(GATEWAY, True, 3, STORE, "metergate-agent 0.1.0", AT, 7, plan_digest(b""), 43, 12, 3, AT, False, "ok"),
     lines=LINES,
+    sealing_key=gateway_sealing_key(KEY).public,
 )
 
 KINDS: dict[str, Kind] = {
@@ -176,6 +186,7 @@ KINDS: dict[str, Kind] = {
     ),
     "resend": Kind(lambda: encode(Resend(STORE, "report", 3, LATER)), decode_receipt),
     "online": Kind(lambda: encode(ONLINE), decode_online),
+    "meter_keys": Kind(lambda: SEALED, lambda data: open_keys(gateway_sealing_key(KEY), data, GATEWAY, DEVICE)),
     "hello": Kind(lambda: encode(Hello(AT, "relay-1")), lambda data: decode(data, Hello)),
     "envelope": Kind(lambda: KEY.seal(_topic(), encode(BATCH)), lambda data: open_envelope(_topic(), data)),
 }

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from protocol import commands, envelopes, plans, readings, reports
+from protocol import commands, envelopes, meter_keys, plans, readings, reports
 
-_MODULES: tuple[types.ModuleType, ...] = (commands, envelopes, plans, readings, reports)
+_MODULES: tuple[types.ModuleType, ...] = (commands, envelopes, meter_keys, plans, readings, reports)
 
 
 def wire_structs() -> list[type[msgspec.Struct]]:
