@@ -17,10 +17,11 @@ from typing import Any, Self, TextIO
 import click
 import msgspec
 
+from agent.archives import NO_LAYOUT
 from agent.arguments import in_words_of_here, rfc3339
 from agent.cli_meter import WIDE, LineAsked, Progress, Stage, line_asked, line_options, on_a_line
 from agent.identify import first_row, layout_of
-from agent.session import NO_LAYOUT, Session
+from agent.session import Session
 from agent.tables import Growing
 from contexts.calls import CallError, Date
 from contexts.lis200_columns import Columns, LayoutError, columns, number_column, time_column

@@ -77,7 +77,7 @@ class ReadAsked(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", 
         begun = time.monotonic()
 
         async def between(session: Session) -> bool:
-            progress.show(f"{session.rows_read} rows, {time.monotonic() - begun:.0f} s")
+            progress.show(f"{session.archives.rows_read} rows, {time.monotonic() - begun:.0f} s")
             return False
 
         try:

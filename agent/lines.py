@@ -329,9 +329,9 @@ class LineWorker:
         if self._idle.may_go_on(self._until_wanted(), instant - current.begun, instant):
             return False
         # The first row of a slice is the last one of that before it.
-        if session.slice_rows < LEAST_SLICE_ROWS:
+        if session.archives.slice_rows < LEAST_SLICE_ROWS:
             return False
-        session.cut()
+        session.archives.cut()
         return True
 
     # --- one run ---------------------------------------------------------------------------------------------------
@@ -384,12 +384,12 @@ class LineWorker:
         """Have a call among those that are executed, and count its seconds."""
         self._executing.append(current)
         if comes_in_slices(current.run):
-            session.begin_slice(self._idle.block_seconds)
+            session.archives.begin_slice(self._idle.block_seconds)
         try:
             yield
         finally:
             self._executing.pop()
-            current.cut = session.end_slice()
+            current.cut = session.archives.end_slice()
             if not current.blocks and find_call(current.run.context, current.run.call).archive:
                 self._block_came(current)
             instant = self._clock.monotonic()
