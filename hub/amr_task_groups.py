@@ -14,6 +14,7 @@ from hub import plans
 from hub.bodies import Body
 from hub.models import AmrTask, group_tasks
 from hub.models import AmrTaskGroup as Row
+from hub.paging import equals, is_uuid
 from hub.resources import READ_ONLY, Link, Resource, Values, router_of
 
 
@@ -56,6 +57,7 @@ RESOURCE = Resource(
     body=AmrTaskGroupBody,
     out=AmrTaskGroup,
     unique=("organization", "name"),
+    filters={"name": equals(Row.name), "organization": is_uuid(Row.organization)},
     links=(Link("tasks", group_tasks, "group", "task", AmrTask),),
     more=_tasks_info,
     gateways=plans.gateways_of_group,

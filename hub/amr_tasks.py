@@ -14,6 +14,7 @@ from contexts.catalogue import CONTEXTS, CallError, check_call
 from hub import plans
 from hub.bodies import Body
 from hub.models import AmrTask as Row
+from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField, wrong
 from hub.resources import READ_ONLY, Resource, Values
 from protocol.plans import MISSED_POLICIES
@@ -100,6 +101,7 @@ RESOURCE = Resource(
     body=AmrTaskBody,
     out=AmrTask,
     unique=("organization", "name"),
+    filters={"name": equals(Row.name), "organization": is_uuid(Row.organization)},
     check=_check,
     gateways=plans.gateways_of_task,
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
@@ -23,12 +23,14 @@ from hub.models import (
     NetworkInterface,
     Reading,
     ReadingVersion,
+    Receiver,
     device_groups,
     device_tasks,
+    receiver_meters,
 )
 from hub.models import MeterDevice as Row
 from hub.network_interfaces import describe, remember_gateways
-from hub.paging import equals
+from hub.paging import equals, is_uuid, parse_uuid
 from hub.problems import Conflict, Wrong, WrongField
 from hub.resources import READ_ONLY, Link, Resource, Values, router_of
 from hub.state import Hub, HubRequest
@@ -150,6 +152,14 @@ async def _forget(session: AsyncSession, row: Row, request: HubRequest) -> None:
         await session.execute(delete(table).where(table.meter_device == row.id))
 
 
+def _of_gateway(name: str, text: str) -> ColumnElement[bool]:
+    """Filter by the gateway that polls the meter, or that it pushes to."""
+    gateway = parse_uuid(name, text)
+    lines = select(NetworkInterface.id).where(NetworkInterface.gateway == gateway)
+    pushing = select(receiver_meters.c.device).join(Receiver, Receiver.id == receiver_meters.c.receiver)
+    return or_(Row.network_interface.in_(lines), Row.id.in_(pushing.where(Receiver.gateway == gateway)))
+
+
 RESOURCE = Resource(
     noun="meter device",
     path="/v1/metering/meter-devices",
@@ -171,6 +181,11 @@ RESOURCE = Resource(
             "dlms_logical_device_name",
             "dlms_system_title",
         )
+    }
+    | {
+        "organization": is_uuid(Row.organization),
+        "network_interface": is_uuid(Row.network_interface),
+        "gateway": _of_gateway,
     },
     check=_check,
     more=_interface_info,

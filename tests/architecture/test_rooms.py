@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-ROOMS = ("protocol", "contexts", "receivers", "mqtt", "agent", "hub")
+ROOMS = ("protocol", "contexts", "receivers", "mqtt", "client", "agent", "hub")
 PROGRAMS = (*ROOMS, "benchmarks", "deploy")
 MODULES = sorted(path for room in PROGRAMS for path in (ROOT / room).rglob("*.py"))
 EVERYTHING = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[2]
-SOURCES = ("protocol", "contexts", "receivers", "mqtt", "agent", "hub", "pyproject.toml", "README.md", "LICENSE")
+ROOMS = ("protocol", "contexts", "receivers", "mqtt", "client", "agent", "hub")
+SOURCES = (*ROOMS, "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(*command: str | pathlib.Path, cwd: pathlib.Path = ROOT) -> str:
@@ -78,19 +79,12 @@ def gateway(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pa
 
 def test_the_wheel_has_every_module_marker_and_migration(wheel: pathlib.Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    for room in ("protocol", "contexts", "receivers", "mqtt", "agent", "hub"):
+    for room in ROOMS:
         assert f"{room}/py.typed" in packed
         for path in (ROOT / room).rglob("*.py"):
             assert str(path.relative_to(ROOT)) in packed
     assert any(name.startswith("hub/migrations/versions/") for name in packed)
-    assert {name.split("/")[0] for name in packed if ".dist-info" not in name} == {
-        "protocol",
-        "contexts",
-        "receivers",
-        "mqtt",
-        "agent",
-        "hub",
-    }
+    assert {name.split("/")[0] for name in packed if ".dist-info" not in name} == set(ROOMS)
     assert any(name.endswith("LICENSE") for name in packed)
 
 

@@ -84,6 +84,7 @@ def test_the_page_names_both_commands_and_every_room() -> None:
         "contexts/",
         "receivers/",
         "mqtt/",
+        "client/",
         "agent/",
         "hub/",
         "deploy/",

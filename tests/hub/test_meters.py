@@ -130,3 +130,25 @@ async def test_callers(rest: Rest) -> None:
     await rest.call("POST", "/v1/callers/", body, 409)
     await rest.call("DELETE", path, status=204)
     assert (await rest.get(f"/v1/gateways/{fleet.gateway}"))["desired_revision"] == before + 3
+
+
+async def test_meters_of_a_gateway_are_those_on_its_lines_and_those_that_push_to_it(rest: Rest) -> None:
+    mine, other = await create_fleet(rest, "mine"), await create_fleet(rest, "other")
+    owner = {"organization": mine.organization}
+    pushing = await rest.post("/v1/metering/meter-devices", **owner, name="P1", protocol="iec62056-21")
+    receiver = {"gateway": mine.gateway, "name": "p1", "receiver": "dsmr", "endpoint": "serial:/dev/ttyUSB0"}
+    await rest.post("/v1/receivers", **owner, **receiver, meter_devices=[pushing["id"]])
+
+    async def found(query: str) -> set[str]:
+        return {row["id"] for row in (await rest.get(f"/v1/metering/meter-devices?{query}"))["results"]}
+
+    assert await found(f"gateway={mine.gateway}") == {mine.meter, pushing["id"]}
+    assert await found(f"network_interface={mine.line}") == {mine.meter}
+    assert await found(f"organization={other.organization}") == {other.meter}
+    assert await found(f"gateway={other.gateway}&organization={mine.organization}") == set()
+    assert await rest.wrong_fields("GET", "/v1/metering/meter-devices?gateway=gw-mine", None) == {"gateway"}
+    for path in ("/v1/metering/amr-tasks", "/v1/metering/amr-task-groups"):
+        name = (await rest.get(path))["results"][0]["name"]
+        rows = (await rest.get(f"{path}?name={name}&organization={mine.organization}"))["results"]
+        assert [row["organization"] for row in rows] == [mine.organization]
+    assert [row["id"] for row in (await rest.get("/v1/organizations?name=mine"))["results"]] == [mine.organization]
