@@ -182,6 +182,14 @@ async def mark(session: AsyncSession, model: type[Any], row: uuid.UUID) -> None:
         await connection.execute(sa.insert(ExpectationMark).from_select(["device"], devices))
 
 
+async def mark_devices(session: AsyncSession, devices: Iterable[uuid.UUID]) -> None:
+    """Mark these meters, as ``mark`` does."""
+    rows = [{"device": device} for device in devices]
+    if rows:
+        connection = await session.connection()
+        await connection.execute(sa.insert(ExpectationMark), rows)
+
+
 def _concerned(model: type[Any], row: uuid.UUID) -> sa.Select[Any] | None:
     meters = select(MeterDevice.id)
     groups = select(device_groups.c.device)
