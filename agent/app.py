@@ -30,6 +30,7 @@ from agent.journal import WAITING
 from agent.keys import load_or_make_key
 from agent.lines import LineWorker
 from agent.links import Link, open_link
+from agent.plan_keys import PlanKeys
 from agent.recorder import Recorder
 from agent.runs import Run, RunResult
 from agent.scheduler import Scheduler
@@ -72,6 +73,7 @@ class Agent:
         self._settings = settings
         self._clock = clock
         key = load_or_make_key(settings.key_file)
+        self._plan_keys = PlanKeys(key, settings.gateway)
         self.store = Store(settings.store, settings.gateway, clock, settings.outbox_bytes)
         self._trust = ClockTrust(clock, self.store)
         self._lines = Workers(
@@ -102,6 +104,7 @@ class Agent:
             uplink=self._connected,
             lines=self._lines.figures,
             receivers=lambda: self._receiving,
+            sealing_key=lambda: self._plan_keys.sealing_key,
         )
         self._uplink = Uplink(settings, key, self.store, clock, self._trust, self._standing.life_sign)
         self.store.tell(self._uplink.stored)
@@ -172,7 +175,7 @@ class Agent:
         body = self.store.get(_PLAN)
         if body is not None:
             try:
-                roster = judge(read_plan(body))
+                roster = self._plan_keys.open(judge(read_plan(body)))
                 with self.store.transaction():
                     # Told again: another version of this program may run what the last one could not, or the reverse.
                     self._tell_applied(roster)
@@ -242,7 +245,7 @@ class Agent:
             # A hub that was restored sees our revision in the life sign, and publishes above it.
             log.warning("older_plan_ignored", revision=plan.revision, applied=self._roster.revision)
             return
-        roster = judge(plan)
+        roster = self._plan_keys.open(judge(plan))
         with self.store.transaction():
             self.store.put(_PLAN, body)
             self._tell_applied(roster)
@@ -286,11 +289,9 @@ class Agent:
                 return
             from agent.receiving import Receiving  # noqa: PLC0415 - as above
 
-            self._receiving = Receiving(
-                self.store, self._clock, connect=self._connect, believed=self._trust.believed, keys=self._settings.keys
-            )
+            self._receiving = Receiving(self.store, self._clock, connect=self._connect, believed=self._trust.believed)
             self._steady.append(self._group.create_task(self._receiving.run(), name="receivers"))
-        self._receiving.keep(roster.receivers)
+        self._receiving.keep(roster.receivers, roster.keys)
 
     def _tell_applied(self, roster: Roster) -> None:
         """Report what of the plan runs; inside a transaction."""

@@ -33,7 +33,7 @@ class Duty(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Roster:
-    """A plan as this agent runs it."""
+    """A plan as this agent runs it; ``keys`` are those of the meters that push, by device and kind, opened."""
 
     revision: int
     digest: bytes
@@ -43,6 +43,7 @@ class Roster:
     callers: Mapping[str, CallerGrant]
     problems: Sequence[Problem]
     receivers: Mapping[uuid.UUID, Receiver] = dataclasses.field(default_factory=dict)
+    keys: Mapping[uuid.UUID, Mapping[str, bytes]] = dataclasses.field(default_factory=dict, repr=False)
 
     def device_named(self, name: str) -> Device | None:
         """Return the meter of that name; None if there is none."""

@@ -12,9 +12,12 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from agent.settings import KEY_KINDS, SettingsError, key_of
+from agent.settings import SettingsError
+from protocol.meter_keys import MeterKeys
 from receivers.receiver import KnownMeter, Meters
 
+_KEY_BYTES = 16
+KEY_KINDS = MeterKeys.__struct_fields__
 VARIABLES = {kind: f"METERGATE_{kind.upper()}_KEY" for kind in KEY_KINDS}
 _ASKED = ("encryption", "authentication")
 
@@ -73,6 +76,21 @@ def _kind(file: pathlib.Path, table: str, name: str) -> str:
 
 def _key(file: pathlib.Path, name: str, value: object) -> bytes:
     return key_of(value if isinstance(value, str) else "", f"{file}: {name}")
+
+
+def key_of(text: str, name: str) -> bytes:
+    """Make a key of what a meter pushes out of its hex digits.
+
+    Raises:
+        SettingsError: when it is none; names what it was to be, never the text.
+    """
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        raise SettingsError(f"`{name}` is not hex: expected {2 * _KEY_BYTES} digits") from None
+    if len(key) != _KEY_BYTES:
+        raise SettingsError(f"`{name}` has {len(key)} bytes: expected {2 * _KEY_BYTES} hex digits")
+    return key
 
 
 def environment_keys() -> Mapping[str, str]:

@@ -59,7 +59,6 @@ class Receiving:
         clock: The agent's.
         connect: Opens serial ports and TCP connections.
         believed: Whether the gateway's clock is believed.
-        keys: The secrets of this gateway's own settings, by the meter's name.
     """
 
     def __init__(
@@ -69,18 +68,18 @@ class Receiving:
         *,
         connect: Connect,
         believed: Callable[[], bool],
-        keys: Mapping[str, Mapping[str, bytes]],
     ) -> None:
         self._store, self._clock, self._connect = store, clock, connect
-        self._believed, self._keys = believed, keys
+        self._believed = believed
         self._pace = Pace()
         self._wanted: dict[uuid.UUID, Receiver] = {}
+        self._keys: Mapping[uuid.UUID, Mapping[str, bytes]] = {}
         self._rooms: dict[uuid.UUID, _Room] = {}
         self._changed = asyncio.Event()
 
-    def keep(self, receivers: Mapping[uuid.UUID, Receiver]) -> None:
-        """Have these received, as the plan has them."""
-        self._wanted = dict(receivers)
+    def keep(self, receivers: Mapping[uuid.UUID, Receiver], keys: Mapping[uuid.UUID, Mapping[str, bytes]]) -> None:
+        """Have these received, as the plan has them, with the keys of their meters, which it has sealed."""
+        self._wanted, self._keys = dict(receivers), keys
         self._changed.set()
 
     async def run(self) -> None:

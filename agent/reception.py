@@ -93,9 +93,9 @@ class Reception:
         pace: Pace,
         *,
         believed: Callable[[], bool],
-        keys: Mapping[str, Mapping[str, bytes]],
+        keys: Mapping[uuid.UUID, Mapping[str, bytes]],
     ) -> None:
-        """Open it.
+        """Open it; ``keys`` are those of its meters, by device and kind.
 
         Raises:
             ReceiverError: when this version cannot have it so; the plan was judged before.
@@ -110,7 +110,7 @@ class Reception:
         self._kept: bytes = store.get(self._key) or b""
         self._meters = Meters(
             [
-                KnownMeter(one.identity, one.name, ZoneInfo(one.timezone), keys.get(one.name, {}))
+                KnownMeter(one.identity, one.name, ZoneInfo(one.timezone), keys.get(one.device, {}))
                 for one in receiver.meters
             ]
         )

@@ -25,8 +25,6 @@ LOCKS = (SUPPLIER_LOCK, CUSTOMER_LOCK, 5, 6)
 """Locks that a code opens over the line; 5 (data collector) and 6 (further user) on EK280 and DL230. Fact sheet 2.4."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 _BRACKETS = frozenset("()")
-KEY_KINDS = ("encryption", "authentication", "dedicated", "broadcast")
-_KEY_BYTES = 16
 
 OutboxBytes = Annotated[int, msgspec.Meta(ge=LEAST_BYTES)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -38,22 +36,11 @@ class SettingsError(ValueError):
 
 
 class MeterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Secrets of one meter, by its name in the plan. ``lock`` is 4 (customer), 3 (supplier), 5 or 6.
-
-    Keys are 16 bytes in hex, of what the meter pushes (``receivers.dlms_push``).
-    """
+    """Secrets of one meter, by its name in the plan. ``lock`` is 4 (customer), 3 (supplier), 5 or 6."""
 
     password: str | None = None
     password_file: str | None = None
     lock: int = CUSTOMER_LOCK
-    encryption_key: str | None = None
-    encryption_key_file: str | None = None
-    authentication_key: str | None = None
-    authentication_key_file: str | None = None
-    dedicated_key: str | None = None
-    dedicated_key_file: str | None = None
-    broadcast_key: str | None = None
-    broadcast_key_file: str | None = None
 
 
 class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +111,6 @@ class AgentSettings(msgspec.Struct, frozen=True):
     ca_file: pathlib.Path | None = None
     hub_key: str | None = None
     passwords: dict[str, MeterPassword] = {}
-    keys: dict[str, dict[str, bytes]] = {}
     endpoints: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -215,7 +201,6 @@ def _resolved(settings: Settings, folder: pathlib.Path) -> AgentSettings:
             for name, meter in settings.meters.items()
             if (password := _meter_password(folder, name, meter)) is not None
         },
-        keys={name: keys for name, meter in settings.meters.items() if (keys := _meter_keys(folder, name, meter))},
         endpoints={name: line.endpoint for name, line in settings.lines.items()},
     )
 
@@ -233,20 +218,6 @@ def _meter_password(folder: pathlib.Path, name: str, meter: MeterSettings) -> Me
     if password is None:
         password = _secret(folder, meter.password_file, f"{key}.password_file")
     return None if password is None else meter_password(password, meter.lock, f"{key}.password")
-
-
-def _meter_keys(folder: pathlib.Path, name: str, meter: MeterSettings) -> dict[str, bytes]:
-    keys = {}
-    for kind in KEY_KINDS:
-        key = f'meters."{name}".{kind}_key'
-        text, file = getattr(meter, f"{kind}_key"), getattr(meter, f"{kind}_key_file")
-        if text is not None and file is not None:
-            raise SettingsError(f"`{key}` stands beside {kind}_key_file; keep one of them")
-        if text is None:
-            text = _secret(folder, file, f"{key}_file")
-        if text is not None:
-            keys[kind] = key_of(text, key)
-    return keys
 
 
 def _secret(folder: pathlib.Path, name: str | None, key: str) -> str | None:
@@ -268,21 +239,6 @@ def read_secret(path: pathlib.Path, key: str) -> str:
     if not text:
         raise SettingsError(f"`{key}`: {path} is empty")
     return text
-
-
-def key_of(text: str, name: str) -> bytes:
-    """Make a key of what a meter pushes out of its hex digits.
-
-    Raises:
-        SettingsError: when it is none; names what it was to be, never the text.
-    """
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        raise SettingsError(f"`{name}` is not hex: expected {2 * _KEY_BYTES} digits") from None
-    if len(key) != _KEY_BYTES:
-        raise SettingsError(f"`{name}` has {len(key)} bytes: expected {2 * _KEY_BYTES} hex digits")
-    return key
 
 
 def meter_password(text: str, lock: int, key: str) -> MeterPassword:

@@ -64,9 +64,11 @@ class Standing:
         uplink: Callable[[], Connected],
         lines: Callable[[], list[reports.LineFigures]],
         receivers: Callable[[], Receivers | None],
+        sealing_key: Callable[[], bytes],
     ) -> None:
         self._settings, self._store, self._clock, self._trust = settings, store, clock, trust
         self._uplink, self._lines, self._receivers = uplink, lines, receivers
+        self._sealing_key = sealing_key
         self.roster: Roster = EMPTY
         self.doubt = ""
 
@@ -90,6 +92,7 @@ class Standing:
             status=self._status(),
             sequence=store.last_state(),
             lines=line_figures.reported(self._lines()),
+            sealing_key=self._sealing_key(),
         )
 
     def _status(self) -> str:

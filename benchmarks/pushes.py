@@ -87,8 +87,8 @@ async def measure(seconds: float, rate: int, folder: pathlib.Path) -> Figures:
             alone = await poller.poll_for(seconds)
             meters = [PushMeter(uuid.uuid4(), "house", SERIAL, ZONE), PushMeter(uuid.uuid4(), "gas", "G0017", ZONE)]
             receiver = Receiver(uuid.uuid4(), "p1", "dsmr_p1", flood, {}, meters)
-            receiving = Receiving(store, clock, connect=open_link, believed=lambda: True, keys={})
-            receiving.keep({receiver.id: receiver})
+            receiving = Receiving(store, clock, connect=open_link, believed=lambda: True)
+            receiving.keep({receiver.id: receiver}, {})
             task = asyncio.create_task(receiving.run())
             try:
                 async with asyncio.timeout(PATIENCE):

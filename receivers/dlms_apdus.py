@@ -153,7 +153,9 @@ def open_ciphered(ciphered: Ciphered, keys: Mapping[str, bytes]) -> bytes:
 def _key(keys: Mapping[str, bytes], kind: str, name: str) -> bytes:
     key = keys.get(kind)
     if key is None:
-        raise RefusedError(f"{name}: no {kind} key of this meter is known; a gateway has it in its settings")
+        raise RefusedError(
+            f"{name}: no {kind} key of this meter is known; the hub is given it, and seals it into the plan"
+        )
     if len(key) != KEY_BYTES:
         raise RefusedError(f"{name}: its {kind} key has {len(key)} bytes, not {KEY_BYTES}")
     return key

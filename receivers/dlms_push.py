@@ -3,7 +3,7 @@
 Rules:
 - The wrapper of IEC 62056-47 frames payloads; port 4059 is the usual one. A meter is known by its system title; what
   is not ciphered by what the payload calls its meter.
-- Keys are of the gateway's settings. What cannot be opened, of an unknown title too, is set aside as it came.
+- Keys come with the plan, sealed for the gateway. What they do not open, of an unknown title too, is set aside.
 - ``security`` says what is taken at least. What is not authenticated can be changed on its way, and played back.
 - An invocation counter is taken once per key. The last 64 may come in any order, because datagrams do; a copy of one
   of them is left out as superfluous, one that is older is refused visibly. Counters survive a restart.

@@ -114,7 +114,7 @@ class KnownMeter:
     """A meter of the plan as a receiver may need it.
 
     ``identity`` is that field of the meter device that ``Receiver.identity`` names, as people wrote it; ``keys`` are
-    the secrets of the gateway's own settings (``encryption``, ``authentication``), never logged.
+    its secrets by kind (``protocol.meter_keys.MeterKeys``), never logged.
     """
 
     identity: str

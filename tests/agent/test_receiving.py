@@ -128,12 +128,12 @@ async def test_a_plan_that_changes_a_receiver_begins_it_anew_and_one_without_it_
     async with outlet("serve:127.0.0.1:0") as out, gateway(tmp_path, p1(out.place, "E0018")) as one:
         await connected(out)
         changed = p1(out.place, raster=None)
-        one.receiving.keep({changed.id: changed})
+        one.receiving.keep({changed.id: changed}, {})
         await until(lambda: len(one.opened) == 2)
         await connected(out)
         await push(out, P1Meter(1, "E0017", gas=False), AT)
         await until(lambda: METER in {row.device for row in one.readings()})
-        one.receiving.keep({})
+        one.receiving.keep({}, {})
         await until(lambda: not one.receiving.figures())
         await until(lambda: not out._writers)  # type: ignore[attr-defined]  # of the device server
 

@@ -47,26 +47,6 @@ def test_a_whole_file_with_paths_relative_to_it(tmp_path: pathlib.Path) -> None:
     assert "00000042" not in repr(settings.passwords)
 
 
-def test_keys_of_what_a_meter_pushes(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "broker.secret").write_text("swordfish")
-    (tmp_path / "meter.secret").write_text("42")
-    (tmp_path / "guek.hex").write_text("00112233 44556677 8899AABB CCDDEEFF\n")
-    more = 'lock = 3\nencryption_key_file = "guek.hex"\nauthentication_key = "d0d1d2d3d4d5d6d7d8d9dadbdcdddedf"'
-    settings = read_settings(written(tmp_path, GOOD.replace("lock = 3", more)))
-    assert settings.keys == {
-        "station 7": {
-            "encryption": bytes.fromhex("00112233445566778899aabbccddeeff"),
-            "authentication": bytes(range(0xD0, 0xE0)),
-        }
-    }
-    assert "d0d1" not in repr(settings).lower()
-    for wrong in ('dedicated_key = "12"', 'broadcast_key = "no hex"', f'{more[9:]}\nencryption_key = "{"0" * 32}"'):
-        with pytest.raises(SettingsError, match="_key") as caught:
-            read_settings(written(tmp_path, GOOD.replace("lock = 3", wrong)))
-        assert "no hex" not in str(caught.value)
-        assert "station 7" in str(caught.value)
-
-
 @pytest.mark.parametrize("lock", [3, 4, 5, 6])
 def test_every_lock_that_a_code_opens_can_be_named(tmp_path: pathlib.Path, lock: int) -> None:
     (tmp_path / "broker.secret").write_text("swordfish")
@@ -126,17 +106,13 @@ def test_the_annotated_example_is_valid_also_with_everything_switched_on(tmp_pat
     settings = read_settings(example)
     assert (settings.gateway, str(settings.data)) == ("station-north", "/var/lib/metergate")
     keys = ("broker_password_file", "ca_file", "store", "hub_key", "outbox_bytes", "background_share", "[",
-            "password_file", "lock", "encryption_key_file", "authentication_key_file",
-            "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
+            "password_file", "lock", "endpoint", "resend", "reconnect", "keepalive", "answer")  # fmt: skip
     lines = example.read_text(encoding="utf-8").splitlines()
     switched = [line[2:] if line[2:].startswith(keys) else line for line in lines]
     for name in ("broker.password", "station-7.password"):
         (tmp_path / name).write_text("secret")
-    for name in ("station-7.guek", "station-7.gak"):
-        (tmp_path / name).write_text("00" * 16)
     everything = read_settings(written(tmp_path, "\n".join(switched)))
     assert everything.passwords.keys() == {"station 7 corrector"}
-    assert everything.keys["station 7 corrector"].keys() == {"encryption", "authentication"}
     assert everything.endpoints.keys() == {"optical head"}
     # The defaults that it shows are the defaults.
     assert everything.timing == settings.timing

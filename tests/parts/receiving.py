@@ -34,14 +34,12 @@ class Shown(Clock):
 class Gateway:
     """A store with receivers, and a look into what they stored."""
 
-    def __init__(self, folder: pathlib.Path, keys: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(self, folder: pathlib.Path) -> None:
         self.clock = Shown()
         self.store = Store(folder / "agent.db", "gw-1", self.clock)
         self.believed = True
         self.opened: list[str] = []
-        self.receiving = Receiving(
-            self.store, self.clock, connect=self._connect, believed=lambda: self.believed, keys=keys
-        )
+        self.receiving = Receiving(self.store, self.clock, connect=self._connect, believed=lambda: self.believed)
 
     async def _connect(self, endpoint: str, rate: int) -> Link:
         self.opened.append(f"{endpoint} {rate}")
@@ -59,11 +57,11 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(
-    folder: pathlib.Path, *receivers: Receiver, keys: Mapping[str, Mapping[str, bytes]] | None = None
+    folder: pathlib.Path, *receivers: Receiver, keys: Mapping[uuid.UUID, Mapping[str, bytes]] | None = None
 ) -> AsyncIterator[Gateway]:
     """Have receivers at work while the context lasts."""
-    made = Gateway(folder, keys or {})
-    made.receiving.keep({one.id: one for one in receivers})
+    made = Gateway(folder)
+    made.receiving.keep({one.id: one for one in receivers}, keys or {})
     task = asyncio.create_task(made.receiving.run())
     try:
         yield made
