@@ -198,8 +198,8 @@ def _server(hub: Hub) -> uvicorn.Server:
 
 def _listen(stack: AsyncExitStack, settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # The protocol is said, as asyncio turns Nagle's delay off only for sockets that know theirs: without it, each answer
-    # on a connection that is kept open waits 40 ms for the client's delayed acknowledgement.
+    # asyncio turns Nagle's delay off only for sockets that know their protocol: without it, each answer on a connection
+    # that is kept open waits 40 ms for the client's delayed acknowledgement.
     listener = stack.enter_context(contextlib.closing(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
