@@ -208,6 +208,7 @@ class CommandDesk:
             command=command.id,
             not_before=self._clock.now() + delay if delay else None,
             background=command.background,
+            priority=command.priority,
         )
         with self._store.transaction():
             self._store.runs.begin(run)

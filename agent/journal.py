@@ -49,10 +49,11 @@ class _Work(msgspec.Struct, frozen=True, array_like=True):
     kwargs: dict[str, Any]
     background: bool = False
     earlier: Earlier = NOTHING_EARLIER
+    priority: int = 0
 
 
 def _work(run: Run) -> bytes:
-    return encode(_Work(run.device, run.context, run.call, run.kwargs, run.background, run.earlier))
+    return encode(_Work(run.device, run.context, run.call, run.kwargs, run.background, run.earlier, run.priority))
 
 
 def is_work(body: object) -> bool:
@@ -190,6 +191,7 @@ class Runs:
                 not_before=_instant(not_before),
                 background=work.background,
                 earlier=work.earlier,
+                priority=work.priority,
             )
             found.append((run, state))
         return found

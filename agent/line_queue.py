@@ -1,8 +1,8 @@
 """What was submitted for one line and is not executed yet, and what of it is next.
 
-Rules, in this order: commands before scheduled runs; meters that answer before those that said nothing; then by due
-time, equal ones as they were submitted. Nothing is next before its ``not_before``, nor before its meter's probe (a
-command is a probe), and what is for the background only where somebody asks for just that.
+Rules, in this order: commands before scheduled runs, by priority; meters that answer before those that said nothing;
+then by due time, equal ones as they were submitted. Nothing is next before its ``not_before``, nor before its meter's
+probe (a command is a probe), and what is for the background only where somebody asks for just that.
 """
 
 import datetime as dt
@@ -70,9 +70,9 @@ class LineQueue:
 
         return min(filter(due, self._runs), key=self._precedence, default=None)
 
-    def _precedence(self, run: Run) -> tuple[bool, bool, dt.datetime]:
+    def _precedence(self, run: Run) -> tuple[bool, int, bool, dt.datetime]:
         behind = not run.urgent and self._silences.behind(run.device.id)
-        return not run.urgent, behind, run.not_before or run.tick or _FOREVER_AGO
+        return not run.urgent, -run.priority, behind, run.not_before or run.tick or _FOREVER_AGO
 
     def until_wanted(self, scheduled: dt.datetime | None) -> float:
         """In how many real seconds something not for the background is due; 0 when it is, infinite when nothing is.

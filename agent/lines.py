@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from agent.background import Background, IdleTime, comes_in_slices, rest_of
 from agent.clocks import Clock
 from agent.conversation import Times
+from agent.failure_kinds import kind_of
 from agent.line_figures import LineTally
 from agent.line_queue import LineQueue, manner_of
 from agent.links import Link, LinkError, open_link
@@ -345,7 +346,7 @@ class LineWorker:
         self._queue.take(run)
         scope = asyncio.timeout(self._limits.run)
         current = _Current(run, scope, self._clock.monotonic())
-        outcome, cause, answer, usable = reports.DONE, "", None, True
+        outcome, cause, kind, answer, usable = reports.DONE, "", "", None, True
         try:
             async with scope:
                 with self._counted(current, session):
@@ -354,15 +355,15 @@ class LineWorker:
                 raise answer.ended_by
             problem = run.earlier.problem or next(iter(answer.problems), "")
             if problem and not current.cut:
-                outcome, cause = reports.FAILED, f"{session.who}: {problem}"
+                outcome, cause, kind = reports.FAILED, f"{session.who}: {problem}", reports.PARTIAL
         except TimeoutError:
             usable = False
-            outcome, cause = self._cut_off(current, session)
+            outcome, cause, kind = self._cut_off(current, session)
         except asyncio.CancelledError:
             self._end(run, reports.INTERRUPTED, "the agent was stopped", session.line_bytes - bytes_before)
             raise
         except FAILURES as error:
-            outcome, cause = _outcome(error, session.who)
+            outcome, cause, kind = _outcome(error, session.who)
             if outcome == reports.WRONG_METER:
                 answer = None
             usable = not isinstance(error, CONVERSATION_FAILURES) or isinstance(error, ANSWERS)
@@ -370,14 +371,14 @@ class LineWorker:
                 await self._close_link()
         moved = session.line_bytes - bytes_before - current.bytes_of_others
         if not self._goes_on(current, moved, answer):
-            self._end(run, outcome, cause, moved, answer)
+            self._end(run, outcome, cause, moved, answer, kind=kind)
         return usable and not session.left
 
-    def _cut_off(self, current: _Current, session: Session) -> tuple[str, str]:
-        """Outcome and cause of a run that was ended from outside."""
+    def _cut_off(self, current: _Current, session: Session) -> tuple[str, str, str]:
+        """Outcome, cause and kind of a run that was ended from outside."""
         if current.cancelled:
-            return reports.CANCELLED, "cancelled while it was executed"
-        return reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended"
+            return reports.CANCELLED, "cancelled while it was executed", ""
+        return reports.FAILED, f"{session.who}: not done within {self._limits.run:g} s; ended", reports.COMMS
 
     @contextlib.contextmanager
     def _counted(self, current: _Current, session: Session) -> Iterator[None]:
@@ -441,11 +442,13 @@ class LineWorker:
             self._started.setdefault(run.id, self._clock.now())
             self._on_started(run)
 
-    def _end(self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None) -> None:
+    def _end(
+        self, run: Run, outcome: str, cause: str, moved: int = 0, answer: Answer | None = None, *, kind: str = ""
+    ) -> None:
         started = self._started.pop(run.id, None)
         self._resuming.discard(run.id)
         now = self._clock.now()
-        self._on_result(RunResult(run, outcome, cause, started, now, answer, moved, self._offset(run)))
+        self._on_result(RunResult(run, outcome, cause, started, now, answer, moved, self._offset(run), kind))
 
     def _offset(self, run: Run) -> float | None:
         return self._offsets[run.device.id][0] if self._offset_is_known(run.device.id) else None
@@ -457,7 +460,8 @@ class LineWorker:
         while (run := self._queue.next(device=device, commands=commands, background=background)) is not None:
             self._queue.take(run)
             self._begin(run)
-            self._end(run, *_outcome(error, who(run.device, self._line)))
+            outcome, cause, kind = _outcome(error, who(run.device, self._line))
+            self._end(run, outcome, cause, kind=kind)
 
     # --- the link --------------------------------------------------------------------------------------------------
 
@@ -494,8 +498,11 @@ def _fits(run: Run, session: Session) -> bool:
     return run.device.id == session.device.id and manner_of(run) == session.manner
 
 
-def _outcome(error: Exception, meter: str) -> tuple[str, str]:
-    """Outcome and cause of a run; the cause names meter and line."""
+def _outcome(error: Exception, meter: str) -> tuple[str, str, str]:
+    """Outcome, cause and kind of a run; the cause names meter and line."""
+    cause = cause_of(error, meter)
     if isinstance(error, CallError):
-        return reports.REFUSED, cause_of(error, meter)
-    return reports.WRONG_METER if isinstance(error, WrongMeter) else reports.FAILED, cause_of(error, meter)
+        return reports.REFUSED, cause, ""
+    if isinstance(error, WrongMeter):
+        return reports.WRONG_METER, cause, ""
+    return reports.FAILED, cause, kind_of(error)

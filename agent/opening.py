@@ -43,6 +43,10 @@ class SilentMeter(NoAnswer):
     """Nobody answered the call: the meter is off, absent, or not at this address or rate."""
 
 
+class NotLetIn(SessionError):  # noqa: N818 - named by what it is
+    """The meter answers, and does not let us in, or does not say who it is."""
+
+
 class WrongMeter(SessionError):  # noqa: N818 - named by what it is
     """Another meter answered than the one that the plan means."""
 
@@ -389,7 +393,7 @@ class Opening:
             if not readable:
                 return False
             places = ", ".join(self.manner.serial_at)
-            raise SessionError(
+            raise NotLetIn(
                 f"{self.who} shows no serial number (looked at {places}), the plan expects {expected}; nothing was "
                 "read. Clear the meter's serial number if it is known to show none"
             )
@@ -406,7 +410,7 @@ class Opening:
         except iec62056.RemoteProtocolError as error:
             raise SessionError(f"{self.who}: its answer to the password (P1) was not readable: {error}") from error
         if not isinstance(answer, iec62056.Ack):
-            raise SessionError(f"{self.who} did not take the password (P1); check the password of this meter")
+            raise NotLetIn(f"{self.who} did not take the password (P1); check the password of this meter")
 
     async def _open_lock(self, access: MeterPassword) -> None:
         """Write the code only to a closed lock: written to an open one it would become the new code."""
@@ -423,7 +427,7 @@ class Opening:
                 await self.write(f"{access.lock}:{LOCK_CODE}", access.password)
         except iec62056.MeterRefusal as refusal:
             self._opened_lock = False
-            raise SessionError(
+            raise NotLetIn(
                 f"{self.who}: lock {access.lock} could not be opened: {refusal}; check password and lock of this meter"
             ) from refusal
 

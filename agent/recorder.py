@@ -123,11 +123,14 @@ class Recorder:
         faults: list[str] = []
         readings = _readings(result, faults)
         answer = result.answer or Answer()
-        outcome, cause = result.outcome, result.cause
+        outcome, cause, kind = result.outcome, result.cause, result.kind
         if run.id in self._refused:
-            outcome, cause = reports.FAILED, self._refused[run.id]
+            outcome, cause, kind = reports.FAILED, self._refused[run.id], reports.GATEWAY
         if faults and outcome == reports.DONE:
-            outcome, cause = reports.FAILED, faults[0]
+            outcome, cause, kind = reports.FAILED, faults[0], reports.PARTIAL
+        if outcome == reports.FAILED and not kind:
+            # No line has had it.
+            kind = reports.GATEWAY
         report = reports.RunReport(
             id=run.id,
             device=run.device.id,
@@ -140,6 +143,7 @@ class Recorder:
             cause=cause,
             readings=run.earlier.readings + len(readings),
             line_bytes=run.earlier.line_bytes + result.line_bytes,
+            kind=kind,
         )
         with self._store.transaction():
             if not self._store.runs.end(run.id, outcome):
@@ -171,7 +175,7 @@ def _without_archive(result: RunResult, fault: str) -> RunResult:
     if result.answer is None or result.answer.archive is None or result.run.task is None:
         return result
     cause = f"its rows are left to the meter and read again later: {fault}"
-    return dataclasses.replace(result, outcome=reports.FAILED, cause=cause, answer=None)
+    return dataclasses.replace(result, outcome=reports.FAILED, cause=cause, answer=None, kind=reports.GATEWAY)
 
 
 def _readings(result: RunResult, faults: list[str]) -> list[NewMeterReading]:

@@ -42,6 +42,7 @@ class Run:
         task: The task that it runs for; None for a command.
         command: The command that it runs for; None for a task. Commands come before scheduled runs.
         not_before: UTC before which the run must not start (tick plus offset, or a command's delay); None: at once.
+        priority: Of commands that wait for one line the higher come first.
         background: Whether it has the line only while nothing else is due there, see ``agent.background``.
         earlier: What its slices have brought so far.
     """
@@ -58,6 +59,7 @@ class Run:
     not_before: dt.datetime | None = None
     background: bool = False
     earlier: Earlier = NOTHING_EARLIER
+    priority: int = 0
 
     @property
     def urgent(self) -> bool:
@@ -78,6 +80,7 @@ class RunResult:
         answer: What the call brought; None if it failed as a whole. A run that failed because some rows were damaged
             still has an answer, and what that holds counts.
         line_bytes: Bytes that the run moved on the line, both directions, its share of the session included.
+        kind: What kind of failure it was, see ``agent.failure_kinds``; empty unless the outcome is ``FAILED``.
         clock_offset: Seconds that the meter's clock was ahead of the gateway's when last asked; None if not known.
     """
 
@@ -89,6 +92,7 @@ class RunResult:
     answer: Answer | None = None
     line_bytes: int = 0
     clock_offset: float | None = None
+    kind: str = ""
 
 
 class LineMemory(Protocol):

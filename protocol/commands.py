@@ -29,6 +29,10 @@ MAX_COMMAND_SECONDS = 7 * 86400
 """The longest life a command may ask for, its delay included."""
 
 
+MOST_PRIORITY = 9
+"""The most urgent; what says nothing has 0."""
+
+
 class Command(Checked, frozen=True, array_like=True):
     """Run one call on one meter now (or after ``delay_seconds``), unless it is older than ``ttl_seconds``.
 
@@ -38,6 +42,7 @@ class Command(Checked, frozen=True, array_like=True):
     With ``cancels`` set the command asks for the end of that other command, and nothing else counts.
     With ``background`` it is run only when nothing else is due on the meter's line, and within the gateway's budget of
     line time for such commands; an agent that does not know the field runs it as any other command.
+    Of commands that wait for one line those of a higher ``priority`` come first, equal ones as they arrived.
     """
 
     id: uuid.UUID
@@ -53,6 +58,7 @@ class Command(Checked, frozen=True, array_like=True):
     store: StoreId | None = None
     cancels: uuid.UUID | None = None
     background: bool = False
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MOST_PRIORITY)] = 0
 
 
 class CommandUpdate(Checked, frozen=True, array_like=True, tag="command"):

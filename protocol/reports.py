@@ -34,6 +34,21 @@ REFUSED = "refused"
 CANCELLED = "cancelled"
 INTERRUPTED = "interrupted"
 
+COMMS = "comms"
+"""Kind of failure: the meter did not answer, not in time or not understandably; or the port, the connection failed."""
+
+DEVICE = "device"
+"""Kind of failure: the meter understood and said no."""
+
+PARSE = "parse"
+"""Kind of failure: what the meter sent arrived whole and is not what it should be."""
+
+PARTIAL = "partial"
+"""Kind of failure: some of it could not be had; the rest is stored and counts."""
+
+GATEWAY = "gateway"
+"""Kind of failure: the gateway itself could not: its disk, its plan, a fault of its own."""
+
 STORED = "stored"
 """Receipt outcome: the rows are committed in the hub's database (as reading, duplicate, revision or staged)."""
 
@@ -47,6 +62,7 @@ class RunReport(Checked, frozen=True, array_like=True, tag="run"):
     ``tick`` is the due time without the offset (None for a command); ``cause`` says why it is not ``done``;
     ``readings`` counts the rows stored with it, ``line_bytes`` what it moved on the line, both directions. Ticks that
     were missed one after the other are one report: ``count`` of them, from ``since`` (None if it is one) to ``tick``.
+    ``kind`` says of a run that ``failed`` what kind of failure it was; empty from agents that do not know the field.
     """
 
     id: uuid.UUID
@@ -62,6 +78,7 @@ class RunReport(Checked, frozen=True, array_like=True, tag="run"):
     line_bytes: Sequence = 0
     since: Instant | None = None
     count: Count = 1
+    kind: Word = ""
 
 
 class PlanApplied(Checked, frozen=True, array_like=True, tag="plan"):

@@ -101,9 +101,10 @@ async def test_commands_come_first_and_nothing_comes_before_its_time() -> None:
         second = site.read(device, tick=NOW + dt.timedelta(minutes=15))
         first = site.read(device)
         command = site.read(device, on_demand=True)
+        urgent = site.read(device, on_demand=True, priority=5)
         task = asyncio.create_task(site.worker.run())
         assert (await site.result_of(late)).ended >= later
-        assert [result.run for result in site.results] == [command, first, second, late]
+        assert [result.run for result in site.results] == [urgent, command, first, second, late]
         task.cancel()
         await asyncio.wait([task])
 
@@ -207,6 +208,7 @@ async def test_a_run_has_a_deadline() -> None:
             result = await site.result_of(site.read_archive(device_on(line)))
             assert result.outcome == reports.FAILED
             assert "not done within 1 s" in result.cause
+            assert result.kind == reports.COMMS
 
 
 async def test_a_port_that_is_not_there_fails_what_is_due_and_is_tried_again_later(tmp_path: pathlib.Path) -> None:
@@ -217,7 +219,7 @@ async def test_a_port_that_is_not_there_fails_what_is_due_and_is_tried_again_lat
         runs = [site.read(device), site.read(device_on(line, "2"))]
         for run in runs:
             result = await site.result_of(run, 1)
-            assert result.outcome == reports.FAILED
+            assert (result.outcome, result.kind) == (reports.FAILED, reports.COMMS)
             assert f"on {path}: no such port; check the cable" in result.cause
         async with serve_pty(two_meters(), link=path):
             assert (await site.result_of(site.read(device))).outcome == reports.DONE
@@ -323,6 +325,7 @@ async def test_another_meter_and_a_refusal_and_a_locked_meter_are_told_apart() -
         assert "lock 4" in shut.cause
         assert "#0017: wrong access code" in shut.cause
         assert [result.outcome for result in told] == [reports.FAILED, reports.DONE]
+        assert [result.kind for result in (refused, wrong, shut, *told)] == [reports.DEVICE, "", *2 * ["device"], ""]
         assert "#0002: object not available" in told[0].cause
 
 

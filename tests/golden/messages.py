@@ -31,6 +31,7 @@ from protocol.plans import (
 )
 from protocol.readings import FROM_GATEWAY, FROM_METER, NewMeterReading, batch_of, checked_batch
 from protocol.reports import (
+    COMMS,
     WRONG_METER,
     Hello,
     LineFigures,
@@ -89,9 +90,12 @@ CALL = Command(
     store=STORE,
     cancels=_id(6),
     background=True,
+    priority=7,
 )
 REPORTS: dict[str, msgspec.Struct] = {
-    "run": RunReport(RUN, DEVICE, WRONG_METER, AT, LATER, TASK, COMMAND, AT, "the meter says 4711", 96, 5120, AT, 3),
+    "run": RunReport(
+        RUN, DEVICE, WRONG_METER, AT, LATER, TASK, COMMAND, AT, "the meter says 4711", 96, 5120, AT, 3, COMMS
+    ),
     "command_update": CommandUpdate(
         _id(7), COMMAND, DONE, LATER, 3, 12, "dispatcher", "no cause", READINGS[:1], {"deviation": -2}, CALL
     ),
