@@ -3,22 +3,26 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Empty is as good as not set. Set, every process that a test starts would compile the whole project anew.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check bench
+.PHONY: demo test lint check bench
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.demo $(ARGS)
 
 # ARGS narrows the tests; alone, everything runs. The closing line is pytest's.
-test: check
+test: lint
 	@sh .ci/mosquitto
 	@sh .ci/strace
-	@$(BIN)/python -m pytest -n 4 --dist worksteal --durations 12 $(ARGS)
+	@sh .ci/tests $(ARGS)
 
-check: $(INSTALLED)
+check: lint
+	@$(BIN)/mypy
+
+lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 bench: $(INSTALLED)
