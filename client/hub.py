@@ -113,12 +113,12 @@ class Hub:
     # Objects
 
     @overload
-    def get(self, what: type[_R], key: _Id, **query: object) -> _R: ...
+    def get(self, what: type[_R], key: _Id, /, **query: object) -> _R: ...
 
     @overload
-    def get(self, what: str, key: None = None, **query: object) -> Any: ...  # noqa: ANN401 - JSON
+    def get(self, what: str, key: None = None, /, **query: object) -> Any: ...  # noqa: ANN401 - JSON
 
-    def get(self, what: type[Record] | str, key: _Id | None = None, **query: object) -> Any:
+    def get(self, what: type[Record] | str, key: _Id | None = None, /, **query: object) -> Any:
         """Read one object, or whatever a path answers."""
         path = what if isinstance(what, str) else f"{what.path}/{key}"
         return _read(self.send("GET", path, query).body, what)

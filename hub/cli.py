@@ -14,6 +14,7 @@ import click
 from msgspec import json
 from sqlalchemy.exc import SQLAlchemyError
 
+from client.cli import api
 from hub.backup import BackupError
 from hub.broker import BrokerError
 from hub.cli_access import membership_commands, token_commands, user_commands
@@ -105,6 +106,7 @@ def commands() -> None:
     """Collects what gateways read from meters, and tells them what to read."""
 
 
+commands.add_command(api)
 commands.add_command(backup_command)
 commands.add_command(restore_command)
 commands.add_command(token_commands)

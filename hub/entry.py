@@ -19,7 +19,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # None forbids the import.
     sys.modules.setdefault(_NEVER_NEEDED, None)  # type: ignore[arg-type]
     gc.set_threshold(_GARBAGE_AFTER, 10, 10)
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
+        if arguments[:1] == ["api"]:
+            # Asks a hub from afar, often in a loop of a script: that waits for no database's library.
+            from client.cli import api  # noqa: PLC0415 - as below
+
+            api.main(args=arguments[1:], prog_name="metergate-hub api")
         from hub.cli import commands, expected_causes  # noqa: PLC0415 - without the extra [hub] this fails, and is said
     except ModuleNotFoundError as error:
         sys.stderr.write(f"metergate-hub lacks {error.name}: install it with pip install 'metergate[hub]'\n")
