@@ -336,7 +336,7 @@ async def test_it_ends_when_it_is_told_to_while_something_has_just_changed(gatew
     assert running.cancelled()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     jumps=st.lists(st.integers(-4000, 9000), min_size=1, max_size=25),
     restarts=st.sets(st.integers(0, 25)),

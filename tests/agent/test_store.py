@@ -318,7 +318,7 @@ def test_memory_of_lines(tmp_path: pathlib.Path) -> None:
     again.close()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_in_any_order_of_receipts_every_row_is_sent_until_its_own_has_come(
     tmp_path: pathlib.Path, data: st.DataObject

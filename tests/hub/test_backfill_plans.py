@@ -5,7 +5,7 @@ import itertools
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.backfill_plans import (
@@ -44,7 +44,6 @@ def archive(*gaps: Gap, seconds: float = 0.2) -> Archive:
 spans = st.lists(st.tuples(st.integers(-150, 150), st.integers(0, 30)), max_size=6)
 
 
-@settings(deadline=None)
 @given(gaps=spans, kept=spans, seconds=st.floats(0.01, 100))
 def test_every_missing_hour_is_in_one_window_and_none_that_is_kept_is(
     gaps: list[tuple[int, int]], kept: list[tuple[int, int]], seconds: float

@@ -127,7 +127,7 @@ def one_way(row: NewMeterReading, collected: int) -> NewMeterReading:
 VERSION = st.tuples(st.sampled_from(["1", "1.0", "2", "3.5"]), st.integers(0, 3), st.integers(0, 1))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(versions=st.lists(VERSION, min_size=1, max_size=8), data=st.data())
 async def test_any_order_and_repetition_ends_in_the_same_state(
     database_url: str, versions: list[tuple[str, int, int]], data: st.DataObject

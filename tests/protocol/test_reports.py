@@ -31,7 +31,7 @@ NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 REPORTS = (RunReport, CommandUpdate, PlanApplied, MeterSystemEvent, LossRecord)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.one_of([struct_values(kind) for kind in REPORTS]))
 def test_every_report_is_told_apart_by_its_tag(report: Report) -> None:
     assert decode_report(encode(report)) == report

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.commands import Command
@@ -35,7 +35,7 @@ def raw(values: object) -> bytes:
 
 @pytest.mark.parametrize("kind", wire_structs(), ids=lambda kind: kind.__name__)
 def test_every_struct_comes_back_as_it_was(kind: type[msgspec.Struct]) -> None:
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40)
     @given(struct_values(kind))
     def comes_back(message: msgspec.Struct) -> None:
         data = encode(message)
@@ -47,7 +47,7 @@ def test_every_struct_comes_back_as_it_was(kind: type[msgspec.Struct]) -> None:
 
 @pytest.mark.parametrize("kind", wire_structs(), ids=lambda kind: kind.__name__)
 def test_a_newer_peer_may_append_fields(kind: type[msgspec.Struct]) -> None:
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=15)
     @given(struct_values(kind), st.lists(st.none() | st.integers() | st.text() | st.lists(st.booleans()), max_size=3))
     def newer(message: msgspec.Struct, added: list[Any]) -> None:
         fields = msgspec.msgpack.decode(encode(message), type=list[msgspec.Raw])
@@ -63,7 +63,7 @@ def test_an_older_peer_may_leave_out_the_fields_with_defaults(kind: type[msgspec
     assert isinstance(info, msgspec.inspect.StructType)
     required = sum(field.required for field in info.fields) + (info.tag is not None)
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=15)
     @given(struct_values(kind))
     def older(message: msgspec.Struct) -> None:
         fields = msgspec.msgpack.decode(encode(message), type=list[msgspec.Raw])

@@ -112,7 +112,7 @@ def test_every_real_telegram_is_read_and_a_changed_one_is_not(name: str) -> None
         ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 200), max_size=40), st.booleans())
 def test_pieces_of_any_size_bring_the_same(sizes: list[int], even: bool) -> None:  # noqa: FBT001 - hypothesis
     stream = b"".join(real(name) for name in REAL)
@@ -126,7 +126,7 @@ def test_pieces_of_any_size_bring_the_same(sizes: list[int], even: bool) -> None
     assert pushed([*found, *one.end(AT)]) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.binary(max_size=400))
 def test_whatever_comes_nothing_raises_and_the_next_telegram_is_found(junk: bytes, more: bytes) -> None:
     one = decoder(raster=None)

@@ -131,7 +131,7 @@ def test_a_cut_readout_is_told_and_the_next_one_is_found() -> None:
     assert causes(one.end(AT)) == ["the readout was cut: it has no end"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 120), max_size=40), st.booleans())
 def test_pieces_of_any_size_bring_the_same(sizes: list[int], even: bool) -> None:  # noqa: FBT001 - hypothesis
     stream = b"".join(real(name).partition(b"!")[0] + b"!\r\n" for name in REAL) + block(LINES)
@@ -146,7 +146,7 @@ def test_pieces_of_any_size_bring_the_same(sizes: list[int], even: bool) -> None
     assert len(expected) == 26
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_whatever_comes_nothing_raises_and_the_next_readout_is_found(junk: bytes, more: bytes) -> None:
     one = decoder()
