@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import audit
 from hub.cli_tokens import do_in, organization_called, shown
 from hub.clocks import Clock
 from hub.memberships import join, leave, list_memberships
@@ -44,6 +45,16 @@ class MembershipLine(msgspec.Struct, kw_only=True):
         return "\t".join((self.username, self.organization_name, str(self.organization), shown(self.since)))
 
 
+USER, MEMBERSHIP = "user", "membership"
+"""What the audit log calls them, as their resources do."""
+
+
+def _note_membership(session: AsyncSession, action: str, user: User, organization: Organization) -> None:
+    told = {"user": user.id, "organization": organization.id}
+    before, after = (None, told) if action == audit.CREATE else (told, None)
+    audit.note(session, action, MEMBERSHIP, None, organization.id, before=before, after=after)
+
+
 async def _user(session: AsyncSession, username: str) -> User:
     """Return the user of that name.
 
@@ -77,12 +88,17 @@ def add_user(
             made = Organization(name=founded, created_at=now, updated_at=now)
             session.add(made)
             await session.flush()
+            told = {"name": made.name, "is_active": True}
+            audit.note(session, audit.CREATE, "organization", made.id, made.id, after=told)
             owners.append(made)
         if await find_user(session, username) is not None:
             raise StartError(f"there is a user {username!r} already; a new password is metergate-hub user password")
         user = await create_user(session, username, password, now)
+        told = {"username": user.username, "is_active": True}
+        audit.note(session, audit.CREATE, USER, user.id, None, after=told, secrets=["password"])
         for owner in owners:
             await join(session, owner.id, user.id, now)
+            _note_membership(session, audit.CREATE, user, owner)
         return UserLine(
             username=user.username, id=user.id, is_active=True, organizations=[owner.name for owner in owners]
         )
@@ -115,10 +131,14 @@ def change_user(
 
     async def work(session: AsyncSession) -> None:
         user = await _user(session, username)
+        before, secrets = {"is_active": user.is_active}, []
         if password is not None:
             user.password = hash_password(password)
+            secrets = ["password"]
         if is_active is not None:
             user.is_active = is_active
+        after = {"is_active": user.is_active}
+        audit.note(session, audit.CHANGE, USER, user.id, None, before=before, after=after, secrets=secrets)
         user.sessions_since = user.updated_at = clock.now()
 
     do_in(database, work)
@@ -132,7 +152,9 @@ def remove_user(database: str, username: str) -> None:
     """
 
     async def work(session: AsyncSession) -> None:
-        await session.delete(await _user(session, username))
+        user = await _user(session, username)
+        audit.note(session, audit.DELETE, USER, user.id, None, before={"username": user.username})
+        await session.delete(user)
 
     do_in(database, work)
 
@@ -167,5 +189,6 @@ def change_membership(database: str, username: str, organization: str, clock: Cl
             raise StartError(f"{user.username} is a member of {owner.name} already")
         if not member and not await leave(session, owner.id, user.id):
             raise StartError(f"{user.username} is no member of {owner.name}")
+        _note_membership(session, audit.CREATE if member else audit.DELETE, user, owner)
 
     do_in(database, work)

@@ -19,7 +19,7 @@ from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import ledger
+from hub import audit, ledger
 from hub.access import Access, access_of
 from hub.backfill_archives import Meter, archives_of, meters_of
 from hub.backfill_plans import GatewayState, Kept, Window, by_line, total_seconds, windows
@@ -172,13 +172,13 @@ async def ask(request: HubRequest, data: JSONBody[BackfillBody]) -> Request:
     async def work(session: AsyncSession) -> Request:
         return await _ask(session, data, target, access, now)
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 async def _ask(
     session: AsyncSession, body: BackfillBody, target: tuple[str, uuid.UUID], access: Access, now: dt.datetime
 ) -> Request:
-    devices = await _devices(session, *target, access)
+    owner, devices = await _devices(session, *target, access)
     meters = await meters_of(session, devices, now)
     spans = await ledger.missing_spans(session, devices, body.start, body.end, now)
     archives = archives_of(meters, spans, auto=False)
@@ -197,6 +197,8 @@ async def _ask(
     if key is not None:
         made = add(session, found, meters, now, origin=OPERATOR, request=key)
         await session.flush()
+        told = {**msgspec.structs.asdict(body), "windows": len(made)}
+        audit.note(session, audit.CREATE, RESOURCE.noun, key, owner, after=told)
     return Request(
         request=key,
         dry_run=body.dry_run,
@@ -221,8 +223,10 @@ def _lines(found: Sequence[Window], meters: dict[uuid.UUID, Meter]) -> list[Line
     return [LineCost(network_interface=line, minutes=_minutes(seconds)) for line, seconds in costs.items()]
 
 
-async def _devices(session: AsyncSession, name: str, key: uuid.UUID, access: Access) -> list[uuid.UUID]:
-    """Return the meters that are meant.
+async def _devices(
+    session: AsyncSession, name: str, key: uuid.UUID, access: Access
+) -> tuple[uuid.UUID | None, list[uuid.UUID]]:
+    """Return the meters that are meant, and whose they are.
 
     Raises:
         NotFound: when there is nothing of that name for who asks.
@@ -246,7 +250,7 @@ async def _devices(session: AsyncSession, name: str, key: uuid.UUID, access: Acc
     found = list((await session.execute(statement.order_by(MeterDevice.id).limit(MOST_METERS + 1))).scalars())
     if len(found) > MOST_METERS:
         raise Conflict(f"these are more than {MOST_METERS} meters: ask for fewer at once")
-    return found
+    return row.organization, found
 
 
 async def _in_hand(
@@ -285,10 +289,12 @@ async def _change(request: HubRequest, key: uuid.UUID, verb: str) -> list[Backfi
         if not changed:
             raise Conflict(f"nothing to {verb}: the state is {', '.join(sorted({_shown(row) for row in rows}))}")
         await session.flush()
+        told = {"backfills": len(changed), "state": sorted({_shown(row) for row in changed})}
+        audit.note(session, verb, RESOURCE.noun, key, rows[0].organization, after=told)
         answer: list[Backfill] = await show(session, RESOURCE, rows)
         return answer
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 async def _pause(session: AsyncSession, row: Row, now: dt.datetime) -> bool:

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+from hub.cli_tokens import author_here
+from hub.clocks import system_clock
 from hub.database import create_engine, schema_problem
 from hub.keys import read_key
 from hub.secrets_ring import Ring, ring_file
@@ -26,6 +28,6 @@ async def _rotate(database: str, ring: Ring) -> Rotated:
         problem = await schema_problem(engine)
         if problem:
             raise StartError(problem)
-        return await rotate(engine, ring)
+        return await rotate(engine, ring, author_here(), system_clock().now())
     finally:
         await engine.dispose()

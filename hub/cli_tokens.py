@@ -2,20 +2,28 @@
 
 import asyncio
 import datetime as dt
+import getpass
+import os
+import socket
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import click
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.clocks import Clock
-from hub.database import create_engine, migrate, schema_problem, writing
+from hub import audit
+from hub.clocks import Clock, system_clock
+from hub.database import create_engine, migrate, schema_problem
 from hub.models import Organization, Token
 from hub.scopes import SCOPES, STAFF
 from hub.settings import StartError
 from hub.tokens import list_tokens, new_token, revoke_tokens
+
+NOUN = "token"
+"""What the audit log calls it, as the resource does."""
 
 _Result = TypeVar("_Result")
 
@@ -49,6 +57,17 @@ def shown(instant: dt.datetime | None) -> str:
     return instant.isoformat(timespec="seconds") if instant is not None else "never"
 
 
+def author_here() -> audit.Author:
+    """Return who changes what a command changes: somebody with a shell on this machine."""
+    context = click.get_current_context(silent=True)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # the user has no name: a container's
+        user = str(os.getuid())
+    via = context.command_path if context is not None else "metergate-hub"
+    return audit.Author("cli", f"{user}@{socket.gethostname()}", via)
+
+
 def do_in(database: str, work: Callable[[AsyncSession], Awaitable[_Result]], *, fresh: bool = False) -> _Result:
     """Do it in one transaction; on a ``fresh`` database after its tables were made."""
 
@@ -60,7 +79,7 @@ def do_in(database: str, work: Callable[[AsyncSession], Awaitable[_Result]], *, 
             problem = await schema_problem(engine)
             if problem:
                 raise StartError(problem)
-            async with writing(engine) as session:
+            async with audit.changing(engine, author_here(), system_clock().now()) as session:
                 return await work(session)
         finally:
             await engine.dispose()
@@ -112,6 +131,7 @@ def make_token(
             expires=now + lasts if lasts is not None else None,
         )
         line = _token_line(token, owner.name if owner is not None else None, now)
+        audit.note(session, audit.CREATE, NOUN, token.id, token.organization, after=line)
         line.key = key
         return line
 
@@ -156,10 +176,18 @@ def end_tokens(database: str, name: str, clock: Clock) -> int:
     Raises:
         StartError: when there is none that is valid.
     """
-    count = do_in(database, lambda session: revoke_tokens(session, name, clock.now()))
-    if not count:
-        raise StartError(f"there is no valid token called {name!r}; see metergate-hub token list")
-    return count
+    now = clock.now()
+
+    async def work(session: AsyncSession) -> int:
+        revoked = await revoke_tokens(session, name, now)
+        for token in revoked:
+            told = {"name": name, "revoked": now}
+            audit.note(session, "revoke", NOUN, token.id, token.organization, after=told)
+        if not revoked:
+            raise StartError(f"there is no valid token called {name!r}; see metergate-hub token list")
+        return len(revoked)
+
+    return do_in(database, work)
 
 
 def scope_problem(scopes: Sequence[str], organization: str | None, *, everywhere: bool) -> str:

@@ -26,7 +26,7 @@ from hub.models import Command as Row
 from hub.models import CommandUpdate, Gateway, MeterDevice, NetworkInterface
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
 from hub.problems import Conflict, NotFound, Wrong, WrongField
-from hub.resources import Resource, Values, find, in_transaction, router_of, show
+from hub.resources import Resource, Values, find, in_transaction, note, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS
 
@@ -228,7 +228,13 @@ async def wait_for_end(hub: Hub, command: uuid.UUID, access: Access, seconds: fl
 async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
     """Write a command for the gateway that polls the meter."""
     hub, access = hub_of(request), access_of(request)
-    row = await in_transaction(hub, lambda session: order(session, data, access, hub.clock.now()))
+
+    async def work(session: AsyncSession) -> Row:
+        row = await order(session, data, access, hub.clock.now())
+        await note(session, RESOURCE, "invoke", row, after=data)
+        return row
+
+    row = await in_transaction(request, work)
     return Invocation(
         meter_device=data.meter_device,
         meter_execution_type=row.context,
@@ -271,8 +277,9 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
             raise Conflict(f"the command was invoked over MQTT by {row.origin}, who alone can cancel it")
         row.cancel_requested, row.updated_at = True, hub.clock.now()
         await session.flush()
+        await note(session, RESOURCE, "cancel", row, after={"cancel_requested": True})
 
-    await in_transaction(hub, work)
+    await in_transaction(request, work)
     return await look(hub, row_id, access)
 
 

@@ -19,6 +19,7 @@ from msgspec import Meta
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import audit
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
@@ -404,9 +405,11 @@ async def try_webhook(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Notif
         if made is None:
             raise Conflict("the deadline has no webhook_url")
         await session.flush()
+        told = {"notification": made.id}
+        audit.note(session, "try webhook", RESOURCE.noun, deadline.id, deadline.organization, after=told)
         return _shown(made)
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 @post(
@@ -428,9 +431,11 @@ async def retry(request: HubRequest, row_id: FromPath[uuid.UUID], notification: 
         now = hub.clock.now()
         row.state, row.tries, row.ended_at, row.next_at, row.updated_at = WAITING, 0, None, now, now
         await session.flush()
+        told = {"notification": row.id}
+        audit.note(session, "retry notification", RESOURCE.noun, deadline.id, deadline.organization, after=told)
         return _shown(row)
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, show_results, list_notifications, try_webhook, retry)

@@ -248,6 +248,10 @@ async def read_consumption(request: HubRequest) -> Consumption:
         return await consumption_of(session, device, series, start, end)
 
 
+async def _owner(session: AsyncSession, row: Row) -> uuid.UUID | None:
+    return await session.scalar(sa.select(MeterDevice.organization).where(MeterDevice.id == row.meter_device))
+
+
 RESOURCE = Resource(
     noun="device period",
     path="/v1/metering/device-periods",
@@ -261,6 +265,7 @@ RESOURCE = Resource(
     owned=lambda organization: Row.meter_device.in_(
         sa.select(MeterDevice.id).where(MeterDevice.organization == organization)
     ),
+    owner=_owner,
     order=(Row.meter_device, Row.since.is_not(None), Row.since),
 )
 

@@ -23,7 +23,7 @@ from hub.models import Gateway as Row
 from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, router_of, show
+from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, note, router_of, show
 from hub.rivals import conflict_of
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
@@ -173,13 +173,15 @@ async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gatewa
 
     async def work(session: AsyncSession) -> Gateway:
         row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
+        told = (await show(session, RESOURCE, [row]))[0]
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
         await session.flush()
         answer: Gateway = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "forget key", row, before=told, after=answer)
         return answer
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, forget_key)

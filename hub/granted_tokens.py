@@ -16,13 +16,14 @@ from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import audit
 from hub.access import access_of
 from hub.bodies import Body
 from hub.models import Organization
 from hub.models import Token as Row
 from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField
-from hub.resources import LOOK, Resource, Values, find, in_transaction, router_of, show
+from hub.resources import LOOK, Resource, Values, find, in_transaction, note, router_of, show
 from hub.scopes import SCOPES, STAFF
 from hub.state import HubRequest, hub_of
 from hub.tokens import new_token
@@ -111,9 +112,10 @@ async def create_token(request: HubRequest, data: JSONBody[TokenBody]) -> NewTok
             session, data.name, now, organization=data.organization, scopes=data.scopes, expires=data.expires
         )
         shown: list[Any] = await show(session, RESOURCE, [row])
+        await note(session, RESOURCE, audit.CREATE, row, after=shown[0])
         return NewToken(**msgspec.structs.asdict(shown[0]), key=key)
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 @post("/{row_id:uuid}/revoke", status_code=HTTP_200_OK, summary="Revoke a token")
@@ -123,13 +125,15 @@ async def revoke(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Token:
 
     async def work(session: AsyncSession) -> Token:
         row = await find(session, RESOURCE, row_id, access, lock=True)
+        told = (await show(session, RESOURCE, [row]))[0]
         row.revoked = row.revoked or hub.clock.now()
         await session.flush()
         shown: list[Any] = await show(session, RESOURCE, [row])
         token: Token = shown[0]
+        await note(session, RESOURCE, "revoke", row, before=told, after=token)
         return token
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, create_token, revoke)

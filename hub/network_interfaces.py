@@ -26,8 +26,9 @@ from hub.bodies import Body
 from hub.hosts import Addresses, host_of, sim_addresses
 from hub.models import DeviceGateway, Gateway, MeterDevice, SimCard
 from hub.models import NetworkInterface as Row
+from hub.once import insert_once
 from hub.problems import Conflict, Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, router_of, show
+from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, note, router_of, show
 from hub.sim_cards import wrong_address
 from hub.state import Hub, HubRequest, hub_of
 from protocol.plans import PARITIES
@@ -85,13 +86,8 @@ async def remember_gateways(session: AsyncSession, devices: Collection[uuid.UUID
         .join(Row, Row.id == MeterDevice.network_interface)
         .where(MeterDevice.id.in_(devices), Row.gateway.is_not(None))
     )
-    pairs = {(device, gateway) for device, gateway in assigned}
-    known = await session.execute(
-        select(DeviceGateway.device, DeviceGateway.gateway).where(DeviceGateway.device.in_(devices))
-    )
-    for device, gateway in pairs - {(device, gateway) for device, gateway in known}:
-        session.add(DeviceGateway(device=device, gateway=gateway, since=now))
-    await session.flush()
+    rows = [{"device": device, "gateway": gateway, "since": now} for device, gateway in assigned]
+    await insert_once(session, DeviceGateway, rows, "device", "gateway")
 
 
 async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: dt.datetime) -> None:
@@ -144,15 +140,17 @@ async def _set_blocked(request: HubRequest, row_id: uuid.UUID, *, blocked: bool)
         row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
         if blocked and not row.can_block:
             raise Conflict("this network interface cannot be blocked: set can_block first")
+        told = (await show(session, RESOURCE, [row]))[0]
         if row.is_blocked != blocked:
             now = hub.clock.now()
             row.is_blocked, row.block_time, row.updated_at = blocked, now if blocked else None, now
             await session.flush()
             await plans.raise_changed(session, await plans.gateways_of_interface(session, row.id), now)
         answer: NetworkInterface = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "block" if blocked else "unblock", row, before=told, after=answer)
         return answer
 
-    return await in_transaction(hub, work, RESOURCE)
+    return await in_transaction(request, work, RESOURCE)
 
 
 @post("/{row_id:uuid}/block", status_code=HTTP_200_OK, summary="Block a network interface")

@@ -7,6 +7,7 @@ here, unlike with a gateway, somebody is there to hear it. A list is taken whole
 import datetime as dt
 import decimal
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from msgspec import Meta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import judging, staging, versions
+from hub import audit, judging, staging, versions
+from hub.access import access_of
 from hub.bodies import Body
 from hub.models import Organization
 from hub.problems import Wrong, WrongField
@@ -101,6 +103,10 @@ async def take(session: AsyncSession, given: Sequence[NewReadingBody], now: dt.d
     return outcomes
 
 
+READING = "reading"
+"""What the audit log calls what is pushed, as the resource does."""
+
+
 async def _take_all(
     session: AsyncSession, data: NewReadingBody | list[NewReadingBody], now: dt.datetime
 ) -> list[str | WrongField]:
@@ -123,7 +129,15 @@ async def push(
     """Take one reading or a list of them."""
     given = data if isinstance(data, list) else [data]
     hub = hub_of(request)
-    outcomes = await in_transaction(hub, lambda session: _take_all(session, data, hub.clock.now()))
+
+    async def work(session: AsyncSession) -> list[str | WrongField]:
+        outcomes = await _take_all(session, data, hub.clock.now())
+        # One entry for all of them: each reading says itself which way it came.
+        told = {"count": len(outcomes), "outcomes": Counter(str(outcome) for outcome in outcomes)}
+        audit.note(session, "push", READING, None, access_of(request).organization, after=told)
+        return outcomes
+
+    outcomes = await in_transaction(request, work)
     taken = [
         NewReading(
             meter=body.meter,

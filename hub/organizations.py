@@ -47,6 +47,10 @@ async def _members(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     return [{"members": members.get(row.id, [])} for row in rows]
 
 
+async def _itself(_session: AsyncSession, row: Row) -> uuid.UUID:
+    return row.id
+
+
 RESOURCE = Resource(
     noun="organization",
     path="/v1/organizations",
@@ -67,6 +71,7 @@ RESOURCE = Resource(
     ),
     more=_members,
     owned=lambda organization: Row.id == organization,
+    owner=_itself,
 )
 
 router = router_of(RESOURCE)

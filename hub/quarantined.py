@@ -5,6 +5,7 @@ the reason why it still cannot be read.
 """
 
 import datetime as dt
+import uuid
 from collections.abc import Sequence
 
 import msgspec
@@ -21,7 +22,7 @@ from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
 from hub.quarantine import ROW, name_of
-from hub.resources import LOOK, Resource, Values, find, in_transaction, router_of, show
+from hub.resources import LOOK, Resource, Values, find, in_transaction, note, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.readings import name_properties
 from protocol.wire import ContractError, plain
@@ -62,6 +63,10 @@ async def _more(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     ]
 
 
+async def _owner(session: AsyncSession, row: Row) -> uuid.UUID | None:
+    return await session.scalar(select(Gateway.organization).where(Gateway.gateway_id == row.gateway))
+
+
 RESOURCE = Resource(
     noun="quarantined payload",
     path="/v1/quarantine",
@@ -77,6 +82,7 @@ RESOURCE = Resource(
     },
     more=_more,
     owned=lambda organization: Row.gateway.in_(select(Gateway.gateway_id).where(Gateway.organization == organization)),
+    owner=_owner,
     order=(Row.received_at,),
 )
 
@@ -100,9 +106,10 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
         row.replayed_at = hub.clock.now()
         await session.flush()
         answer: QuarantinedPayload = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "replay", row, after={"replayed_at": answer.replayed_at})
         return answer
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 async def _store(session: AsyncSession, hub: Hub, row: Row) -> str:

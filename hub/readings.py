@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, delete, select, tuple_
 from sqlalchemy import text as text_of
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import ledger_pending, versions
+from hub import audit, ledger_pending, versions
 from hub.bodies import Body
 from hub.judging import FUTURE, OLDEST
 from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
@@ -220,9 +220,10 @@ async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody])
     async def work(session: AsyncSession) -> MeterReadings:
         row = await store_one(session, data, hub.clock.now())
         answer: MeterReadings = (await show(session, RESOURCE, [row]))[0]
+        audit.note(session, audit.CREATE, RESOURCE.noun, row.id, row.organization, after=answer)
         return answer
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, create_reading)

@@ -12,7 +12,7 @@ import decimal
 import random
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,10 +23,10 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import adoption, expectations, plans
+from hub import adoption, audit, expectations, plans
 from hub.access import Access, access_of
 from hub.bodies import Body, given, partial
-from hub.database import reading, writing
+from hub.database import reading
 from hub.etags import Edited, Looked, Stored, Tagged, check_seen, is_known, not_modified, tag_of, with_tag
 from hub.models import Organization
 from hub.paging import Condition, Page, select_page
@@ -45,6 +45,7 @@ _Result = TypeVar("_Result")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 Values = dict[str, Any]
 Owned = Callable[[uuid.UUID], ColumnElement[bool]]
+Owner = Callable[[AsyncSession, Any], Awaitable[uuid.UUID | None]]
 Gateways = Callable[[AsyncSession, uuid.UUID], Awaitable[set[uuid.UUID]]]
 READ_ONLY = frozenset({"id", "created_at", "updated_at"})
 EVERYTHING = frozenset({"list", "create", "read", "edit", "delete"})
@@ -100,7 +101,8 @@ class Resource:
     ``edited`` are the columns whose change makes another version for ``If-Match``; all, where the hub itself and
     gateways write to none of them.
     ``changed(session, row, hub)`` runs after each change in its transaction; ``forget`` before a deletion.
-    ``owned(organization)`` is the condition of an organization's rows, where they have no column that says it.
+    ``owned(organization)`` is the condition of an organization's rows, where they have no column that says it, and
+    ``owner(session, row)`` whose a row is then, for the audit log.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     """
 
@@ -125,12 +127,20 @@ class Resource:
     adopts: bool = False
     edited: frozenset[str] | None = None
     owned: Owned | None = None
+    owner: Owner | None = None
     order: tuple[Any, ...] = ()
     orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.owned is None and not hasattr(self.model, "organization"):
             raise TypeError(f"say whose a {self.noun} is: it has no column organization, so it needs owned")
+        if self.owned is not None and self.owner is None and self.operations - LOOK:
+            raise TypeError(f"say whose a changed {self.noun} is, for the audit log: it needs owner")
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The fields that may be sent and are never shown."""
+        return frozenset(self.body.__struct_fields__) - frozenset(self.out.__struct_fields__)
 
     def only(self, access: Access) -> list[ColumnElement[bool]]:
         """Return the condition of the rows that there are for who asks; none for those who see all."""
@@ -232,9 +242,29 @@ async def _linked(session: AsyncSession, link: Link, rows: Collection[uuid.UUID]
     return found
 
 
+async def note(
+    session: AsyncSession,
+    resource: Resource,
+    action: str,
+    row: Any,  # noqa: ANN401 - as find
+    *,
+    before: audit.Shown = None,
+    after: audit.Shown = None,
+    secrets: Iterable[str] = (),
+) -> None:
+    """Note in the audit log what is done to a row, in the transaction that does it."""
+    owner = await resource.owner(session, row) if resource.owner is not None else row.organization
+    audit.note(session, action, resource.noun, row.id, owner, before=before, after=after, secrets=secrets)
+
+
+def _told(values: Values) -> Values:
+    return {name: value.hex() if isinstance(value, bytes) else _plain(value) for name, value in values.items()}
+
+
 async def create(session: AsyncSession, resource: Resource, body: Body, hub: Hub) -> Any:  # noqa: ANN401 - as find
-    """Store a new row."""
+    """Store a new row, and note that."""
     values = given(body)
+    secrets = [name for name in resource.hidden if values[name] is not None]
     now = hub.clock.now()
     await _judge(session, resource, None, values, now)
     links = {link: values.pop(link.field) for link in resource.links}
@@ -247,11 +277,13 @@ async def create(session: AsyncSession, resource: Resource, body: Body, hub: Hub
         await resource.changed(session, row, hub)
     await expectations.mark(session, resource.model, row.id)
     await plans.raise_changed(session, await resource.gateways(session, row.id), now)
+    told = (await show(session, resource, [row]))[0]
+    await note(session, resource, audit.CREATE, row, after=told, secrets=secrets)
     return row
 
 
 async def change(session: AsyncSession, resource: Resource, row: Any, body: Body, hub: Hub) -> None:  # noqa: ANN401 - as find
-    """Give a row what the body says; what a PATCH leaves out stays."""
+    """Give a row what the body says, and note what that changes; what a PATCH leaves out stays."""
     held = {link.field: (await _linked(session, link, [row.id])).get(row.id, []) for link in resource.links}
     columns = [name for name in resource.body.__struct_fields__ if name not in held]
     current = {name: getattr(row, name) for name in columns} | held
@@ -264,6 +296,10 @@ async def change(session: AsyncSession, resource: Resource, row: Any, body: Body
         return
     planned = bool(ties) or not changed.keys() <= resource.plain
     before = await resource.gateways(session, row.id) if planned else set()
+    # What is told comes from what is known here: an answer would be several statements more.
+    new = {name: value for name, value in changed.items() if name in resource.out.__struct_fields__}
+    new |= {link.field: others for link, others in ties.items()}
+    told = {name: held[name] if name in held else getattr(row, name) for name in new}
     for name, value in changed.items():
         setattr(row, name, value)
     row.updated_at = now
@@ -276,10 +312,12 @@ async def change(session: AsyncSession, resource: Resource, row: Any, body: Body
     await expectations.mark(session, resource.model, row.id)
     if planned:
         await plans.raise_changed(session, before | await resource.gateways(session, row.id), now)
+    secrets = resource.hidden & changed.keys()
+    await note(session, resource, audit.CHANGE, row, before=_told(told), after=_told(new), secrets=secrets)
 
 
 async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) -> None:  # noqa: ANN401 - as find
-    """Delete a row that nothing needs any more.
+    """Delete a row that nothing needs any more, and note what it was.
 
     Raises:
         Conflict: naming what still needs it.
@@ -293,6 +331,7 @@ async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) 
     if uses:
         raise Conflict(f"this {resource.noun} cannot be deleted: it is used by {', '.join(uses)}")
     before = await resource.gateways(session, row.id)
+    await note(session, resource, audit.DELETE, row, before=(await show(session, resource, [row]))[0])
     await expectations.mark(session, resource.model, row.id)
     await session.delete(row)
     await flush(session, resource)
@@ -367,24 +406,36 @@ async def _tie(session: AsyncSession, link: Link, row: uuid.UUID, others: Sequen
         await session.execute(link.table.insert(), [{link.near: row, link.far: other} for other in others])
 
 
+def author_of(request: HubRequest) -> audit.Author:
+    """Return who changes what a request changes."""
+    address = request.client.host if request.client is not None else None
+    return audit.author_by(access_of(request), request.method, request.url.path, address)
+
+
 async def in_transaction(
-    hub: Hub, work: Callable[[AsyncSession], Awaitable[_Result]], resource: Resource | None = None
+    request: HubRequest,
+    work: Callable[[AsyncSession], Awaitable[_Result]],
+    resource: Resource | None = None,
+    author: audit.Author | None = None,
 ) -> _Result:
     """Do the work in a transaction of its own; when another one crossed it, do all of it again.
 
-    This is how REST writes, all of it. After the commit the relay looks at once whether there is something to send.
+    This is how REST writes, all of it. What the work changes is noted in the audit log as that of who asks, or of the
+    ``author`` where nobody is known yet; work that changes something and notes nothing fails (``audit.note``).
+    After the commit the relay looks at once whether there is something to send.
     Two transactions may wait for each other, or somebody deletes what the other has just looked at: a second look says
     what is missing. Edits of a ``resource`` that plans are made of wait for each other from the beginning.
 
     Raises:
         Conflict: when others were in the way every time.
     """
+    hub, author = hub_of(request), author or author_of(request)
     for turn in range(_TRIES):
         try:
             if resource is not None and resource.gateways is not _no_gateways:
-                done = await _edit_plans(hub, work)
+                done = await _edit_plans(hub, author, work)
             else:
-                async with writing(hub.engine) as session:
+                async with audit.changing(hub.engine, author, hub.clock.now()) as session:
                     done = await work(session)
         except DBAPIError as error:
             if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) not in _CROSSED:
@@ -397,9 +448,12 @@ async def in_transaction(
     raise Conflict("others change the same things at this moment; nothing was changed: try again")
 
 
-async def _edit_plans(hub: Hub, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
+async def _edit_plans(hub: Hub, author: audit.Author, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
     # Those of one process wait here first, so that many editors do not take all connections only to wait in them.
-    async with _plan_edits.setdefault(hub.engine, asyncio.Lock()), writing(hub.engine) as session:
+    async with (
+        _plan_edits.setdefault(hub.engine, asyncio.Lock()),
+        audit.changing(hub.engine, author, hub.clock.now()) as session,
+    ):
         await plans.one_at_a_time(session)
         return await work(session)
 
@@ -432,14 +486,15 @@ def ordering_of(request: HubRequest, resource: Resource) -> list[Any]:
     return [column, resource.model.id]
 
 
-async def add(hub: Hub, resource: Resource, body: Body) -> Any:  # noqa: ANN401 - the resource's answer
+async def add(request: HubRequest, resource: Resource, body: Body) -> Any:  # noqa: ANN401 - the resource's answer
     """Create a row in a transaction of its own; return the answer."""
+    hub = hub_of(request)
 
     async def work(session: AsyncSession) -> Any:  # noqa: ANN401 - as add
         row = await create(session, resource, body, hub)
         return await answer(session, resource, row)
 
-    made = await in_transaction(hub, work, resource)
+    made = await in_transaction(request, work, resource)
     await _settle(hub, resource)
     return made
 
@@ -454,7 +509,7 @@ async def edit(request: HubRequest, resource: Resource, row_id: uuid.UUID | int,
         return await answer(session, resource, row)
 
     planned = not given(body).keys() <= resource.plain
-    changed = await in_transaction(hub, work, resource if planned else None)
+    changed = await in_transaction(request, work, resource if planned else None)
     await _settle(hub, resource)
     return changed
 
@@ -480,7 +535,7 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     @post("/", summary=f"Create: {resource.noun}", operation_class=Tagged)
     @_annotated(resource.out, data=resource.body)
     async def create_one(request: HubRequest, data: Any) -> Any:  # noqa: ANN401 - annotated above
-        return await add(hub_of(request), resource, data)
+        return await add(request, resource, data)
 
     @get(key, summary=f"Read: {resource.noun}", operation_class=Looked)
     @_annotated(resource.out, row_id=key_type)
@@ -508,7 +563,7 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
             await resource.forget(session, row, request)
             await remove(session, resource, row, hub)
 
-        await in_transaction(hub, work, resource)
+        await in_transaction(request, work, resource)
 
     handlers = {
         "list": [list_all],

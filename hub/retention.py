@@ -1,8 +1,8 @@
-"""Retention: after how many days readings, events and staged readings go (additive, ``/v1/retention-policies``).
+"""Retention: after how many days readings, events, staged readings, audit entries go (``/v1/retention-policies``).
 
 A policy is an organization's, or without ``organization`` the installation's, which holds for all organizations that
-have none of their own, and for staged readings of nobody. Null keeps for ever; so does no policy. ``/preview`` says
-what would go. What goes, goes by ``hub.retention_sweep``.
+have none of their own, and for staged readings and audit entries of nobody. Null keeps for ever; so does no policy.
+``/preview`` says what would go. What goes, goes by ``hub.retention_sweep``.
 """
 
 import datetime as dt
@@ -37,6 +37,7 @@ class RetentionPolicyBody(Body, kw_only=True):
     readings_days: _Days | None = None
     events_days: _Days | None = None
     staged_days: _Days | None = None
+    audit_days: _Days | None = None
 
 
 class RetentionPolicy(RetentionPolicyBody, kw_only=True):
@@ -70,7 +71,7 @@ RESOURCE = Resource(
 @get(
     "/preview",
     summary="Preview: what retention would delete",
-    description="organization, and readings_days, events_days, staged_days in place of those of its policy.",
+    description="organization, and readings_days, events_days, staged_days, audit_days in place of its policy's.",
 )
 async def preview_retention(request: HubRequest) -> list[Going]:
     """Say what goes now, or would go by other days; nothing is deleted.

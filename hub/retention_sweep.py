@@ -1,12 +1,14 @@
 """What retention deletes, and how: in slices of bounded size, so that nobody waits for it long.
 
 Rules:
-- Readings and events go by their timestamp, staged readings by when they were staged. The boundary is the beginning of
-  a day (UTC), so that it moves once a day.
+- Readings and events go by their timestamp, staged readings by when they were staged, audit entries by when they were
+  noted. The boundary is the beginning of a day (UTC), so that it moves once a day.
 - Before readings go, nothing older is expected any more (``_move_expectations``), in the ledger's turn: what was
   deleted on purpose is no gap, and nobody fetches it again. That boundary (``readings_kept``) never goes back, not even
   when the policy does. A reading that comes later and is older is deleted when the boundary moves next.
 - It may end anywhere and is begun again.
+- That something was deleted by a policy is noted in the audit log, once for each kind and organization, with the first
+  slice.
 
 On PostgreSQL whole months could be dropped with their partition; they are not yet, rows go there too.
 """
@@ -23,12 +25,13 @@ import structlog
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hub import ledger_sums
+from hub import audit, ledger_sums
 from hub.database import reading, writing
 from hub.ledger import ledger_turn
 from hub.ledger_chunks import size_of
 from hub.ledger_folding import fold_gone
 from hub.models import (
+    AuditEntry,
     Expectation,
     Gateway,
     LedgerChunk,
@@ -43,7 +46,7 @@ from hub.models import (
 )
 from protocol.rasters import Raster
 
-KINDS = ("readings", "events", "staged")
+KINDS = ("readings", "events", "staged", "audit")
 ROWS = 2000
 """Rows that are deleted in one transaction."""
 
@@ -58,6 +61,7 @@ class Days:
     readings_days: int | None = None
     events_days: int | None = None
     staged_days: int | None = None
+    audit_days: int | None = None
 
     def boundary(self, kind: str, now: dt.datetime) -> dt.datetime | None:
         """Return the instant before which things of a kind go; None when they stay."""
@@ -87,12 +91,13 @@ class Going(msgspec.Struct, kw_only=True):
     readings: Part
     events: Part
     staged: Part
+    audit: Part
 
 
 async def days_of(session: AsyncSession) -> Mapping[uuid.UUID | None, Days]:
     """Return what holds for each organization; None has what holds for nobody's."""
     policies = {
-        row.organization: Days(row.readings_days, row.events_days, row.staged_days)
+        row.organization: Days(row.readings_days, row.events_days, row.staged_days, row.audit_days)
         for row in await session.scalars(select(RetentionPolicy))
     }
     everybodys = policies.get(None, FOR_EVER)
@@ -107,6 +112,12 @@ def _condition(kind: str, organization: uuid.UUID | None, before: dt.datetime) -
     if kind == "events":
         event = MeterSystemEvent
         return event, event.timestamp, sa.and_(event.organization == organization, event.timestamp < before)
+    if kind == "audit":
+        # What an organization that is gone has left is nobody's.
+        gone = AuditEntry.organization.not_in(select(Organization.id))
+        whose = sa.or_(AuditEntry.organization.is_(None), gone) if organization is None else None
+        whose = whose if whose is not None else AuditEntry.organization == organization
+        return AuditEntry, AuditEntry.at, sa.and_(whose, AuditEntry.at < before)
     # What a gateway brought is its organization's.
     gateways = select(Gateway.id).where(Gateway.organization == organization)
     if organization is None:
@@ -156,15 +167,15 @@ async def sweep(engine: AsyncEngine, now: dt.datetime) -> dict[str, int]:
                 continue
             if kind == "readings":
                 if organization is not None:
-                    gone[kind] += await _sweep_readings(engine, organization, before)
+                    gone[kind] += await _sweep_readings(engine, organization, before, now)
             else:
-                gone[kind] += await _delete(engine, kind, organization, before)
+                gone[kind] += await _delete(engine, kind, organization, before, now)
     if any(gone.values()):
         _log.info("retention_deleted", **gone)
     return gone
 
 
-async def _sweep_readings(engine: AsyncEngine, organization: uuid.UUID, before: dt.datetime) -> int:
+async def _sweep_readings(engine: AsyncEngine, organization: uuid.UUID, before: dt.datetime, now: dt.datetime) -> int:
     async with reading(engine) as session:
         kept = await session.get(ReadingsKept, organization)
     if kept is not None and kept.cleared and kept.since >= before:
@@ -177,7 +188,7 @@ async def _sweep_readings(engine: AsyncEngine, organization: uuid.UUID, before: 
             await session.merge(ReadingsKept(organization=organization, since=before, cleared=False))
     elif kept.since > before:
         before = kept.since
-    count = await _delete(engine, "readings", organization, before)
+    count = await _delete(engine, "readings", organization, before, now)
     async with writing(engine) as session:
         await session.execute(
             sa.update(ReadingsKept)
@@ -187,16 +198,23 @@ async def _sweep_readings(engine: AsyncEngine, organization: uuid.UUID, before: 
     return count
 
 
-async def _delete(engine: AsyncEngine, kind: str, organization: uuid.UUID | None, before: dt.datetime) -> int:
+async def _delete(
+    engine: AsyncEngine, kind: str, organization: uuid.UUID | None, before: dt.datetime, now: dt.datetime
+) -> int:
     model, column, condition = _condition(kind, organization, before)
     count, last = 0, None
     while True:
-        async with writing(engine) as session:
+        async with audit.changing(engine, audit.the_hub("retention"), now) as session:
             # From where the last slice ended: others' rows before it need not be looked at again.
             further = condition if last is None else sa.and_(condition, column >= last)
             rows = (await session.execute(select(model.id, column).where(further).order_by(column).limit(ROWS))).all()
             if not rows:
                 return count
+            if last is None:
+                told = {"before": before, "of": kind}
+                audit.note(session, audit.DELETE, "retention", None, organization, after=told)
+            else:
+                audit.note_nothing(session)
             last = rows[-1][1]
             ids = [row.id for row in rows]
             if kind == "readings":

@@ -5,6 +5,7 @@ point and begun again; hubs and relays go on meanwhile. Secrets that no key open
 """
 
 import dataclasses
+import datetime as dt
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from hub import audit
 from hub.database import writing
 from hub.keys import write_seeds
 from hub.models import Deadline, MeterSecurityKeys
@@ -61,18 +63,23 @@ class Rotated(msgspec.Struct, kw_only=True):
         return "\n".join(lines)
 
 
-async def rotate(engine: AsyncEngine, ring: Ring) -> Rotated:
-    """Seal everything for a new key; one that an earlier, unfinished rotation has made is used."""
+async def rotate(engine: AsyncEngine, ring: Ring, author: audit.Author, now: dt.datetime) -> Rotated:
+    """Seal everything for a new key; one that an earlier, unfinished rotation has made is used.
+
+    The audit log has the author's note of the new key; what is sealed anew is the same secrets.
+    """
     async with writing(engine) as session:
         noted = await noted_half(session)
     begun = ring.newest is not ring.hub_key and noted is not None and noted != public_half(ring.newest)
     if not begun:
         write_seeds(ring.file, WHAT, [key.seed for key in (SigningKey.generate(), *_of_file(ring))])
         ring.read()
-    async with writing(engine) as session:
+    key = fingerprint(public_half(ring.newest))
+    async with audit.changing(engine, author, now) as session:
         # Who seals for the old key has a share of this row until its commit: then there is nothing behind our back.
         await note_public_half(session, ring.newest)
-    done = Rotated(key=fingerprint(public_half(ring.newest)), file=str(ring.file), sealed_anew=0, unreadable=0)
+        audit.note(session, "rotate", "key of secrets", None, None, after={"key": key})
+    done = Rotated(key=key, file=str(ring.file), sealed_anew=0, unreadable=0)
     for place in PLACES:
         await _seal_anew(engine, ring, place, done)
     if not done.unreadable:

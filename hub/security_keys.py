@@ -22,7 +22,7 @@ from hub.models import MeterDevice
 from hub.models import MeterSecurityKeys as Row
 from hub.paging import Condition, is_uuid
 from hub.problems import Unavailable, wrong
-from hub.resources import EVERYTHING, READ_ONLY, Resource, Values, flush, in_transaction, router_of, show
+from hub.resources import EVERYTHING, READ_ONLY, Resource, Values, flush, in_transaction, note, router_of, show
 from hub.secrets_box import SealError, read_public_half, seal
 from hub.state import HubRequest, hub_of
 
@@ -90,6 +90,10 @@ def _owned(organization: uuid.UUID) -> ColumnElement[bool]:
     return Row.meter.in_(select(MeterDevice.id).where(MeterDevice.organization == organization))
 
 
+async def _owner(session: AsyncSession, row: Row) -> uuid.UUID | None:
+    return await session.scalar(select(MeterDevice.organization).where(MeterDevice.id == row.meter))
+
+
 async def store(session: AsyncSession, body: MeterSecurityKeyCollectionBody, access: Access, now: dt.datetime) -> Row:
     """Seal and store the keys of a meter in place of those that it had.
 
@@ -131,6 +135,7 @@ RESOURCE = Resource(
     },
     more=_meters,
     owned=_owned,
+    owner=_owner,
 )
 
 
@@ -142,9 +147,11 @@ async def post_keys(request: HubRequest, data: JSONBody[MeterSecurityKeyCollecti
     async def work(session: AsyncSession) -> MeterSecurityKeyCollection:
         row = await store(session, data, access_of(request), hub.clock.now())
         answer: MeterSecurityKeyCollection = (await show(session, RESOURCE, [row]))[0]
+        told = {"meter": answer.meter, "stored": answer.stored}
+        await note(session, RESOURCE, "replace", row, after=told, secrets=answer.stored)
         return answer
 
-    return await in_transaction(hub, work)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, post_keys)

@@ -16,6 +16,7 @@ from litestar.params import JSONBody
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import audit
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
@@ -101,7 +102,7 @@ async def sign_in(request: HubRequest, data: JSONBody[GetTokenAuth]) -> SignedIn
         raise NotAuthenticated("the username or the password is wrong", "JWT")
     hub.attempts.give_back(username, address, hub.clock.monotonic())
     if is_outdated(user.password):
-        await _hash_again(hub, user, data.password)
+        await _hash_again(request, user, data.password)
     async with reading(hub.engine) as session:
         return await _answer(session, hub, user, begin(user, uuid.UUID(int=0), hub.clock.now()), data.organization)
 
@@ -145,7 +146,7 @@ async def _answer(session: AsyncSession, hub: Hub, user: User, begun: Session, w
     )
 
 
-async def _hash_again(hub: Hub, user: User, password: str) -> None:
+async def _hash_again(request: HubRequest, user: User, password: str) -> None:
     """Keep the password at the cost of today."""
     made = await asyncio.to_thread(hash_password, password)
 
@@ -153,8 +154,9 @@ async def _hash_again(hub: Hub, user: User, password: str) -> None:
         row = await session.get(User, user.id)
         if row is not None and row.password == user.password:
             row.password = made
+            audit.note_nothing(session)
 
-    await in_transaction(hub, work)
+    await in_transaction(request, work, author=audit.the_hub("a password's hash made anew"))
 
 
 router = Router("/v1/auth/jwt", route_handlers=[sign_in, renew, change_organization], tags=["signing in"])

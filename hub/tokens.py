@@ -66,10 +66,10 @@ async def new_token(
     return token, key
 
 
-async def revoke_tokens(session: AsyncSession, name: str, now: dt.datetime) -> int:
-    """Make all tokens of that name invalid from now on; return how many were valid."""
+async def revoke_tokens(session: AsyncSession, name: str, now: dt.datetime) -> Sequence[Token]:
+    """Make all tokens of that name invalid from now on; return those that were valid."""
     valid = update(Token).where(Token.name == name, Token.revoked.is_(None)).values(revoked=now)
-    return len((await session.execute(valid.returning(Token.id))).all())
+    return (await session.scalars(valid.returning(Token))).all()
 
 
 async def list_tokens(session: AsyncSession) -> Sequence[Token]:

@@ -43,6 +43,10 @@ async def _payload(_session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     return [{"payload": row.payload.hex(), "text": row.payload.decode("ascii", "backslashreplace")} for row in rows]
 
 
+async def _owner(session: AsyncSession, row: Row) -> uuid.UUID | None:
+    return await session.scalar(sa.select(Gateway.organization).where(Gateway.id == row.gateway))
+
+
 RESOURCE = Resource(
     noun="undecodable push",
     path="/v1/undecodable-pushes",
@@ -58,6 +62,7 @@ RESOURCE = Resource(
     },
     more=_payload,
     owned=lambda organization: Row.gateway.in_(sa.select(Gateway.id).where(Gateway.organization == organization)),
+    owner=_owner,
     order=(Row.came.desc(),),
 )
 

@@ -83,6 +83,10 @@ async def _organizations(session: AsyncSession, rows: Sequence[Row]) -> list[Val
     return [{"organizations": by_user.get(row.id, [])} for row in rows]
 
 
+async def _nobody(_session: AsyncSession, _row: Row) -> None:
+    """Say that users are staff's, whatever organizations they belong to."""
+
+
 RESOURCE = Resource(
     noun="user",
     path="/v1/users",
@@ -94,6 +98,7 @@ RESOURCE = Resource(
     check=_check,
     more=_organizations,
     owned=lambda organization: Row.id.in_(select(Membership.user).where(Membership.organization == organization)),
+    owner=_nobody,
 )
 
 router = router_of(RESOURCE)

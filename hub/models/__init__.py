@@ -7,6 +7,7 @@ the two.
 """
 
 from hub.models.access import Membership, Token, User
+from hub.models.audit import AuditEntry
 from hub.models.backfills import Backfill
 from hub.models.base import Base, Dated, Identified
 from hub.models.completeness import (
@@ -59,6 +60,7 @@ from hub.models.validation import DevicePeriod, UnjudgedReadings
 __all__ = [
     "AmrTask",
     "AmrTaskGroup",
+    "AuditEntry",
     "Backfill",
     "Base",
     "Batch",

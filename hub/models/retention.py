@@ -1,4 +1,4 @@
-"""How long readings, events and staged readings are kept, and from when on an organization's readings are there."""
+"""How long readings, events, staged readings and audit entries are kept, and from when on readings are there."""
 
 import datetime as dt
 import uuid
@@ -22,6 +22,7 @@ class RetentionPolicy(Identified, Base):
     readings_days: Mapped[int | None]
     events_days: Mapped[int | None]
     staged_days: Mapped[int | None]
+    audit_days: Mapped[int | None]
 
 
 class ReadingsKept(Base):

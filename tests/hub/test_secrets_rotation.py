@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.demo.processes import program
+from hub.audit import Author
 from hub.database import reading, writing
 from hub.keys import KeyFileError, open_key
 from hub.models import HubState, MeterSecurityKeys, Organization
@@ -23,6 +24,9 @@ from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW, make_estate, new_meter
 
 __all__ = ["database_url", "engine"]
+
+
+OPERATOR = Author("cli", "operator@host", "metergate-hub keys rotate")
 
 
 def secret_of(row: MeterSecurityKeys) -> bytes:
@@ -62,7 +66,7 @@ def make_ring(folder: pathlib.Path) -> Ring:
 async def test_everything_is_sealed_anew(engine: AsyncEngine, tmp_path: pathlib.Path) -> None:
     old = make_ring(tmp_path)
     await store_secrets(engine, old, 120)
-    done = await rotate(engine, make_ring(tmp_path))
+    done = await rotate(engine, make_ring(tmp_path), OPERATOR, NOW)
     assert (done.sealed_anew, done.unreadable) == (120, 0)
     (only,) = keys_of(ring_file(tmp_path / "hub.key"))
     assert ring_file(tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
@@ -73,7 +77,7 @@ async def test_everything_is_sealed_anew(engine: AsyncEngine, tmp_path: pathlib.
         row = (await session.scalars(select(MeterSecurityKeys).limit(1))).one()
     with pytest.raises(SealError):
         Ring(old.hub_key, tmp_path / "none").unseal(row.sealed, purpose_of(row.meter))
-    again = await rotate(engine, make_ring(tmp_path))
+    again = await rotate(engine, make_ring(tmp_path), OPERATOR, NOW)
     assert again.sealed_anew == 120
     assert again.key != done.key
     await check_secrets(engine, make_ring(tmp_path), 120)
@@ -84,7 +88,7 @@ async def test_a_relay_with_an_older_file_does_not_put_the_old_key_back(
 ) -> None:
     old = make_ring(tmp_path)
     await store_secrets(engine, old, 3)
-    await rotate(engine, make_ring(tmp_path))
+    await rotate(engine, make_ring(tmp_path), OPERATOR, NOW)
     stale = Ring(old.hub_key, tmp_path / "elsewhere")
     async with writing(engine) as session:
         await note_ring(session, stale)
@@ -99,12 +103,12 @@ async def test_what_no_key_opens_is_counted_and_stays(engine: AsyncEngine, tmp_p
     async with writing(engine) as session:
         row = (await session.scalars(select(MeterSecurityKeys).limit(1))).one()
         row.sealed = seal(public_half(lost), secret_of(row), purpose_of(row.meter))
-    done = await rotate(engine, ring)
+    done = await rotate(engine, ring, OPERATOR, NOW)
     assert (done.sealed_anew, done.unreadable) == (2, 1)
     # The lost line comes back: nothing else is needed.
     file = ring_file(tmp_path / "hub.key")
     file.write_text(file.read_text() + lost.seed.hex() + "\n")
-    done = await rotate(engine, make_ring(tmp_path))
+    done = await rotate(engine, make_ring(tmp_path), OPERATOR, NOW)
     assert (done.sealed_anew, done.unreadable) == (3, 0)
     await check_secrets(engine, make_ring(tmp_path), 3)
 
