@@ -46,6 +46,7 @@ from hub.lanes import Lanes
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
+from hub.partitions import keep_partitions
 from hub.secrets_box import unseal
 from hub.settings import Settings
 from hub.webhooks import Sender, Unseal
@@ -158,6 +159,10 @@ class Relay:
             group.create_task(
                 self._for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._adopt)),
                 name="relay-maintenance",
+            )
+            group.create_task(
+                self._for_ever("partitions", lambda: keep_partitions(self._engine, self._clock)),
+                name="relay-partitions",
             )
             group.create_task(self._for_ever("judging", lambda: keep_judging(self._engine)), name="relay-judging")
             group.create_task(

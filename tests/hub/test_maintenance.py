@@ -13,7 +13,8 @@ from hub.clocks import Clock
 from hub.database import reading as looking
 from hub.database import writing
 from hub.ingest import store_deliveries
-from hub.maintenance import forget, maintain, make_partitions
+from hub.maintenance import forget, maintain
+from hub.partitions import make_partitions
 from protocol.readings import NewMeterReading
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, new_meter, reading

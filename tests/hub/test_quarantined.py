@@ -94,6 +94,7 @@ def test_rest_writes_in_one_way() -> None:
         "deadlines_kept",
         "webhooks",
         "retention_sweep",
+        "partitions",
         "processes",
     }
     # Commands, and what is noted of a request that has been answered.
