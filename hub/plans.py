@@ -41,6 +41,7 @@ from hub.models import (
     receiver_meters,
 )
 from hub.once import insert_once
+from hub.plans_kept import Made, keep
 from hub.problems import Conflict
 from protocol import plans
 from protocol.envelopes import ENVELOPE_BYTES
@@ -211,6 +212,7 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
         .with_for_update(key_share=True)
     )
     raised: list[str] = []
+    made: list[Made] = []
     rows = locked.all()
     contents = await read_contents(session, [row.id for row in rows])
     for row in rows:
@@ -219,7 +221,7 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
         if digest == row.content_digest:
             continue
         revision = row.desired_revision + 1
-        _check_size(row.gateway_id, content, revision, now)
+        made.append(Made(row.id, revision, _render_within_size(row.gateway_id, content, revision, now)))
         await session.execute(
             sa.update(Gateway)
             .where(Gateway.id == row.id)
@@ -227,6 +229,7 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
         )
         await _remember_devices(session, row.id, content.meters(), now)
         raised.append(row.gateway_id)
+    await keep(session, made, now)
     return raised
 
 
@@ -254,13 +257,14 @@ async def render(session: AsyncSession, gateway: uuid.UUID) -> Rendered | None:
     )
 
 
-def _check_size(gateway: str, content: Content, revision: int, now: dt.datetime) -> None:
+def _render_within_size(gateway: str, content: Content, revision: int, now: dt.datetime) -> bytes:
     plain = sum(len(encode(item)) for items in _lists(content) for item in items)
     if plain > plans.MAX_PLAN_BYTES - 1024:
         raise PlanTooLargeError(gateway, plain, plans.MAX_PLAN_BYTES - 1024)
-    size = len(content.render(gateway, revision, now)) + ENVELOPE_BYTES
-    if size > MAX_MESSAGE_BYTES:
+    body = content.render(gateway, revision, now)
+    if (size := len(body) + ENVELOPE_BYTES) > MAX_MESSAGE_BYTES:
         raise PlanTooLargeError(gateway, size, MAX_MESSAGE_BYTES)
+    return body
 
 
 def _lists(content: Content) -> Iterable[list[Any]]:

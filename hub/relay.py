@@ -47,6 +47,7 @@ from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
 from hub.partitions import keep_partitions
+from hub.plans_kept import Made, note_published, standing_of
 from hub.secrets_box import unseal
 from hub.settings import Settings
 from hub.webhooks import Sender, Unseal
@@ -432,11 +433,11 @@ class Relay:
                 .values(published_revision=rendered.revision, published_digest=rendered.digest)
                 .execution_options(synchronize_session=False)
             )
-            row = (
-                await session.execute(
-                    sa.select(Gateway.desired_revision, Gateway.published_revision).where(Gateway.id == gateway)
-                )
-            ).one_or_none()
+            row = (await session.execute(standing_of(gateway, rendered.revision))).one_or_none()
+            if row is not None and (row.published_at is None or row.digest != rendered.digest):
+                made_at = row.desired_at if row.desired_revision == rendered.revision else None
+                one, now = Made(gateway, rendered.revision, rendered.body), self._clock.now()
+                await note_published(session, one, made_at or now, now, kept=row.digest is not None)
         return row is None or (row.desired_revision <= rendered.revision >= row.published_revision)
 
     # Sending

@@ -7,7 +7,7 @@ Everything has a UUID made when it was stored, so a repeated report changes noth
 import datetime as dt
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import dispatch, judging, models
 from hub.once import insert_once
+from hub.plans_kept import note_applied
 from protocol import commands, reports
 
 
@@ -73,13 +74,13 @@ async def _note_applied(
         sa.and_(table.applied_session == report.session, table.applied_sequence < report.sequence),
     )
     same_plan = sa.and_(table.applied_revision == report.revision, table.applied_digest == report.digest)
-    await session.execute(
+    same = await session.execute(
         sa.update(table)
         .where(table.id == gateway, sa.not_(newer), same_plan)
         .values(applied_problems=problems, updated_at=now)
         .execution_options(synchronize_session=False)
     )
-    await session.execute(
+    later = await session.execute(
         sa.update(table)
         .where(table.id == gateway, newer)
         .values(
@@ -92,6 +93,8 @@ async def _note_applied(
         )
         .execution_options(synchronize_session=False)
     )
+    if any(cast("sa.CursorResult[Any]", done).rowcount for done in (same, later)):
+        await note_applied(session, gateway, report, now)
 
 
 async def _store_events(

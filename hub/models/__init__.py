@@ -52,6 +52,7 @@ from hub.models.estate import (
     device_tasks,
     group_tasks,
 )
+from hub.models.plans import GatewayPlan
 from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
 from hub.models.retention import ReadingsKept, RetentionPolicy
 from hub.models.security import MeterSecurityKeys
@@ -76,6 +77,7 @@ __all__ = [
     "Expectation",
     "ExpectationMark",
     "Gateway",
+    "GatewayPlan",
     "HubState",
     "Identified",
     "LedgerChunk",
