@@ -37,6 +37,7 @@ _MODULES = {
     "put": "cli_raw",
     "read": "cli_commands",
     "readings": "cli_readings",
+    "sheets": "cli_sheets",
     "tokens": "cli_accounts",
     "why": "cli_gaps",
 }

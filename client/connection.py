@@ -125,12 +125,16 @@ class Connection:
                     yield piece
             except (OSError, http.client.HTTPException) as error:
                 raise NotReachable(f"the answer of {self.url} broke off: {_cause(error)}") from None
+            if response.length:
+                # read1 takes the end of the connection for the end of the answer.
+                raise NotReachable(f"the answer of {self.url} broke off: {response.length} bytes are lacking")
             whole = True
 
         try:
             yield Answer(response.status, found, b""), pieces()
         finally:
             # What is left of an answer would be taken for the next one.
+            response.close()
             if not whole or response.will_close:
                 self.close()
             self._used = time.monotonic()
@@ -170,6 +174,7 @@ class Connection:
         try:
             problem = self._problem(response)
         finally:
+            response.close()
             self.close()
         raise problem
 

@@ -22,6 +22,7 @@ from hub.models import (
     SimCard,
 )
 from hub.models import Organization as Row
+from hub.paging import equals
 from hub.resources import READ_ONLY, Resource, Use, Values, router_of
 
 
@@ -58,6 +59,7 @@ RESOURCE = Resource(
     body=OrganizationBody,
     out=Organization,
     unique=("name",),
+    filters={"name": equals(Row.name)},
     used_by=(
         Use("gateways", Gateway, "organization"),
         Use("network interfaces", NetworkInterface, "organization"),
