@@ -5,7 +5,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from sqlalchemy.exc import DBAPIError
 
@@ -49,8 +49,9 @@ from hub.auth import Authentication
 from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
 from hub.headers import add_headers
+from hub.openapi import DescribedJson
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
-from hub.resources import router_of
+from hub.resources import Resource, router_of
 from hub.state import Hub
 
 OPEN_PATHS = ["^/health", "^/metrics$", "^/schema", "^/v1/auth/jwt/token/?$"]
@@ -92,6 +93,10 @@ RESOURCES = (
     health,
 )
 
+_DECLARED = tuple(
+    one for module in (amr_tasks, *RESOURCES) for one in vars(module).values() if isinstance(one, Resource)
+)
+
 
 def create_app(hub: Hub) -> Litestar:
     """Make the application of one process."""
@@ -115,7 +120,10 @@ def create_app(hub: Hub) -> Litestar:
             title="Metergate hub",
             version="1.3.0",
             path="/schema",
-            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"]), SwaggerRenderPlugin(path="/swagger")],
+            render_plugins=[
+                DescribedJson(_DECLARED, OPEN_PATHS, path=["/", "/openapi.json"]),
+                SwaggerRenderPlugin(path="/swagger"),
+            ],
             components=Components(
                 security_schemes={
                     # Two forms of one header: "Token <key>" of staff and machines, "JWT <token>" of users.

@@ -3,8 +3,10 @@
 Nothing is to be kept (a later user of the same machine or cache would see it), shown in a frame, run, or taken for
 another kind than it is. The pages of ``/schema``, which are to be looked at in a browser, may load what they need.
 Over TLS, which a proxy in front ends and tells of by ``X-Forwarded-Proto``, a client is to come back only so.
+``Allow`` names all methods of a path: the framework's own answer to OPTIONS knows those of its first handler only.
 """
 
+from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 _ALWAYS = (
@@ -28,5 +30,13 @@ async def add_headers(message: Message, scope: Scope) -> None:
     wanted = [*_ALWAYS, *(_PAGES if scope["path"].startswith("/schema") else _DATA)]
     if scope["scheme"] == "https":
         wanted += _ONLY_TLS
-    there = {name.lower() for name, _ in message["headers"]}
-    message["headers"] = [*message["headers"], *((name, value) for name, value in wanted if name not in there)]
+    kept = list(message["headers"])
+    if scope["type"] == "http" and scope["method"] == "OPTIONS" and "path_template" in scope:
+        routes = (route for route in scope["litestar_app"].routes if isinstance(route, HTTPRoute))
+        methods = {
+            one for route in routes if route.path_format == scope["path_template"] for one in route.route_handler_map
+        }
+        kept = [(name, value) for name, value in kept if name.lower() != b"allow"]
+        kept.append((b"allow", ", ".join(sorted(methods)).encode()))
+    there = {name.lower() for name, _ in kept}
+    message["headers"] = [*kept, *((name, value) for name, value in wanted if name not in there)]
