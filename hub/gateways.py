@@ -9,21 +9,21 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from litestar import post
+from litestar import Response, post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.access import access_of
 from hub.bodies import Body
+from hub.etags import Edited
 from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, Receiver, RunReport, StagedReading
 from hub.models import Gateway as Row
 from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, note, router_of, show
+from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
 from hub.rivals import conflict_of
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
@@ -145,6 +145,8 @@ RESOURCE = Resource(
     out=Gateway,
     unique=("gateway_id",),
     plain=frozenset({"name", "description", "backfill_paused"}),
+    # The other columns are written whenever the gateway is heard.
+    edited=frozenset(GatewayBody.__struct_fields__),
     filters={
         "gateway_id": equals(Row.gateway_id),
         "organization": is_uuid(Row.organization),
@@ -166,20 +168,25 @@ RESOURCE = Resource(
 )
 
 
-@post("/{row_id:uuid}/forget-key", status_code=HTTP_200_OK, summary="Forget the key of a gateway")
-async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Gateway:
+@post(
+    "/{row_id:uuid}/forget-key",
+    status_code=HTTP_200_OK,
+    summary="Forget the key of a gateway",
+    operation_class=Edited,
+)
+async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[Gateway]:
     """Trust the next key that the gateway shows."""
     hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> Gateway:
-        row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
+    async def work(session: AsyncSession) -> Response[Gateway]:
+        row = await hold(session, RESOURCE, row_id, request)
         told = (await show(session, RESOURCE, [row]))[0]
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
         await session.flush()
-        answer: Gateway = (await show(session, RESOURCE, [row]))[0]
-        await note(session, RESOURCE, "forget key", row, before=told, after=answer)
-        return answer
+        shown = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "forget key", row, before=told, after=shown)
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work)
 

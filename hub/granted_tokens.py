@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
-from litestar import post
+from litestar import Response, post
 from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit
-from hub.access import access_of
 from hub.bodies import Body
+from hub.etags import Edited, Tagged
 from hub.models import Organization
 from hub.models import Token as Row
 from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField
-from hub.resources import LOOK, Resource, Values, find, in_transaction, note, router_of, show
+from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, router_of, show
 from hub.scopes import SCOPES, STAFF
 from hub.state import HubRequest, hub_of
 from hub.tokens import new_token
@@ -100,38 +100,45 @@ async def _judge(session: AsyncSession, body: TokenBody, now: dt.datetime) -> No
         raise Wrong(*errors)
 
 
-@post("/", summary="Create: token", description="The answer has its key, which cannot be found out again.")
-async def create_token(request: HubRequest, data: JSONBody[TokenBody]) -> NewToken:
+@post(
+    "/",
+    summary="Create: token",
+    description="The answer has its key, which cannot be found out again.",
+    operation_class=Tagged,
+)
+async def create_token(request: HubRequest, data: JSONBody[TokenBody]) -> Response[NewToken]:
     """Make a token, and say its key this once."""
     hub = hub_of(request)
     now = hub.clock.now()
 
-    async def work(session: AsyncSession) -> NewToken:
+    async def work(session: AsyncSession) -> Response[NewToken]:
         await _judge(session, data, now)
         row, key = await new_token(
             session, data.name, now, organization=data.organization, scopes=data.scopes, expires=data.expires
         )
         shown: list[Any] = await show(session, RESOURCE, [row])
         await note(session, RESOURCE, audit.CREATE, row, after=shown[0])
-        return NewToken(**msgspec.structs.asdict(shown[0]), key=key)
+        made = await answer(session, RESOURCE, row, shown[0])
+        # The tag is of what can be read again.
+        made.content = NewToken(**msgspec.structs.asdict(shown[0]), key=key)
+        return made
 
     return await in_transaction(request, work)
 
 
-@post("/{row_id:uuid}/revoke", status_code=HTTP_200_OK, summary="Revoke a token")
-async def revoke(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Token:
+@post("/{row_id:uuid}/revoke", status_code=HTTP_200_OK, summary="Revoke a token", operation_class=Edited)
+async def revoke(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[Token]:
     """Make a token invalid, at once and for ever; one that is revoked already stays so since when it was."""
-    hub, access = hub_of(request), access_of(request)
+    hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> Token:
-        row = await find(session, RESOURCE, row_id, access, lock=True)
+    async def work(session: AsyncSession) -> Response[Token]:
+        row = await hold(session, RESOURCE, row_id, request)
         told = (await show(session, RESOURCE, [row]))[0]
         row.revoked = row.revoked or hub.clock.now()
         await session.flush()
-        shown: list[Any] = await show(session, RESOURCE, [row])
-        token: Token = shown[0]
-        await note(session, RESOURCE, "revoke", row, before=told, after=token)
-        return token
+        shown = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "revoke", row, before=told, after=shown)
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work)
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Annotated
 
-from litestar import post
+from litestar import Response, post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from msgspec import Meta
@@ -21,14 +21,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
-from hub.access import access_of
 from hub.bodies import Body
+from hub.etags import Edited
 from hub.hosts import Addresses, host_of, sim_addresses
 from hub.models import DeviceGateway, Gateway, MeterDevice, SimCard
 from hub.models import NetworkInterface as Row
 from hub.once import insert_once
 from hub.problems import Conflict, Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Use, Values, find, in_transaction, note, router_of, show
+from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
 from hub.sim_cards import wrong_address
 from hub.state import Hub, HubRequest, hub_of
 from protocol.plans import PARITIES
@@ -133,11 +133,11 @@ RESOURCE = Resource(
 )
 
 
-async def _set_blocked(request: HubRequest, row_id: uuid.UUID, *, blocked: bool) -> NetworkInterface:
+async def _set_blocked(request: HubRequest, row_id: uuid.UUID, *, blocked: bool) -> Response[NetworkInterface]:
     hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> NetworkInterface:
-        row = await find(session, RESOURCE, row_id, access_of(request), lock=True)
+    async def work(session: AsyncSession) -> Response[NetworkInterface]:
+        row = await hold(session, RESOURCE, row_id, request)
         if blocked and not row.can_block:
             raise Conflict("this network interface cannot be blocked: set can_block first")
         told = (await show(session, RESOURCE, [row]))[0]
@@ -146,15 +146,20 @@ async def _set_blocked(request: HubRequest, row_id: uuid.UUID, *, blocked: bool)
             row.is_blocked, row.block_time, row.updated_at = blocked, now if blocked else None, now
             await session.flush()
             await plans.raise_changed(session, await plans.gateways_of_interface(session, row.id), now)
-        answer: NetworkInterface = (await show(session, RESOURCE, [row]))[0]
-        await note(session, RESOURCE, "block" if blocked else "unblock", row, before=told, after=answer)
-        return answer
+        shown = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "block" if blocked else "unblock", row, before=told, after=shown)
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work, RESOURCE)
 
 
-@post("/{row_id:uuid}/block", status_code=HTTP_200_OK, summary="Block a network interface")
-async def block(request: HubRequest, row_id: FromPath[uuid.UUID]) -> NetworkInterface:
+@post(
+    "/{row_id:uuid}/block",
+    status_code=HTTP_200_OK,
+    summary="Block a network interface",
+    operation_class=Edited,
+)
+async def block(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[NetworkInterface]:
     """Keep everybody from talking on the interface, from the next plan of its gateway on.
 
     Raises:
@@ -163,8 +168,13 @@ async def block(request: HubRequest, row_id: FromPath[uuid.UUID]) -> NetworkInte
     return await _set_blocked(request, row_id, blocked=True)
 
 
-@post("/{row_id:uuid}/unblock", status_code=HTTP_200_OK, summary="Unblock a network interface")
-async def unblock(request: HubRequest, row_id: FromPath[uuid.UUID]) -> NetworkInterface:
+@post(
+    "/{row_id:uuid}/unblock",
+    status_code=HTTP_200_OK,
+    summary="Unblock a network interface",
+    operation_class=Edited,
+)
+async def unblock(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[NetworkInterface]:
     """Let the interface be used again."""
     return await _set_blocked(request, row_id, blocked=False)
 

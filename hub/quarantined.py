@@ -9,20 +9,20 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-from litestar import post
+from litestar import Response, post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.access import access_of
+from hub.etags import Edited
 from hub.ingest import Delivery, store_again, store_row_again
 from hub.models import Gateway
 from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
 from hub.quarantine import ROW, name_of
-from hub.resources import LOOK, Resource, Values, find, in_transaction, note, router_of, show
+from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, router_of, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.readings import name_properties
 from protocol.wire import ContractError, plain
@@ -87,8 +87,13 @@ RESOURCE = Resource(
 )
 
 
-@post("/{row_id:int}/replay", status_code=HTTP_200_OK, summary="Take a quarantined payload through ingestion again")
-async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPayload:
+@post(
+    "/{row_id:int}/replay",
+    status_code=HTTP_200_OK,
+    summary="Take a quarantined payload through ingestion again",
+    operation_class=Edited,
+)
+async def replay(request: HubRequest, row_id: FromPath[int]) -> Response[QuarantinedPayload]:
     """Store what can be read by now.
 
     Raises:
@@ -96,8 +101,8 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
     """
     hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> QuarantinedPayload:
-        row = await find(session, RESOURCE, row_id, access_of(request))
+    async def work(session: AsyncSession) -> Response[QuarantinedPayload]:
+        row = await hold(session, RESOURCE, row_id, request)
         if row.replayed_at is not None:
             raise Conflict("this was replayed already")
         reason = await _store(session, hub, row)
@@ -105,9 +110,9 @@ async def replay(request: HubRequest, row_id: FromPath[int]) -> QuarantinedPaylo
             raise Conflict(f"this still cannot be stored: {reason}")
         row.replayed_at = hub.clock.now()
         await session.flush()
-        answer: QuarantinedPayload = (await show(session, RESOURCE, [row]))[0]
-        await note(session, RESOURCE, "replay", row, after={"replayed_at": answer.replayed_at})
-        return answer
+        shown: QuarantinedPayload = (await show(session, RESOURCE, [row]))[0]
+        await note(session, RESOURCE, "replay", row, after={"replayed_at": shown.replayed_at})
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work)
 

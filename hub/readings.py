@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-from litestar import post
+from litestar import Response, post
 from litestar.params import JSONBody
 from sqlalchemy import ColumnElement, and_, delete, select, tuple_
 from sqlalchemy import text as text_of
@@ -14,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit, ledger_pending, versions
 from hub.bodies import Body
+from hub.etags import Tagged
 from hub.judging import FUTURE, OLDEST
 from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
-from hub.resources import EVERYTHING, Resource, Values, in_transaction, router_of, show
+from hub.resources import EVERYTHING, Resource, Values, answer, in_transaction, router_of, show
 from hub.state import HubRequest, hub_of
 from hub.unjudged import Span, note
 from hub.validation import FLAGS, names_of
@@ -212,16 +213,16 @@ RESOURCE = Resource(
 )
 
 
-@post("/", summary="Create: reading")
-async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody]) -> MeterReadings:
+@post("/", summary="Create: reading", operation_class=Tagged)
+async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody]) -> Response[MeterReadings]:
     """Store a reading of a meter."""
     hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> MeterReadings:
+    async def work(session: AsyncSession) -> Response[MeterReadings]:
         row = await store_one(session, data, hub.clock.now())
-        answer: MeterReadings = (await show(session, RESOURCE, [row]))[0]
-        audit.note(session, audit.CREATE, RESOURCE.noun, row.id, row.organization, after=answer)
-        return answer
+        shown = (await show(session, RESOURCE, [row]))[0]
+        audit.note(session, audit.CREATE, RESOURCE.noun, row.id, row.organization, after=shown)
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work)
 

@@ -193,9 +193,10 @@ async def stored_of(session: AsyncSession, resource: Resource, row: Any) -> Stor
     return stored
 
 
-async def answer(session: AsyncSession, resource: Resource, row: Any) -> Response[Any]:  # noqa: ANN401 - as find
-    """Make the answer of one row, with the tag of its version."""
-    shown = (await show(session, resource, [row]))[0]
+async def answer(session: AsyncSession, resource: Resource, row: Any, shown: Any = None) -> Response[Any]:  # noqa: ANN401 - as find
+    """Make the answer of one row, with the tag of its version; ``shown`` is what it shows, where that is known."""
+    if shown is None:
+        shown = (await show(session, resource, [row]))[0]
     return with_tag(shown, tag_of(await stored_of(session, resource, row), shown))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
-from litestar import post
+from litestar import Response, post
 from litestar.params import JSONBody
 from msgspec import Meta
 from sqlalchemy import ColumnElement, select
@@ -18,11 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.access import Access, access_of
 from hub.bodies import Body
+from hub.etags import Tagged
 from hub.models import MeterDevice
 from hub.models import MeterSecurityKeys as Row
 from hub.paging import Condition, is_uuid
 from hub.problems import Unavailable, wrong
-from hub.resources import EVERYTHING, READ_ONLY, Resource, Values, flush, in_transaction, note, router_of, show
+from hub.resources import (
+    EVERYTHING,
+    READ_ONLY,
+    Resource,
+    Values,
+    answer,
+    flush,
+    in_transaction,
+    note,
+    router_of,
+    show,
+)
 from hub.secrets_box import SealError, read_public_half, seal
 from hub.state import HubRequest, hub_of
 
@@ -139,17 +151,19 @@ RESOURCE = Resource(
 )
 
 
-@post("/", summary="Create or replace: collection of security keys")
-async def post_keys(request: HubRequest, data: JSONBody[MeterSecurityKeyCollectionBody]) -> MeterSecurityKeyCollection:
+@post("/", summary="Create or replace: collection of security keys", operation_class=Tagged)
+async def post_keys(
+    request: HubRequest, data: JSONBody[MeterSecurityKeyCollectionBody]
+) -> Response[MeterSecurityKeyCollection]:
     """Store the keys of a meter; those that it had are gone."""
     hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> MeterSecurityKeyCollection:
+    async def work(session: AsyncSession) -> Response[MeterSecurityKeyCollection]:
         row = await store(session, data, access_of(request), hub.clock.now())
-        answer: MeterSecurityKeyCollection = (await show(session, RESOURCE, [row]))[0]
-        told = {"meter": answer.meter, "stored": answer.stored}
-        await note(session, RESOURCE, "replace", row, after=told, secrets=answer.stored)
-        return answer
+        shown: MeterSecurityKeyCollection = (await show(session, RESOURCE, [row]))[0]
+        told = {"meter": shown.meter, "stored": shown.stored}
+        await note(session, RESOURCE, "replace", row, after=told, secrets=shown.stored)
+        return await answer(session, RESOURCE, row, shown)
 
     return await in_transaction(request, work)
 
