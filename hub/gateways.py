@@ -22,9 +22,11 @@ from hub.models import Batch, Caller, Command, LossRecord, NetworkInterface, Rec
 from hub.models import Gateway as Row
 from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
+from hub.plans import raise_changed
 from hub.problems import wrong
 from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
 from hub.rivals import conflict_of
+from hub.sealed_keys import forget_sealed, read_needs
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
 from protocol.topics import check_gateway_id
@@ -36,6 +38,7 @@ class GatewayBody(Body, kw_only=True):
 
     read_only = READ_ONLY | {
         "key_fingerprint",
+        "sealing_key_fingerprint",
         "desired_revision",
         "published_revision",
         "applied_revision",
@@ -74,6 +77,7 @@ class Gateway(GatewayBody, kw_only=True):
 
     id: uuid.UUID
     key_fingerprint: str | None
+    sealing_key_fingerprint: str | None
     desired_revision: int
     published_revision: int
     applied_revision: int
@@ -109,10 +113,16 @@ async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: 
 async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     rates = await read_rates(session, [row.id for row in rows if row.online and row.depth])
     errors = await read_errors(session, [row.id for row in rows])
+    missing: dict[uuid.UUID, list[Values]] = {}
+    for need in await read_needs(session, [row.id for row in rows]):
+        if need.missing:
+            told = {"kind": "receiver", "item": str(need.receiver), "text": need.missing}
+            missing.setdefault(need.gateway, []).append(told)
     return [
         {
             "key_fingerprint": fingerprint(row.public_key) if row.public_key is not None else None,
-            "problems": row.applied_problems,
+            "sealing_key_fingerprint": fingerprint(row.sealing_key) if row.sealing_key is not None else None,
+            "problems": [*row.applied_problems, *missing.get(row.id, [])],
             "in_step": row.desired_revision == row.applied_revision,
             "store_id": row.store_id.hex() if row.store_id is not None else None,
             "oldest_seconds": _age(row),
@@ -183,12 +193,16 @@ async def forget_key(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Respon
         told = (await show(session, RESOURCE, [row]))[0]
         row.public_key, row.updated_at = None, hub.clock.now()
         row.rival_key = None
+        # What the old machine could open goes from its plan too.
+        await forget_sealed(session, row)
         await session.flush()
+        await raise_changed(session, [row.id], row.updated_at)
+        await session.refresh(row)
         shown = (await show(session, RESOURCE, [row]))[0]
         await note(session, RESOURCE, "forget key", row, before=told, after=shown)
         return await answer(session, RESOURCE, row, shown)
 
-    return await in_transaction(request, work)
+    return await in_transaction(request, work, RESOURCE)
 
 
 router = router_of(RESOURCE, forget_key)

@@ -1,4 +1,6 @@
-"""By what the payloads of a receiver name their meters: a field of the meter device."""
+"""By what the payloads of a receiver name their meters, a field of the meter device, and which may need keys."""
+
+import functools
 
 
 def identity_field(receiver: str) -> str:
@@ -10,3 +12,11 @@ def identity_field(receiver: str) -> str:
         return find_receiver(receiver).identity.value
     except ReceiverError:
         return ""
+
+
+@functools.cache
+def ciphering() -> tuple[str, ...]:
+    """The receivers whose payloads may need keys."""
+    from receivers.catalogue import NAMES, find_receiver  # noqa: PLC0415 - as above
+
+    return tuple(name for name in NAMES if find_receiver(name).ciphered)

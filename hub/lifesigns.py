@@ -217,6 +217,10 @@ def _note(gateway: Gateway, sign: Online, now: dt.datetime, *, retained: bool) -
             # The new store counts its sessions anew. (Otherwise its PlanApplied may have come before this sign.)
             gateway.applied_session = gateway.applied_sequence = 0
     gateway.software = sign.software
+    if sign.sealing_key and sign.sealing_key != gateway.sealing_key:
+        # A sign without one does not take it back: the gateway's plan needs none just now.
+        gateway.sealing_key, gateway.keys_wanted = sign.sealing_key, True
+        _log.info("gateway_sealing_key", gateway=sign.gateway, fingerprint=fingerprint(sign.sealing_key))
     gateway.readings_through = sign.readings_through
     gateway.reports_through = sign.reports_through
     gateway.depth = sign.depth

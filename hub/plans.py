@@ -15,7 +15,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
@@ -43,8 +43,10 @@ from hub.models import (
 from hub.once import insert_once
 from hub.plans_kept import Made, keep
 from hub.problems import Conflict
+from hub.sealed_keys import read_needs
 from protocol import plans
 from protocol.envelopes import ENVELOPE_BYTES
+from protocol.meter_keys import SEALED_BYTES
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 
 _T = TypeVar("_T")
@@ -74,6 +76,10 @@ class Content:
     tasks: list[plans.Task] = dataclasses.field(default_factory=list)
     callers: list[plans.CallerGrant] = dataclasses.field(default_factory=list)
     receivers: list[plans.Receiver] = dataclasses.field(default_factory=list)
+    keys_wait: bool = False
+    """Whether keys of its meters have to be sealed (``hub.key_sealing``); no part of what is said."""
+    unsealed: int = 0
+    """Of how many meters there will be keys, and are none yet."""
 
     def digest(self) -> bytes:
         """Digest by which two contents are compared: 16 bytes of SHA-256."""
@@ -205,7 +211,7 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
     if not gateways:
         return []
     locked = await session.execute(
-        select(Gateway.id, Gateway.gateway_id, Gateway.content_digest, Gateway.desired_revision)
+        select(Gateway.id, Gateway.gateway_id, Gateway.content_digest, Gateway.desired_revision, Gateway.keys_wanted)
         .where(Gateway.id.in_(gateways))
         .order_by(Gateway.gateway_id)
         # Not FOR UPDATE: ingestion holds key shares of gateways, and the two would form a ring.
@@ -217,6 +223,8 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
     contents = await read_contents(session, [row.id for row in rows])
     for row in rows:
         content = contents[row.id]
+        if content.keys_wait and not row.keys_wanted:
+            await session.execute(sa.update(Gateway).where(Gateway.id == row.id).values(keys_wanted=True))
         digest = content.digest()
         if digest == row.content_digest:
             continue
@@ -258,11 +266,13 @@ async def render(session: AsyncSession, gateway: uuid.UUID) -> Rendered | None:
 
 
 def _render_within_size(gateway: str, content: Content, revision: int, now: dt.datetime) -> bytes:
-    plain = sum(len(encode(item)) for items in _lists(content) for item in items)
+    # An edit is told at once what would fit no more when the keys of its meters are sealed.
+    keys = content.unsealed * SEALED_BYTES
+    plain = sum(len(encode(item)) for items in _lists(content) for item in items) + keys
     if plain > plans.MAX_PLAN_BYTES - 1024:
         raise PlanTooLargeError(gateway, plain, plans.MAX_PLAN_BYTES - 1024)
     body = content.render(gateway, revision, now)
-    if (size := len(body) + ENVELOPE_BYTES) > MAX_MESSAGE_BYTES:
+    if (size := len(body) + ENVELOPE_BYTES + keys) > MAX_MESSAGE_BYTES:
         raise PlanTooLargeError(gateway, size, MAX_MESSAGE_BYTES)
     return body
 
@@ -338,8 +348,13 @@ async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Conte
     )
     for receiver, meter, timezone, mappings in (await session.execute(pairs)).all():
         meters.setdefault(receiver, []).append((meter, timezone, mappings))
+    sealed: dict[uuid.UUID, dict[uuid.UUID, bytes]] = {}
+    for need in await read_needs(session, {row.gateway for row in receivers}):
+        sealed.setdefault(need.receiver, {})[need.device] = need.sealed
+        contents[need.gateway].keys_wait |= need.waits
+        contents[need.gateway].unsealed += need.given and need.box is None
     for row in receivers:
-        item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, [])))  # noqa: B023 - called at once
+        item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, []), sealed.get(row.id, {})))  # noqa: B023 - called at once
         if item is not None:
             contents[row.gateway].receivers.append(item)
 
@@ -429,7 +444,9 @@ def _task(task: AmrTask) -> plans.Task:
     )
 
 
-def _receiver(row: Receiver, meters: list[tuple[MeterDevice, str | None, list[Any] | None]]) -> plans.Receiver:
+def _receiver(
+    row: Receiver, meters: list[tuple[MeterDevice, str | None, list[Any] | None]], sealed: Mapping[uuid.UUID, bytes]
+) -> plans.Receiver:
     field = identity_field(row.receiver)
     return plans.Receiver(
         id=row.id,
@@ -448,6 +465,7 @@ def _receiver(row: Receiver, meters: list[tuple[MeterDevice, str | None, list[An
                     for entry in mappings or []
                     if not entry["archive"]
                 ],
+                keys=sealed.get(meter.id, b""),
             )
             for meter, timezone, mappings in meters
         ],

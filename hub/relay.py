@@ -42,6 +42,7 @@ from hub.database import is_out_of_strength, reading, writing
 from hub.deadlines_kept import Keeper
 from hub.flagging import keep_judging
 from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
+from hub.key_sealing import Sealer
 from hub.lanes import Lanes
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
@@ -175,6 +176,8 @@ class Relay:
             group.create_task(self._for_ever("keeping deadlines", keeper.keep_on), name="relay-deadlines")
             sender = Sender(self._engine, self._clock, self._opens, self._settings.webhook_hosts)
             group.create_task(self._for_ever("sending webhooks", sender.keep_on), name="relay-webhooks")
+            sealer = Sealer(self._engine, self._clock, self._opens)
+            group.create_task(self._for_ever("sealing keys", sealer.keep_on), name="relay-sealing")
 
     async def _for_ever(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step; when the database fails it pauses and goes on, because gateways keep what has no receipt."""

@@ -1,7 +1,8 @@
 """Security keys of meters: passwords and DLMS keys. They go in and never come out: answers say which there are.
 
 One collection for each meter; who posts it again replaces it. The values are sealed (``hub.secrets_box``) before they
-reach the database, and only what holds the hub's keys can open them: no answer, log or error has them.
+reach the database, and only what holds the hub's keys can open them: no answer, log or error has them. What gateways
+need of them comes with their plans, sealed for each (``hub.sealed_keys``).
 """
 
 import datetime as dt
@@ -16,6 +17,7 @@ from msgspec import Meta
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import plans
 from hub.access import Access, access_of
 from hub.bodies import Body
 from hub.etags import Tagged
@@ -51,6 +53,7 @@ class MeterSecurityKeyCollectionBody(Body, kw_only=True):
     dlms_global_broadcast_encryption_key: _Key | None = None
     dlms_master_key: _Key | None = None
     dlms_global_authentication_key: _Key | None = None
+    dlms_dedicated_key: _Key | None = None
 
 
 SECRETS = tuple(name for name in MeterSecurityKeyCollectionBody.__struct_fields__ if name != "meter")
@@ -77,6 +80,7 @@ class MeterSecurityKeyCollection(msgspec.Struct, kw_only=True):
     dlms_global_unicast_encryption_key: str | None = None
     dlms_global_broadcast_encryption_key: str | None = None
     dlms_global_authentication_key: str | None = None
+    dlms_dedicated_key: str | None = None
     stored: list[str]
     created_at: dt.datetime
     updated_at: dt.datetime
@@ -106,8 +110,13 @@ async def _owner(session: AsyncSession, row: Row) -> uuid.UUID | None:
     return await session.scalar(select(MeterDevice.organization).where(MeterDevice.id == row.meter))
 
 
+async def _gateways(session: AsyncSession, row_id: uuid.UUID) -> set[uuid.UUID]:
+    meter = await session.scalar(select(Row.meter).where(Row.id == row_id))
+    return set() if meter is None else await plans.gateways_of_device(session, meter)
+
+
 async def store(session: AsyncSession, body: MeterSecurityKeyCollectionBody, access: Access, now: dt.datetime) -> Row:
-    """Seal and store the keys of a meter in place of those that it had.
+    """Seal and store the keys of a meter in place of those that it had; who calls it raises the plans.
 
     Raises:
         Wrong: when there is no such meter.
@@ -123,8 +132,9 @@ async def store(session: AsyncSession, body: MeterSecurityKeyCollectionBody, acc
         raise Unavailable(str(error)) from error
     row = await session.scalar(select(Row).where(Row.meter == meter.id))
     if row is None:
-        row = Row(meter=meter.id, created_at=now)
+        row = Row(meter=meter.id, created_at=now, generation=0)
         session.add(row)
+    row.generation += 1
     row.sealed, row.stored, row.updated_at = sealed, sorted(values), now
     await flush(session, RESOURCE)
     return row
@@ -148,6 +158,7 @@ RESOURCE = Resource(
     more=_meters,
     owned=_owned,
     owner=_owner,
+    gateways=_gateways,
 )
 
 
@@ -159,13 +170,15 @@ async def post_keys(
     hub = hub_of(request)
 
     async def work(session: AsyncSession) -> Response[MeterSecurityKeyCollection]:
-        row = await store(session, data, access_of(request), hub.clock.now())
+        now = hub.clock.now()
+        row = await store(session, data, access_of(request), now)
+        await plans.raise_changed(session, await plans.gateways_of_device(session, row.meter), now)
         shown: MeterSecurityKeyCollection = (await show(session, RESOURCE, [row]))[0]
         told = {"meter": shown.meter, "stored": shown.stored}
         await note(session, RESOURCE, "replace", row, after=told, secrets=shown.stored)
         return await answer(session, RESOURCE, row, shown)
 
-    return await in_transaction(request, work)
+    return await in_transaction(request, work, RESOURCE)
 
 
 router = router_of(RESOURCE, post_keys)

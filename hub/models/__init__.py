@@ -55,7 +55,7 @@ from hub.models.estate import (
 from hub.models.plans import GatewayPlan
 from hub.models.receivers import Receiver, UndecodablePush, receiver_meters
 from hub.models.retention import ReadingsKept, RetentionPolicy
-from hub.models.security import MeterSecurityKeys
+from hub.models.security import MeterSecurityKeys, SealedMeterKeys
 from hub.models.validation import DevicePeriod, UnjudgedReadings
 
 __all__ = [
@@ -104,6 +104,7 @@ __all__ = [
     "Receiver",
     "RetentionPolicy",
     "RunReport",
+    "SealedMeterKeys",
     "SimCard",
     "StagedReading",
     "Token",

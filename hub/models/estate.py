@@ -26,7 +26,8 @@ class Gateway(Identified, Base):
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
     messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``. While
-    ``backfill_paused`` nothing that is missing is fetched from it.
+    ``backfill_paused`` nothing that is missing is fetched from it. ``sealing_key`` is what keys of its meters are
+    sealed with, as it said last; while ``keys_wanted`` some wait for that.
     """
 
     __tablename__ = "gateways"
@@ -67,6 +68,8 @@ class Gateway(Identified, Base):
     past_stores: Mapped[list[Any]] = mapped_column(default=list)
     lines: Mapped[list[Any]] = mapped_column(default=list)
     backfill_paused: Mapped[bool] = mapped_column(default=False)
+    sealing_key: Mapped[bytes | None]
+    keys_wanted: Mapped[bool] = mapped_column(default=False)
 
 
 class SimCard(Identified, Base):

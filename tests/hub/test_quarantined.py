@@ -94,6 +94,7 @@ def test_rest_writes_in_one_way() -> None:
         "deadlines_kept",
         "webhooks",
         "retention_sweep",
+        "key_sealing",
         "partitions",
         "processes",
     }

@@ -1,6 +1,7 @@
 """Meters that push, through a whole site of real processes: P1 by TCP, DLMS ciphered by UDP and by TCP.
 
-Every slot arrives once, through faults, kills and strangers; what is damaged, of nobody or played back is seen.
+Every slot arrives once, through faults, kills, strangers and a meter's new key; what is damaged, of nobody or played
+back is seen. Keys are given to the hub alone, and lie in the clear nowhere.
 """
 
 import collections
@@ -42,6 +43,14 @@ class Dlms:
         self.meters = {title: CipheredDlmsMeter(SEED, title) for title in (*DLMS.values(), STRANGER)}
         self.frames: dict[str, list[bytes]] = {title: [] for title in self.meters}
         self.said: list[Said] = []
+        self.keys = {title: keys(SEED, title) for title in DLMS.values()}
+        self.used = [key for kinds in self.keys.values() for key in kinds.values()]
+        """Every key that there was."""
+
+    def changes_its_key(self, title: str) -> None:
+        """Give a meter other keys."""
+        self.meters[title], self.keys[title] = CipheredDlmsMeter(SEED + 1, title), keys(SEED + 1, title)
+        self.used += self.keys[title].values()
 
     def says(self, title: str, at: dt.datetime, way: str = "udp") -> None:
         """Have a meter push what it has at this instant."""
@@ -107,13 +116,23 @@ def create_receiver(opened: Site, name: str, receiver: str, endpoint: str, *mete
     return str(row["id"])
 
 
-def secrets() -> str:
-    """The settings of the gateway that has the keys of its DLMS meters."""
-    return "".join(
-        f'[meters."DLMS by {way}"]\n'
-        + "".join(f'{kind}_key = "{key.hex()}"\n' for kind, key in keys(SEED, title).items())
-        for way, title in DLMS.items()
-    )
+def give_keys(opened: Site, dlms: Dlms, title: str) -> None:
+    """Tell the hub what a meter ciphers with."""
+    fields = {
+        "dlms_global_unicast_encryption_key": dlms.keys[title]["encryption"].hex(),
+        "dlms_global_authentication_key": dlms.keys[title]["authentication"].hex().upper(),
+    }
+    made = opened.hub.post("/v1/metering/meter-security-keys", meter=opened.devices[title], **fields)
+    assert made["stored"] == sorted(fields)
+    assert [made[field] for field in fields] == [None, None]
+
+
+def in_the_clear(folder: pathlib.Path, used: list[bytes]) -> list[str]:
+    """Return the files below a folder (logs, databases, settings) that have a key in them."""
+    forms = [form for key in used for form in (key, key.hex().encode(), key.hex().upper().encode())]
+    return [
+        str(path) for path in folder.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in forms)
+    ]
 
 
 def causes(opened: Site, receiver: str, word: str) -> list[str]:
@@ -149,7 +168,10 @@ def test_what_is_pushed_arrives_once_and_what_may_not_be_taken_is_seen(
     udp = DLMS["udp"]
     with site(database_url, tmp_path, rate=RATE) as opened, p1_port(opened, truth) as place:
         receivers = build(opened, place, dlms.ports)
-        opened.start_agent("gw-1", secrets())
+        for title in DLMS.values():
+            give_keys(opened, dlms, title)
+        opened.start_agent("gw-1")
+        opened.wait_for("the plan has the keys", lambda: opened.gateway("gw-1")["problems"] == [] and opened.settled())
 
         def speak() -> None:
             for way, title in DLMS.items():
@@ -186,6 +208,23 @@ def test_what_is_pushed_arrives_once_and_what_may_not_be_taken_is_seen(
             lambda: dlms.repeats(udp, old),
             lambda: len(causes(opened, receivers["udp"], "older")) > refused,
         )
+        refused = len(causes(opened, receivers["udp"], "its tag is wrong"))
+        dlms.changes_its_key(udp)
+        push_until(
+            opened,
+            "a key that the hub does not have opens nothing",
+            lambda: dlms.says(udp, opened.clock.now() + 2 * LATER),
+            lambda: len(causes(opened, receivers["udp"], "its tag is wrong")) > refused,
+        )
+        give_keys(opened, dlms, udp)
+        before = opened.count(meter_device=opened.devices[udp])
+        push_until(
+            opened,
+            "the changed key is in force",
+            lambda: dlms.says(udp, opened.clock.now() + 2 * LATER),
+            lambda: opened.count(meter_device=opened.devices[udp]) > before,
+        )
+        assert opened.gateway("gw-1")["problems"] == []
         opened.wait_for("three slots of a P1 port", lambda: len(slots_of(opened)) >= 3)
         opened.wait_for(
             "a telegram was damaged", lambda: opened.count("/v1/undecodable-pushes", receiver=receivers["p1"]) > 0
@@ -198,6 +237,7 @@ def test_what_is_pushed_arrives_once_and_what_may_not_be_taken_is_seen(
         strangers = set(causes(opened, receivers["udp"], "unknown system title"))
         by_tcp = opened.count("/v1/undecodable-pushes", receiver=receivers["listen"])
         assert opened.count("/v1/metering/staged-meter-readings") == 0
+        assert in_the_clear(tmp_path, dlms.used) == []
 
     said = {
         (opened.devices[row["meter"]], opened.series[row["series"]], dt.datetime.fromisoformat(row["timestamp"])): row[
