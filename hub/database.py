@@ -24,6 +24,8 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from hub import sqlite_trips
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNREACHABLE = (
     OperationalError,
@@ -99,6 +101,7 @@ def create_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
         return engine
     engine = create_async_engine(target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15)
+    event.listen(engine.sync_engine, "do_connect", sqlite_trips.connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine
