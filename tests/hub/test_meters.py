@@ -136,7 +136,7 @@ async def test_meters_of_a_gateway_are_those_on_its_lines_and_those_that_push_to
     mine, other = await create_fleet(rest, "mine"), await create_fleet(rest, "other")
     owner = {"organization": mine.organization}
     pushing = await rest.post("/v1/metering/meter-devices", **owner, name="P1", protocol="iec62056-21")
-    receiver = {"gateway": mine.gateway, "name": "p1", "receiver": "dsmr", "endpoint": "serial:/dev/ttyUSB0"}
+    receiver = {"gateway": mine.gateway, "name": "p1", "receiver": "dsmr_p1", "endpoint": "/dev/ttyUSB0"}
     await rest.post("/v1/receivers", **owner, **receiver, meter_devices=[pushing["id"]])
 
     async def found(query: str) -> set[str]:
