@@ -21,6 +21,7 @@ import pytest
 
 from deploy.demo.processes import Process, Stage, program
 from hub.keys import open_key
+from hub.settings import sqlite_url
 from tests.parts.databases import BOTH, new_postgresql
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -31,12 +32,13 @@ PASSWORD = "correct horse battery staple"  # noqa: S105 - of users that nobody e
 
 
 class RunningHub:
-    """A client of a hub's process, with a staff token."""
+    """A client of a hub's process, with a staff token. The one on SQLite has a relay."""
 
-    def __init__(self, process: Process, url: str, token: str) -> None:
+    def __init__(self, process: Process, url: str, token: str, database: str) -> None:
         self.process = process
         self.url = url
         self.token = token
+        self.database = database
         self.client = httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}, timeout=60)
 
     def ask(self, method: str, path: str, body: object = None, status: int | None = None) -> Any:  # noqa: ANN401 - JSON
@@ -75,7 +77,7 @@ def running_hub(kind: str) -> RunningHub:
     stage = Stage(folder, {})
     atexit.register(stage.__exit__)
     if kind == "sqlite":
-        place = ["--data", str(folder / "data")]
+        place, url = ["--data", str(folder / "data")], sqlite_url(folder / "data")
         command = ["metergate-hub", "run", "--port", "0", "--mqtt-port", "0", *place]
     else:
         # Its server ends with this process, and the database with it.
@@ -90,7 +92,7 @@ def running_hub(kind: str) -> RunningHub:
         [program("metergate-hub"), "token", "create", "test", *place], check=True, capture_output=True, text=True
     )
     process = stage.start("hub", command, hello=True)
-    return RunningHub(process, process.hello["rest"], made.stdout.split()[-1])
+    return RunningHub(process, process.hello["rest"], made.stdout.split()[-1], url)
 
 
 @pytest.fixture(params=BOTH)
