@@ -5,6 +5,7 @@ from client.hub import Hub
 from client.records import (
     Backfill,
     Command,
+    CommandBatch,
     Event,
     Gateway,
     Meter,
@@ -22,6 +23,7 @@ __all__ = [
     "Backfill",
     "Changed",
     "Command",
+    "CommandBatch",
     "Event",
     "Gateway",
     "Hub",

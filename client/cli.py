@@ -22,9 +22,12 @@ from client.shown import note
 REFUSED, USAGE, NOT_REACHABLE, NOT_ALLOWED = 1, 2, 3, 4
 
 _MODULES = {
+    "audit": "cli_audit",
     "backfill": "cli_gaps",
+    "batch": "cli_batches",
     "command": "cli_commands",
     "delete": "cli_raw",
+    "export": "cli_readings",
     "gaps": "cli_gaps",
     "gateways": "cli_estate",
     "get": "cli_raw",

@@ -40,7 +40,8 @@ def login_command(context: click.Context, username: str | None, organization: st
     at the latest a week after this.
 
     \b
-      metergate-hub api --url https://hub.example.com login anna@example.com
+      metergate-hub api login anna@example.com
+      metergate-hub api --url https://hub.example.com login anna@example.com --organization Stadtwerke
     """
     file = session_file(os.environ)
     kept = read_session(file)

@@ -1,6 +1,7 @@
 """``api read``, ``invoke`` and ``command``: have a meter asked now, watch what becomes of it, call it off."""
 
 import datetime as dt
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from client.errors import NotClear
 from client.fields import read_fields
 from client.hub import Hub
 from client.records import Command, Gateway, Meter
-from client.shown import facts, instant, json_lines, json_option, note, table, watched
+from client.shown import facts, instant, json_lines, json_option, note, plain, table, watched
 
 _INTERRUPTED = 130
 _SINGLE, _SEVERAL = "read_single_value", "read_values"
@@ -55,7 +56,7 @@ def read_command(
     kwargs: dict[str, Any] = {"address": addresses[0]} if len(addresses) == 1 else {"addresses": list(addresses)}
     call = _SINGLE if len(addresses) == 1 else _SEVERAL
     made = hub.invoke(found.id, context_name or _context_of(found), call, kwargs)
-    _attend(context, hub, made, timeout, wait=not no_wait, as_json=as_json)
+    _attend(context, hub, made.id, timeout, wait=not no_wait, telling=watched(), as_json=as_json)
 
 
 @click.command("invoke")
@@ -92,7 +93,7 @@ def invoke_command(
     found = hub.find(Meter, meter)
     more = {"ttl_seconds": ttl_seconds} if ttl_seconds is not None else None
     made = hub.invoke(found.id, context_name or _context_of(found), call, read_fields(kwargs), more=more)
-    _attend(context, hub, made, timeout, wait=not no_wait, as_json=as_json)
+    _attend(context, hub, made.id, timeout, wait=not no_wait, telling=watched(), as_json=as_json)
 
 
 def _context_of(meter: Meter) -> str:
@@ -100,33 +101,41 @@ def _context_of(meter: Meter) -> str:
     return f"generic_{meter.protocol.replace('-', '')}"
 
 
-def _attend(context: click.Context, hub: Hub, command: Command, timeout: float, *, wait: bool, as_json: bool) -> None:
-    """Wait for a command's end, tell what it brought, and end with 1 unless it is done."""
+def _attend(
+    context: click.Context,
+    hub: Hub,
+    command: uuid.UUID,
+    timeout: float,
+    *,
+    as_json: bool,
+    wait: bool = True,
+    telling: bool = False,
+) -> None:
+    """Wait for a command's end, ``telling`` of each state, say what it brought, and end with 1 unless it is done."""
     if not wait:
         if as_json:
-            json_lines([hub.get(f"{Command.path}/{command.id}")])
+            json_lines([hub.get(f"{Command.path}/{command}")])
         else:
-            click.echo(command.id)
+            click.echo(command)
         return
-    told = None if as_json or not watched() else _told
+    until = time.monotonic() + timeout
     try:
-        end = hub.wait_command(command.id, timeout, told)
+        if telling and not as_json:
+            for change in hub.follow_command(command, timeout):
+                note(f"{instant(change.at)} {change.state}" + (f": {plain(change.cause)}" if change.cause else ""))
+        end = hub.wait_command(command, until - time.monotonic())
     except KeyboardInterrupt:
-        note(f"the command goes on; metergate-hub api command cancel {command.id} calls it off")
+        note(f"the command goes on; metergate-hub api command cancel {command} calls it off")
         context.exit(_INTERRUPTED)
-    whole = hub.get(f"{Command.path}/{command.id}")
+    whole = hub.get(f"{Command.path}/{command}")
     if as_json:
         json_lines([whole])
     else:
         _show_answer(whole)
     if not end.final:
-        note(f"it has not ended after {timeout:g} s; metergate-hub api command follow {command.id} waits on")
+        note(f"it has not ended after {timeout:g} s; metergate-hub api command follow {command} waits on")
     if end.state != "done":
         context.exit(REFUSED)
-
-
-def _told(command: Command) -> None:
-    note(f"{dt.datetime.now(dt.UTC):%H:%M:%SZ} {command.state}" + (f": {command.cause}" if command.cause else ""))
 
 
 def _show_answer(whole: Mapping[str, Any]) -> None:
@@ -243,7 +252,7 @@ def show_command(context: click.Context, command: uuid.UUID, *, as_json: bool) -
 def follow_command(context: click.Context, command: uuid.UUID, timeout: float, *, as_json: bool) -> None:
     """Wait for the end of a COMMAND (its id), telling each state; the exit status is 1 unless it is done."""
     hub = connected(context)
-    _attend(context, hub, hub.get(Command, command), timeout, wait=True, as_json=as_json)
+    _attend(context, hub, command, timeout, telling=True, as_json=as_json)
 
 
 @command_command.command("cancel")

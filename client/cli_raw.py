@@ -106,7 +106,11 @@ def post_command(
 def put_command(
     context: click.Context, path: str, fields: tuple[str, ...], body: BinaryIO | None, if_match: str | None
 ) -> None:
-    """Replace an object; what is left out gets its default. FIELDS are name=text or name:=JSON."""
+    r"""Replace an object; what is left out gets its default. FIELDS are name=text or name:=JSON.
+
+    \b
+      metergate-hub api put metering/amr-tasks/ID --body task.json
+    """
     headers = {"If-Match": if_match} if if_match else {}
     sent = msgspec.json.encode(_body(fields, body))
     answer = connected(context).send("PUT", path, None, sent, headers=headers)

@@ -13,15 +13,15 @@ import datetime as dt
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar, overload
+from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, overload
 
 import msgspec
 
-from client.connection import ANSWER_SECONDS, Answer, Connection
+from client.connection import ANSWER_SECONDS, TRIES, Answer, Connection
 from client.errors import NotClear, NotReachable
-from client.records import Command, Record
+from client.records import Command, CommandBatch, Record, StateChange
 
 PAGE = 1000
 """Rows that a list gives at once."""
@@ -29,11 +29,23 @@ PAGE = 1000
 WAIT_SECONDS = 30
 """So long one question waits for a command's end; the next one follows."""
 
+_AGAIN_SECONDS = 0.5
+"""Before a stream that ended too early is asked for again."""
+
 _PLACES = "/v1/"
 _R = TypeVar("_R", bound=Record)
+_Ending = TypeVar("_Ending", StateChange, CommandBatch)
 _Answered = dict[str, Any]
 _Id = uuid.UUID | int | str
 _JSON = "application/json"
+
+
+class ServerEvent(NamedTuple):
+    """A server-sent event."""
+
+    id: str
+    name: str
+    data: str
 
 
 class Hub:
@@ -104,11 +116,16 @@ class Hub:
                 count += to.write(piece)
         return count
 
-    def events(self, path: str, seconds: float | None = None, **query: object) -> Iterator[tuple[str, str]]:
-        """Yield server-sent events as they come: the event's name and its data. ``seconds`` as of ``Hub``."""
-        headers = {"Accept": "text/event-stream"}
-        with self._connection.stream("GET", _place(path, query), None, headers, seconds=seconds) as (_, pieces):
-            yield from _events(pieces)
+    def events(self, path: str, after: str = "", until: float | None = None, **query: object) -> Iterator[ServerEvent]:
+        """Yield server-sent events as they come, those ``after`` an id; the stream is left at a monotonic instant.
+
+        Raises:
+            NotReachable: when the stream breaks off; whoever knows the last id may ask for what came after it.
+        """
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after else {})}
+        left = self._seconds if until is None else max(0.1, min(self._seconds, until - time.monotonic()))
+        with self._connection.stream("GET", _place(path, query), None, headers, seconds=left) as (_, pieces):
+            yield from _events(_before(pieces, until))
 
     # Objects
 
@@ -126,7 +143,7 @@ class Hub:
     def get_with_etag(self, path: str) -> tuple[_Answered, str]:
         """Read one object with the ETag that ``update`` takes; empty where the object has none."""
         answer = self.send("GET", path)
-        return msgspec.json.decode(answer.body, type=_Answered), answer.headers.get("etag", "")
+        return _decode(answer.body, _Answered), answer.headers.get("etag", "")
 
     @overload
     def list(self, what: type[_R], *, most: int | None = None, **filters: object) -> Iterator[_R]: ...
@@ -140,7 +157,7 @@ class Hub:
         query: Mapping[str, object] = {**filters, "limit": PAGE if most is None else max(1, min(most, PAGE))}
         left = most
         while left is None or left > 0:
-            page = msgspec.json.decode(self.send("GET", path, query).body, type=_Page)
+            page = _decode(self.send("GET", path, query).body, _Page)
             for raw in page.results[:left]:
                 yield _read(raw, what)
             left = None if left is None else left - len(page.results)
@@ -152,7 +169,7 @@ class Hub:
     def count(self, what: type[Record] | str, **filters: object) -> int:
         """Return how many objects a list has."""
         page = self.send("GET", what if isinstance(what, str) else what.path, {**filters, "limit": 1})
-        return msgspec.json.decode(page.body, type=_Page).count
+        return _decode(page.body, _Page).count or 0
 
     @overload
     def create(self, what: type[_R], fields: object, *, idempotency_key: str | None = None) -> _R: ...
@@ -175,7 +192,8 @@ class Hub:
         """
         headers = {"If-Match": if_match} if if_match else {}
         answer = self.send("PATCH", path, None, msgspec.json.encode(changes), headers=headers)
-        return msgspec.json.decode(answer.body, type=_Answered)
+        changed: _Answered = _decode(answer.body, _Answered)
+        return changed
 
     def delete(self, path: str, *, if_match: str | None = None, **query: object) -> None:
         """Delete an object."""
@@ -217,41 +235,69 @@ class Hub:
         made = self.create("metering/amr-tasks/invoke", {**asked, **(more or {})}, idempotency_key=str(uuid.uuid4()))
         return self.get(Command, made["command"])
 
-    def wait_command(
-        self, command: uuid.UUID, seconds: float = 300, told: Callable[[Command], None] | None = None
-    ) -> Command:
-        """Return a command when it has ended, or as it stands after so many seconds; ``told`` hears of each state."""
+    def wait_command(self, command: uuid.UUID, seconds: float = 300) -> Command:
+        """Return a command when it has ended, or as it stands after so many seconds."""
         until = time.monotonic() + seconds
-        state = ""
         while True:
             left = until - time.monotonic()
-            # Short at first, so that each state is seen; then long, so that nobody asks in vain.
-            wait = max(0, min(WAIT_SECONDS if told is None else 1, int(left)))
-            query = {"wait": wait}
-            answer = self.send("GET", f"{Command.path}/{command}", query, seconds=self._seconds + wait)
-            found = msgspec.json.decode(answer.body, type=Command)
-            if told is not None and found.state != state:
-                told(found)
-                state = found.state
+            wait = max(0, min(WAIT_SECONDS, int(left)))
+            answer = self.send("GET", f"{Command.path}/{command}", {"wait": wait}, seconds=self._seconds + wait)
+            found: Command = _decode(answer.body, Command)
             if found.final or left <= 0:
                 return found
             if wait == 0:
                 time.sleep(min(0.2, max(0.0, left)))
 
+    def follow_command(self, command: uuid.UUID, seconds: float = 300) -> Iterator[StateChange]:
+        """Yield each state of a command as it comes into it, those before now first, until its end or so long.
+
+        A stream that breaks off is taken up where it was.
+        """
+        return self._follow(f"{Command.path}/{command}/events", StateChange, seconds)
+
+    def follow_batch(self, batch: uuid.UUID, seconds: float = 3600) -> Iterator[CommandBatch]:
+        """Yield a batch of commands as it stands, again when that has changed, until its end or so long."""
+        return self._follow(f"{CommandBatch.path}/{batch}/events", CommandBatch, seconds)
+
+    def _follow(self, path: str, kind: type[_Ending], seconds: float) -> Iterator[_Ending]:
+        until, last, broken = time.monotonic() + seconds, "", 0
+        while True:
+            try:
+                for event in self.events(path, last, until):
+                    last, broken = event.id, 0
+                    told: _Ending = _decode(event.data.encode(), kind)
+                    yield told
+                    if told.final:
+                        return
+            except NotReachable:
+                broken += 1
+                if broken == TRIES:
+                    raise
+            if time.monotonic() >= until - _AGAIN_SECONDS:
+                return
+            time.sleep(_AGAIN_SECONDS)
+
 
 class _Page(msgspec.Struct):
     results: list[msgspec.Raw]
     next: str | None = None
-    count: int = 0
+    count: int | None = None
 
 
 def _read(body: bytes | msgspec.Raw, what: type[Record] | str) -> Any:  # noqa: ANN401 - what was asked for
-    if not body:
-        return None
+    return _decode(body, Any if isinstance(what, str) else what) if body else None
+
+
+def _decode(body: bytes | msgspec.Raw, kind: Any) -> Any:  # noqa: ANN401 - what is expected
+    """Read an answer.
+
+    Raises:
+        NotReachable: when it is none of a hub's, or of a hub that this client does not know.
+    """
     try:
-        return msgspec.json.decode(body, type=Any if isinstance(what, str) else what)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise NotReachable(f"what answers there is no hub of this kind: {error}") from None
+        raise NotReachable(f"what answers there is no hub that this client knows: {error}") from None
 
 
 def _uuid(said: str) -> uuid.UUID | None:
@@ -278,20 +324,31 @@ def _place(path: str, query: Mapping[str, object] | None) -> str:
     return f"{place}{'&' if '?' in place else '?'}{asked}"
 
 
-def _events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+def _before(pieces: Iterable[bytes], until: float | None) -> Iterator[bytes]:
+    """Yield what comes until then; a stream that lives says something now and then."""
+    for piece in pieces:
+        yield piece
+        if until is not None and time.monotonic() >= until:
+            return
+
+
+def _events(pieces: Iterable[bytes]) -> Iterator[ServerEvent]:
     """Take a stream of server-sent events apart; comments, which keep it alive, are nothing."""
-    name, data = "message", list[str]()
+    key, name, data = "", "message", list[str]()
     for line in _lines(pieces):
         if not line:
             if data:
-                yield name, "\n".join(data)
+                yield ServerEvent(key, name, "\n".join(data))
             name, data = "message", []
             continue
         field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
         if field == "event":
-            name = value.removeprefix(" ")
+            name = value
+        elif field == "id":
+            key = value
         elif field == "data":
-            data.append(value.removeprefix(" "))
+            data.append(value)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:

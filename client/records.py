@@ -174,6 +174,37 @@ class Command(Record, kw_only=True, frozen=True):
     ended_at: dt.datetime | None
 
 
+class StateChange(msgspec.Struct, kw_only=True, frozen=True):
+    """A command has come into a state, for a cause if it is an end that is not ``done``."""
+
+    command: uuid.UUID
+    state: str
+    final: bool
+    cause: str
+    at: dt.datetime
+
+
+class CommandBatch(Record, kw_only=True, frozen=True):
+    """The same call on many meters: how many commands are in which state; ``final`` when all have ended."""
+
+    path = "command-batches"
+    noun = "batch of commands"
+    named_by = ""
+    id: uuid.UUID
+    organization: uuid.UUID
+    meter_execution_type: str
+    task_call: str
+    task_kwargs: dict[str, Any]
+    meters: int
+    commands: int
+    refused: int
+    states: dict[str, Any]
+    ended: int
+    final: bool
+    causes: list[Any]
+    created_at: dt.datetime
+
+
 class Run(Record, kw_only=True, frozen=True):
     """What a gateway did for one task or command, and how it ended."""
 

@@ -269,8 +269,8 @@ def test_a_certificate_is_believed_when_its_authority_is_named(tmp_path: Path) -
 
 
 def test_events_are_taken_apart_however_they_arrive() -> None:
-    text = ': hello\r\n\r\nevent: state\ndata: {"a":\ndata: 1}\n\ndata: x\n\nevent: unfinished\n'
+    text = ': hello\r\n\r\nid: 4\r\nevent: state\ndata: {"a":\ndata: 1}\n\ndata: x\n\nevent: unfinished\n'
     pieces = "".join(f"{len(one):x}\r\n{one}\r\n" for one in (text[:20], text[20:33], text[33:]))
     head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     with peer(f"{head}{pieces}0\r\n\r\n".encode()) as server, Hub(server.url, SECRET) as hub:
-        assert list(hub.events("commands/7/events")) == [("state", '{"a":\n1}'), ("message", "x")]
+        assert list(hub.events("commands/7/events")) == [("4", "state", '{"a":\n1}'), ("4", "message", "x")]
