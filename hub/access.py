@@ -65,6 +65,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/loss-records": _LOOK_ONLY,
     "/v1/quarantine": _SIFTED,
     "/v1/undecodable-pushes": _SIFTED,
+    "/v1/sheets": _estate(),
     "/v1/metering/network-interfaces": _estate(),
     "/v1/metering/sim-cards": _estate(),
     "/v1/metering/meter-device-types": _estate(),

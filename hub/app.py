@@ -39,6 +39,7 @@ from hub import (
     retention,
     runs,
     security_keys,
+    sheets,
     signing_in,
     sim_cards,
     staged_readings,
@@ -90,6 +91,7 @@ RESOURCES = (
     quarantined,
     retention,
     undecodable_pushes,
+    sheets,
     health,
 )
 

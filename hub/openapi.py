@@ -79,6 +79,11 @@ class Asked:
 
 
 _CONSUMPTION: Final = ("meter_device", "series", "start_time", "end_time")
+_SHEET: Final[Mapping[str, Document]] = {
+    "organization": {"type": "string", "description": "Its name or id."},
+    "separator": {"type": "string", "enum": ["comma", "semicolon", "tab"]},
+    "on_error": {"type": "string", "enum": ["stop", "skip"]},
+}
 _OWN: Final[Mapping[tuple[str, str], Asked]] = {
     ("get", "/v1/completeness"): Asked((*SCOPES, "start", "end", "reasons")),
     ("get", "/v1/completeness/gaps"): Asked((*SCOPES, "start", "end", "state", "reason", "limit", "offset")),
@@ -94,6 +99,14 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
     ("get", "/v1/retention-policies/preview"): Asked(("organization", "readings_days", "events_days", "staged_days")),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
     ("get", "/v1/gateways/{row_id}/plans/diff"): Asked(("from", "to")),
+    **{
+        (method, f"/v1/sheets/{name}"): Asked(names, kinds=_SHEET)
+        for method, names in (
+            ("get", ("organization", "separator", "bom")),
+            ("post", ("dry_run", "on_error", "organization")),
+        )
+        for name in ("meters", "assignments", "keys")
+    },
 }
 """Queries of operations that are no resource's list."""
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.keys import read_seeds
 from hub.models import HubState
-from hub.secrets_box import PUBLIC_HALF, SealError, note_public_half, public_half, unseal
+from hub.secrets_box import PUBLIC_HALF, SealError, join_parts, note_public_half, parts_of, public_half, unseal
 from protocol.envelopes import SigningKey, fingerprint
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +67,10 @@ class Ring:
             return self._unseal(sealed, purpose)
 
     def _unseal(self, sealed: bytes, purpose: str) -> bytes:
+        # Parts that were given at different times may be sealed for different keys.
+        return join_parts([self._open(part, purpose) for part in parts_of(sealed)])
+
+    def _open(self, sealed: bytes, purpose: str) -> bytes:
         for key in self.keys:
             try:
                 return unseal(key, sealed, purpose)

@@ -54,6 +54,7 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "/v1/loss-records": (R, NOBODY, NOBODY),
     "/v1/quarantine": (R, NOBODY, CORRECT),
     "/v1/undecodable-pushes": (R, NOBODY, CORRECT),
+    "/v1/sheets": (f"{R} {CONF}", CONF, CONF),
     "/v1/metering/network-interfaces": (f"{R} {CONF}", CONF, CONF),
     "/v1/metering/sim-cards": (f"{R} {CONF}", CONF, CONF),
     "/v1/metering/meter-device-types": (f"{R} {CONF}", CONF, CONF),
