@@ -7,15 +7,15 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import plans
 from hub.bodies import Body
-from hub.models import AmrTask, group_tasks
+from hub.models import AmrTask, Deadline, group_tasks
 from hub.models import AmrTaskGroup as Row
 from hub.paging import equals, is_uuid
-from hub.resources import READ_ONLY, Link, Resource, Values, router_of
+from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
 
 
 class AmrTaskGroupBody(Body, kw_only=True):
@@ -50,6 +50,10 @@ async def _tasks_info(session: AsyncSession, rows: Sequence[Row]) -> list[Values
     return [{"tasks_info": ", ".join(texts.get(row.id, []))} for row in rows]
 
 
+def _deadlines(group: uuid.UUID) -> Select[str]:
+    return select(Deadline.name).where(Deadline.task_group == group).order_by(Deadline.name)
+
+
 RESOURCE = Resource(
     noun="AMR task group",
     path="/v1/metering/amr-task-groups",
@@ -59,6 +63,7 @@ RESOURCE = Resource(
     unique=("organization", "name"),
     filters={"name": equals(Row.name), "organization": is_uuid(Row.organization)},
     links=(Link("tasks", group_tasks, "group", "task", AmrTask),),
+    used_by=(Use("deadlines", Deadline, "task_group", names=_deadlines),),
     more=_tasks_info,
     gateways=plans.gateways_of_group,
 )

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import ledger
-from hub.backfill_noticing import notice
-from hub.backfill_rows import DONE, WAITING
+from hub.backfill_noticing import HORIZON, notice
+from hub.backfill_rows import CANCELLED, DONE, GAVE_UP, WAITING
 from hub.backfill_sending import call_back, send
 from hub.backfill_settling import conclude, follow
 from hub.clocks import Clock
@@ -37,7 +37,7 @@ SENDING_SHARE = 0.2
 """Of the time, what choosing and sending windows may take: each line has a second command in hand meanwhile."""
 
 KEPT_FOR = dt.timedelta(days=90)
-"""How long backfills that are done are remembered."""
+"""How long backfills are remembered that have ended. What was given up is then a gap again, to be tried anew."""
 
 _LOCK = 0x6D626663
 """PostgreSQL advisory lock: one process plans at a time."""
@@ -135,9 +135,10 @@ class Filler:
 
 
 async def _forget(session: AsyncSession, now: dt.datetime) -> None:
-    """Delete what was done long ago."""
+    """Delete what has ended long ago; a person's word that a gap is to stay only where nobody looks any more."""
+    unseen = sa.and_(Backfill.state == CANCELLED, Backfill.end < now - HORIZON)
     await session.execute(
         sa.delete(Backfill)
-        .where(Backfill.state == DONE, Backfill.ended_at < now - KEPT_FOR)
+        .where(Backfill.ended_at < now - KEPT_FOR, sa.or_(Backfill.state.in_((DONE, GAVE_UP)), unseen))
         .execution_options(synchronize_session=False)
     )

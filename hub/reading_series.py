@@ -6,10 +6,11 @@ import uuid
 from typing import Annotated
 
 from msgspec import Meta
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
-from hub.models import Reading, config_series
+from hub.models import Deadline, Reading, config_series, deadline_series
 from hub.models import ReadingSeries as Row
 from hub.paging import equals
 from hub.problems import wrong
@@ -46,6 +47,11 @@ async def _check(_session: AsyncSession, _row: Row | None, values: Values, _now:
         raise wrong("si_multiplier", str(error)) from error
 
 
+def _deadlines(series: uuid.UUID) -> Select[str]:
+    of_series = select(deadline_series.c.deadline).where(deadline_series.c.series == series)
+    return select(Deadline.name).where(Deadline.id.in_(of_series)).order_by(Deadline.name)
+
+
 RESOURCE = Resource(
     noun="reading series",
     path="/v1/metering/meter-reading-series",
@@ -54,7 +60,11 @@ RESOURCE = Resource(
     out=MeterReadingsSeries,
     unique=("organization", "name"),
     filters={"name": equals(Row.name), "unit": equals(Row.unit)},
-    used_by=(Use("meter device configs", config_series, "series"), Use("readings", Reading, "series")),
+    used_by=(
+        Use("meter device configs", config_series, "series"),
+        Use("readings", Reading, "series"),
+        Use("deadlines", deadline_series, "series", names=_deadlines),
+    ),
     check=_check,
     adopts=True,
 )

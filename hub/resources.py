@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Response, Router, delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
-from sqlalchemy import ColumnElement, Table, func, inspect, select
+from sqlalchemy import ColumnElement, Select, Table, func, inspect, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -35,6 +35,7 @@ from hub.state import Hub, HubRequest, hub_of
 
 _BEYOND_IDS = 2**63
 _TRIES = 8
+_MOST_NAMED = 5
 _CROSSED = frozenset({"40P01", "40001"})
 """What PostgreSQL says when two transactions wait for each other, or cannot both be: one of them is to try again."""
 
@@ -66,11 +67,15 @@ class Link:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
-    """What keeps a row from being deleted: rows of ``model`` whose ``column`` (a name) is its id, called ``noun``."""
+    """What keeps a row from being deleted: rows of ``model`` whose ``column`` (a name) is its id, called ``noun``.
+
+    ``names(row id)`` selects what people call them, where they are few.
+    """
 
     noun: str
     model: type[Any] | Table
     column: str
+    names: Callable[[uuid.UUID], Select[str]] | None = None
 
 
 async def _accept(_session: AsyncSession, _row: Any, _values: Values, _now: dt.datetime) -> None:  # noqa: ANN401 - any row
@@ -328,7 +333,9 @@ async def remove(session: AsyncSession, resource: Resource, row: Any, hub: Hub) 
         table = use.model if isinstance(use.model, Table) else use.model.__table__
         count = await session.scalar(select(func.count()).select_from(table).where(table.c[use.column] == row.id))
         if count:
-            uses.append(f"{count} {use.noun}")
+            names = () if use.names is None else (await session.scalars(use.names(row.id).limit(_MOST_NAMED))).all()
+            more = ["..."] if names and count > len(names) else []
+            uses.append(f"{count} {use.noun}" + (f" ({', '.join([*names, *more])})" if names else ""))
     if uses:
         raise Conflict(f"this {resource.noun} cannot be deleted: it is used by {', '.join(uses)}")
     before = await resource.gateways(session, row.id)

@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from hub import dispatch, models
+from hub.backfill_noticing import HORIZON
 from hub.backfill_plans import MOST_TRIES
-from hub.backfill_rows import DONE, FETCHING, GAVE_UP, PILED_UP, SETTLING, WAITING
-from hub.backfilling import Filler
+from hub.backfill_rows import CANCELLED, DONE, FETCHING, GAVE_UP, PILED_UP, SETTLING, WAITING
+from hub.backfilling import KEPT_FOR, Filler
 from hub.database import reading as looking
 from hub.database import writing
 from protocol import commands, reports
@@ -248,3 +249,29 @@ async def test_a_run_that_waits_for_its_turn_on_a_busy_line_brings_its_rows_itse
     await ran(11, reports.FAILED)
     rows = await site.turn()
     assert max(row.end for row in rows) == at(11)
+
+
+async def test_what_has_ended_long_ago_is_forgotten_but_not_a_persons_word_while_it_counts(site: Site) -> None:
+    await site.store(0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12)
+    await site.sign()
+    [gap] = await site.turn()
+    long_ago, unseen = site.now - KEPT_FOR - HOUR, site.now - HORIZON - 2 * HOUR
+    ended = [
+        (DONE, long_ago, gap.start),
+        (DONE, site.now - HOUR, gap.start),
+        (GAVE_UP, long_ago, gap.start),
+        (GAVE_UP, site.now - HOUR, gap.start - 9 * HOUR),
+        (CANCELLED, long_ago, gap.start - 8 * HOUR),
+        (CANCELLED, long_ago, unseen),
+    ]
+    async with writing(site.engine) as session:
+        for state, at_, start in ended:
+            session.add(
+                models.Backfill(
+                    organization=gap.organization, gateway=gap.gateway, meter_device=gap.meter_device,
+                    archive=gap.archive, start=start, end=start + HOUR, state=state, next_at=at_, noticed_at=at_,
+                    cost_seconds=0.0, created_at=at_, updated_at=at_, ended_at=at_,
+                )
+            )  # fmt: skip
+    left = [(row.state, row.start) for row in await site.turn() if row.ended_at is not None]
+    assert left == [(GAVE_UP, gap.start - 9 * HOUR), (CANCELLED, gap.start - 8 * HOUR), (DONE, gap.start)]

@@ -426,6 +426,20 @@ async def test_names_are_taken_once_periods_stay_and_all_goes_with_the_deadline(
             assert await session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
 
 
+async def test_a_group_or_series_that_a_deadline_needs_says_which_deadline_that_is(site: Site) -> None:
+    owner = str(site.estate.organization)
+    group = await site.rest.post("/v1/metering/amr-task-groups", organization=owner, name="industry")
+    series = await site.rest.post("/v1/metering/meter-reading-series", organization=owner, name="extra", unit="m3")
+    deadline = await site.make(name="Gas day", task_group=group["id"], series=[series["id"]])
+    needed = [f"/v1/metering/amr-task-groups/{group['id']}", f"/v1/metering/meter-reading-series/{series['id']}"]
+    for path in needed:
+        problem = await site.rest.call("DELETE", path, status=409)
+        assert problem["detail"].endswith("cannot be deleted: it is used by 1 deadlines (Gas day)")
+    await site.rest.call("DELETE", f"/v1/deadlines/{deadline['id']}", status=204)
+    for path in needed:
+        await site.rest.call("DELETE", path, status=204)
+
+
 async def test_a_question_about_too_much_or_nothing_is_refused(site: Site) -> None:
     deadline = await site.make()
     path = f"/v1/deadlines/{deadline['id']}/results"

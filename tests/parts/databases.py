@@ -35,7 +35,7 @@ with warnings.catch_warnings():
 BOTH = ("sqlite", "postgresql")
 
 OF_WALKS = BOTH if os.environ.get("WALKS") == "both" else BOTH[:1]
-"""Databases of long walks over the whole interface in which a database has little to say: ``WALKS=both`` has both."""
+"""Databases of long walks in which a database has little to say: ``WALKS=both`` has both."""
 
 
 class _Server:

@@ -19,9 +19,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from benchmarks.mosquitto import free_port
 from deploy.demo.expected import instant
+from tests.parts.databases import OF_WALKS, database_url
 from tests.parts.site import Site, site
+
+__all__ = ["database_url"]
 
 RATE = 1200.0
 """An hour passes in three seconds."""
@@ -92,8 +97,9 @@ def build(opened: Site) -> None:
     )
 
 
-def test_after_six_hours_away_every_slot_is_stored_or_lost_for_good(tmp_path: pathlib.Path) -> None:
-    with site(f"sqlite:///{tmp_path / 'hub.db'}", tmp_path, rate=RATE) as opened:
+@pytest.mark.parametrize("database_url", OF_WALKS, indirect=True)
+def test_after_six_hours_away_every_slot_is_stored_or_lost_for_good(database_url: str, tmp_path: pathlib.Path) -> None:
+    with site(database_url, tmp_path, rate=RATE) as opened:
         build(opened)
         opened.start_agent("gw-1")
         opened.wait_for("a run of each", lambda: opened.count("/v1/runs/", outcome="done") >= len(opened.devices))
