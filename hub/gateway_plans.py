@@ -21,7 +21,7 @@ from hub import plans
 from hub.access import access_of
 from hub.database import reading
 from hub.etags import Looked, is_known, not_modified, tag_of, with_tag
-from hub.gateways import RESOURCE
+from hub.gateways import RESOURCE, missing_keys
 from hub.models import Gateway, GatewayPlan
 from hub.paging import Page, query_of
 from hub.plans_shown import EMPTY, Difference, Document, Problem, compare, name_problems, read_document
@@ -82,6 +82,7 @@ class Reason(msgspec.Struct, kw_only=True):
     ``not_published``: it has not been sent. ``never_seen``, ``offline``: the gateway cannot get it now. ``waiting``: it
     was sent, and the gateway has not said that it runs it. ``ahead``: the gateway runs a later one than this database
     knows. ``conflict``: another agent runs under the same id. ``problems``: it runs the plan but for some items.
+    ``keys``: what meters push to it cannot be opened.
     """
 
     reason: str
@@ -176,35 +177,42 @@ def _maker(known: _Known) -> str | None:
     return known.row.made_by if known.row is not None else None
 
 
-def reasons_of(gateway: Gateway, published_at: dt.datetime | None) -> list[Reason]:
-    """Say why a gateway does not run all that it should; ``published_at`` is when the desired plan was sent."""
-    desired, applied = gateway.desired_revision, gateway.applied_revision
-    found = []
+def reasons_of(gateway: Gateway, published_at: dt.datetime | None, keys: Sequence[str] = ()) -> list[Reason]:
+    """Say why a gateway does not run all that it should.
 
-    def say(reason: str, since: dt.datetime | None, text: str) -> None:
-        found.append(Reason(reason=reason, since=since, text=text))
-
-    if applied > desired:
-        text = f"it runs revision {applied}, which this database does not know; it is published anew above that"
-        say("ahead", gateway.last_seen, text)
-    if applied < desired:
-        if gateway.published_revision < desired:
-            text = f"revision {desired} was not sent yet: a relay has to be connected to the broker"
-            say("not_published", gateway.desired_at, text)
-        if gateway.last_seen is None:
-            say("never_seen", gateway.created_at, "it has never been heard: its agent has not connected yet")
-        elif not gateway.online:
-            say(
-                "offline", gateway.last_seen, "it is offline since it was last heard; it gets the plan when it connects"
-            )
-        elif gateway.published_revision >= desired:
-            text = f"revision {desired} was sent, and it has not said that it runs it"
-            say("waiting", published_at, f"{text}; it says: {gateway.status}" if gateway.status else text)
+    ``published_at`` is when the desired plan was sent, ``keys`` say what keys lack.
+    """
+    found = _behind(gateway, published_at)
     if conflict := conflict_of(gateway):
-        say("conflict", gateway.rival_at, conflict)
+        found.append(Reason(reason="conflict", since=gateway.rival_at, text=conflict))
     if count := len(gateway.applied_problems):
         items = "an item" if count == 1 else f"{count} items"
-        say("problems", None, f"it runs revision {applied}, but for {items} that it cannot run")
+        text = f"it runs revision {gateway.applied_revision}, but for {items} that it cannot run"
+        found.append(Reason(reason="problems", since=None, text=text))
+    return [*found, *(Reason(reason="keys", since=None, text=text) for text in keys)]
+
+
+def _behind(gateway: Gateway, published_at: dt.datetime | None) -> list[Reason]:
+    desired, applied, published = gateway.desired_revision, gateway.applied_revision, gateway.published_revision
+    if applied == desired:
+        return []
+    if applied > desired:
+        text = f"it runs revision {applied}, which this database does not know; it is published anew above that"
+        return [Reason(reason="ahead", since=gateway.last_seen, text=text)]
+    found = []
+    if published < desired:
+        text = f"revision {desired} was not sent yet: a relay has to be connected to the broker"
+        found.append(Reason(reason="not_published", since=gateway.desired_at, text=text))
+    if gateway.last_seen is None:
+        text = "it has never been heard: its agent has not connected yet"
+        found.append(Reason(reason="never_seen", since=gateway.created_at, text=text))
+    elif not gateway.online:
+        text = "it is offline since it was last heard; it gets the plan when it connects"
+        found.append(Reason(reason="offline", since=gateway.last_seen, text=text))
+    elif published >= desired:
+        text = f"revision {desired} was sent, and it has not said that it runs it"
+        text = f"{text}; it says: {gateway.status}" if gateway.status else text
+        found.append(Reason(reason="waiting", since=published_at, text=text))
     return found
 
 
@@ -272,6 +280,8 @@ async def compare_plans(
         before = await _known(session, gateway, start)
         after = await _known(session, gateway, end)
         desired = await session.get(GatewayPlan, (gateway.id, gateway.desired_revision))
+        published_at = desired.published_at if desired is not None else None
+        missing = (await missing_keys(session, [gateway.id])).get(gateway.id, [])
     old, new = before.document(), after.document()
     told = name_problems(after.told, new) if after.told is not None else name_problems(before.told or [], old)
     for side, text in ((before, start), (after, end)):
@@ -283,7 +293,7 @@ async def compare_plans(
         before=_side(gateway, before),
         after=_side(gateway, after),
         in_step=gateway.desired_revision == gateway.applied_revision,
-        reasons=reasons_of(gateway, desired.published_at if desired is not None else None),
+        reasons=reasons_of(gateway, published_at, [str(one["text"]) for one in missing]),
         differences=None if old is None or new is None else compare(old, new, told),
         problems=told,
     )

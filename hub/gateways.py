@@ -6,7 +6,7 @@ it, so that the key of a replaced machine is trusted anew.
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 from litestar import Response, post
@@ -40,6 +40,7 @@ class GatewayBody(Body, kw_only=True):
         "key_fingerprint",
         "sealing_key_fingerprint",
         "desired_revision",
+        "desired_at",
         "published_revision",
         "applied_revision",
         "problems",
@@ -69,16 +70,17 @@ class GatewayBody(Body, kw_only=True):
 class Gateway(GatewayBody, kw_only=True):
     """A gateway. ``depth`` rows without a receipt wait there, the oldest since ``oldest`` (``oldest_seconds``).
 
-    ``desired_revision`` is the plan that it should run, ``published_revision`` the one last sent, ``applied_revision``
-    the one that it runs, but for the items in ``problems``. ``drain_seconds`` is how long ``depth`` rows take at
-    ``rows_per_second``; ``errors`` are the last of each kind; ``conflict`` tells of another agent under this
-    id; ``lines`` are what each line did (``protocol.reports.LineFigures``).
+    ``desired_revision`` is the plan that it should run (since ``desired_at``), ``published_revision`` was last sent,
+    ``applied_revision`` is the one that it runs, but for the items in ``problems``. ``drain_seconds`` is how long
+    ``depth`` rows take at ``rows_per_second``; ``errors`` are the last of each kind; ``conflict`` tells of another
+    agent under this id; ``lines`` are what each line did (``protocol.reports.LineFigures``).
     """
 
     id: uuid.UUID
     key_fingerprint: str | None
     sealing_key_fingerprint: str | None
     desired_revision: int
+    desired_at: dt.datetime | None
     published_revision: int
     applied_revision: int
     problems: list[Any]
@@ -113,11 +115,7 @@ async def _check(_session: AsyncSession, row: Row | None, values: Values, _now: 
 async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
     rates = await read_rates(session, [row.id for row in rows if row.online and row.depth])
     errors = await read_errors(session, [row.id for row in rows])
-    missing: dict[uuid.UUID, list[Values]] = {}
-    for need in await read_needs(session, [row.id for row in rows]):
-        if need.missing:
-            told = {"kind": "receiver", "item": str(need.receiver), "text": need.missing}
-            missing.setdefault(need.gateway, []).append(told)
+    missing = await missing_keys(session, [row.id for row in rows])
     return [
         {
             "key_fingerprint": fingerprint(row.public_key) if row.public_key is not None else None,
@@ -134,6 +132,16 @@ async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
         }
         for row in rows
     ]
+
+
+async def missing_keys(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, list[Values]]:
+    """Return which keys each gateway would need for what it should run, and has not, in the form of problems."""
+    found: dict[uuid.UUID, list[Values]] = {}
+    for need in await read_needs(session, gateways):
+        if need.missing:
+            told = {"kind": "receiver", "item": str(need.receiver), "text": need.missing}
+            found.setdefault(need.gateway, []).append(told)
+    return found
 
 
 def _age(row: Row) -> float | None:

@@ -62,6 +62,7 @@ async def add_one(client: httpx.AsyncClient, counted: Counted, *, stubborn: bool
 async def edit_at_will(client: httpx.AsyncClient, number: int, things: Things, tasks: list[str]) -> list[int]:
     """Give the group other tasks, and the meter another serial number, whatever others did."""
     found = []
+    body: dict[str, Any]
     for turn in range(EDITS):
         if number % 2:
             path, body = f"/v1/metering/amr-task-groups/{things.group}", {"tasks": tasks[: 1 + (number + turn) % 2]}
