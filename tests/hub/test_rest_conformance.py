@@ -1,6 +1,6 @@
 """Every row of the published interface (``rest_rows``) against a running hub, on SQLite and on PostgreSQL.
 
-Paths, signing in and names are tried on both, fields on SQLite; ``WALKS=both`` tries everything on both.
+Paths and names are tried on both, fields and signing in on SQLite; ``WALKS=both`` tries everything on both.
 """
 
 import datetime as dt
@@ -375,6 +375,7 @@ def _fill(row: FieldRow, running: RunningHub, things: Things) -> None:
 # --- one case for each path of signing in -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("running", OF_WALKS, indirect=True)
 @pytest.mark.parametrize("row", SIGN_IN, ids=str)
 def test_sign_in(row: PathRow, running: RunningHub, things: Things) -> None:
     user = things.new_user()

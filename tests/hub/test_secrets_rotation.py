@@ -20,7 +20,7 @@ from hub.secrets_ring import Ring, keys_of, note_ring, ring_file
 from hub.secrets_rotation import rotate
 from hub.security_keys import purpose_of
 from protocol.envelopes import SigningKey
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import NOW, make_estate, new_meter
 
 __all__ = ["database_url", "engine"]
@@ -122,6 +122,7 @@ def test_a_damaged_file_is_said_without_its_content(tmp_path: pathlib.Path) -> N
     assert str(file) in str(raised.value)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("moment", ["the file has a new key", "it is noted", "some are sealed anew"])
 async def test_killed_at_any_moment_it_goes_on_when_run_again(
     engine: AsyncEngine, database_url: str, tmp_path: pathlib.Path, moment: str

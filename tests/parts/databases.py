@@ -37,6 +37,12 @@ BOTH = ("sqlite", "postgresql")
 OF_WALKS = BOTH if os.environ.get("WALKS") == "both" else BOTH[:1]
 """Databases of long walks in which a database has little to say: ``WALKS=both`` has both."""
 
+ON_SQLITE = pytest.mark.parametrize("database_url", OF_WALKS, indirect=True)
+"""For tests of whole sites and processes: on this one, where others have shown the same on the other."""
+
+ON_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH if len(OF_WALKS) == len(BOTH) else BOTH[1:], indirect=True)
+"""As ``ON_SQLITE``: here REST and two relays are processes of their own."""
+
 
 class _Server:
     """The process's PostgreSQL, started when first asked for; a migrated template makes each database cheap."""

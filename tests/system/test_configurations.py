@@ -3,13 +3,14 @@
 import pathlib
 import time
 
-from tests.parts.databases import database_url
+from tests.parts.databases import ON_POSTGRESQL, ON_SQLITE, database_url
 from tests.parts.site import EK_SERIES, site
 from tests.system.test_kills import polling_site
 
 __all__ = ["database_url"]
 
 
+@ON_SQLITE
 def test_two_meters_swap_names_while_the_gateway_holds_a_backlog(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         endpoint = opened.start_line("one", "1:4011220", "2:4011221")
@@ -32,6 +33,7 @@ def test_two_meters_swap_names_while_the_gateway_holds_a_backlog(database_url: s
         opened.finish(begun)
 
 
+@ON_SQLITE
 def test_series_taken_out_and_put_back(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         polling_site(opened)
@@ -49,6 +51,7 @@ def test_series_taken_out_and_put_back(database_url: str, tmp_path: pathlib.Path
         opened.finish(begun, ("Heating plant", "2:300"))
 
 
+@ON_POSTGRESQL
 def test_meter_created_while_its_readings_arrive(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         opened.create_basics()

@@ -4,7 +4,7 @@ import pathlib
 import signal
 import time
 
-from tests.parts.databases import database_url
+from tests.parts.databases import ON_SQLITE, database_url
 from tests.parts.gates import gate
 from tests.parts.site import Site, site
 
@@ -59,6 +59,7 @@ def test_readings_survive_every_kill(database_url: str, tmp_path: pathlib.Path) 
         opened.finish(begun, ("Heating plant", "2:300"))
 
 
+@ON_SQLITE
 def test_hub_killed_between_commit_and_receipt(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened, gate(opened.broker.port) as between:
         opened.signal_hub(signal.SIGKILL)

@@ -16,7 +16,7 @@ import pytest
 
 from agent.simulator.pushing import Said
 from agent.simulator.pushing_dlms import CipheredDlmsMeter, keys
-from tests.parts.databases import database_url
+from tests.parts.databases import ON_SQLITE, database_url
 from tests.parts.mosquitto import free_port
 from tests.parts.site import Site, site
 
@@ -159,6 +159,7 @@ def p1_port(opened: Site, truth: pathlib.Path) -> Iterator[str]:
     push.end()
 
 
+@ON_SQLITE
 def test_what_is_pushed_arrives_once_and_what_may_not_be_taken_is_seen(
     database_url: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import time
 
-from tests.parts.databases import database_url
+from tests.parts.databases import ON_SQLITE, database_url
 from tests.parts.site import Site, site
 from tests.parts.tape import tape
 from tests.system.test_kills import polling_site
@@ -41,6 +41,7 @@ def add_second_gateway(opened: Site) -> None:
     opened.create_meter("Bakery", "4011221", "gw-2", "archive", "volume")
 
 
+@ON_SQLITE
 def test_a_store_deleted_put_back_and_copied(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened, tape(opened.broker.port, "amr/v1/+/receipt") as receipts:
         polling_site(opened)
