@@ -253,6 +253,9 @@ class PushDecoder:
     def __init__(self, intake: PushIntake) -> None:
         self._intake = intake
         self._buffer = b""
+        # Whether the buffer begins where a wrapper was looked for: then what looks like one may be so by chance, and
+        # would swallow as much as it says.
+        self._guessed = False
 
     def receive(self, data: bytes, at: dt.datetime) -> list[Arrival]:
         """Judge the payloads that these bytes end."""
@@ -260,12 +263,14 @@ class PushDecoder:
         found: list[Arrival] = []
         while len(self._buffer) >= WRAPPER_BYTES:
             length = WRAPPER_BYTES + int.from_bytes(self._buffer[6:8], "big")
-            if not self._buffer.startswith(WRAPPER_VERSION) or length > MAX_BUFFER:
+            chance = self._guessed and self._buffer[WRAPPER_BYTES:] and self._buffer[WRAPPER_BYTES] not in TAGS
+            if not self._buffer.startswith(WRAPPER_VERSION) or length > MAX_BUFFER or chance:
                 found.append(self._skip(at))
                 continue
             if len(self._buffer) < length:
                 break
             frame, self._buffer = self._buffer[:length], self._buffer[length:]
+            self._guessed = False
             found += self._intake.judge(frame, at)
         return found
 
@@ -279,6 +284,7 @@ class PushDecoder:
 
     def _skip(self, at: dt.datetime, *, ended: bool = False) -> Undecodable:
         """Set aside what stands before the next wrapper that may be one."""
+        self._guessed = True
         begin = self._buffer.find(WRAPPER_VERSION, 1)
         while begin > 0 and not self._may_begin(begin, ended=ended):
             begin = self._buffer.find(WRAPPER_VERSION, begin + 1)
