@@ -70,6 +70,8 @@ RESOURCE = Resource(
     body=TokenBody,
     out=Token,
     operations=LOOK,
+    # Not when it was used last.
+    edited=frozenset({"name", "organization", "scopes", "expires", "revoked"}),
     filters={"name": equals(Row.name), "organization": is_uuid(Row.organization)},
     more=_created,
     order=(Row.created,),

@@ -189,12 +189,13 @@ async def hold(session: AsyncSession, resource: Resource, row_id: uuid.UUID | in
     return row
 
 
-async def stored_of(session: AsyncSession, resource: Resource, row: Any) -> Stored:  # noqa: ANN401 - as find
+async def stored_of(session: AsyncSession, resource: Resource, row: Any, shown: Any = None) -> Stored:  # noqa: ANN401 - as find
     """Return what of a row people edit, as it is stored: columns, and the sorted ids that it is linked to."""
     columns = resource.edited or inspect(resource.model).column_attrs.keys()
     stored = {name: getattr(row, name) for name in columns}
     for link in resource.links:
-        stored[link.field] = sorted((await _linked(session, link, [row.id])).get(row.id, []))
+        held = getattr(shown, link.field, None)
+        stored[link.field] = sorted((await _linked(session, link, [row.id])).get(row.id, []) if held is None else held)
     return stored
 
 
@@ -202,7 +203,7 @@ async def answer(session: AsyncSession, resource: Resource, row: Any, shown: Any
     """Make the answer of one row, with the tag of its version; ``shown`` is what it shows, where that is known."""
     if shown is None:
         shown = (await show(session, resource, [row]))[0]
-    return with_tag(shown, tag_of(await stored_of(session, resource, row), shown))
+    return with_tag(shown, tag_of(await stored_of(session, resource, row, shown), shown))
 
 
 async def look(session: AsyncSession, resource: Resource, row: Any, request: HubRequest) -> Response[Any]:  # noqa: ANN401 - as find
