@@ -97,10 +97,11 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], public: by
         row.changes = [CellChange(name, "stored" if name in before else "", "given") for name in keys]
         sealed = None if collection is None else collection.sealed
         if collection is None:
-            collection = MeterSecurityKeys(meter=meter.id, created_at=now)
+            collection = MeterSecurityKeys(meter=meter.id, created_at=now, generation=0)
             session.add(collection)
         collection.sealed = seal_fields(public, sealed, before, keys, purpose_of(meter.id))
         collection.stored, collection.updated_at = sorted({*before, *keys}), now
+        collection.generation += 1
         noted.append((row, collection))
     if not noted:
         return
