@@ -58,6 +58,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/callers": _LOOK_ONLY,
     "/v1/receivers": _estate(),
     "/v1/commands": _COMMANDS,
+    "/v1/command-batches": _COMMANDS,
     "/v1/backfills": _COMMANDS,
     "/v1/completeness": Door(look=_SEE_READINGS),
     "/v1/deadlines": _estate(),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import command_events
 from hub.backfill_archives import Meter, meters_of
 from hub.backfill_plans import has_delivered
 from hub.backfill_rows import (
@@ -87,6 +88,7 @@ async def send(session: AsyncSession, now: dt.datetime) -> int:
     session.add_all(command for _, command in sent)
     # A row can only name a command that is there.
     await session.flush()
+    await command_events.record(session, [command_events.told(command, PENDING, "", now) for _, command in sent])
     for row, command in sent:
         row.state, row.command, row.updated_at = FETCHING, command.id, now
         log.info(

@@ -1,51 +1,43 @@
 """Commands: a call made now, without an AMR task.
 
 ``POST /v1/metering/amr-tasks/invoke`` writes one, and that is all that REST does: a relay sends it, and gateways say
-what becomes of it. ``GET /v1/commands/{id}?wait=SECONDS`` waits for its end.
+what becomes of it. ``GET /v1/commands/{id}?wait=SECONDS`` waits for its end; ``hub.command_streams`` tells each state.
 """
 
-import asyncio
 import datetime as dt
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import calling, idempotency
 from hub.access import Access, access_of
-from hub.amr_tasks import judge_call
-from hub.bodies import Body
+from hub.command_watch import watch_of
 from hub.database import reading
-from hub.dispatch import HUB, OWN, PENDING
+from hub.dispatch import OWN, PENDING
+from hub.etags import Edited, Looked
 from hub.models import Command as Row
-from hub.models import CommandUpdate, Gateway, MeterDevice, NetworkInterface
+from hub.models import CommandUpdate, MeterDevice
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
-from hub.problems import Conflict, NotFound, Wrong, WrongField
-from hub.resources import Resource, Values, find, in_transaction, note, router_of, show
+from hub.problems import Conflict, NotFound
+from hub.resources import Resource, Values, answer, find, hold, in_transaction, look, note, router_of
 from hub.state import Hub, HubRequest, hub_of
-from protocol.commands import FINAL_STATES, MAX_COMMAND_SECONDS
+from protocol.commands import FINAL_STATES
 
-DEFAULT_TTL_SECONDS = 300
-LARGEST_DELAY_SECONDS = MAX_COMMAND_SECONDS - DEFAULT_TTL_SECONDS
-"""The longest ``run_offset_seconds``: what is left of a command's longest life must suffice to begin."""
-
-_POLL_SECONDS = 0.05
+_MARGIN = 0.05
+"""Seconds that a look takes: who waits is answered in time, with the state of the end."""
 
 
-class InvokeBody(Body, kw_only=True):
-    """A direct invocation. ``ttl_seconds`` (additive) is the command's whole life, the delay included."""
+class InvokeBody(calling.CallBody, kw_only=True):
+    """A direct invocation."""
 
     meter_device: uuid.UUID
-    meter_execution_type: str
-    task_call: str
-    task_kwargs: dict[str, Any] | None = None
-    run_offset_seconds: int = 0
-    ttl_seconds: int | None = None
 
 
 class Invocation(msgspec.Struct, kw_only=True):
@@ -62,6 +54,7 @@ class Invocation(msgspec.Struct, kw_only=True):
     state: str
     created_at: dt.datetime
     expires_at: dt.datetime
+    priority: int
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -76,7 +69,8 @@ class Command(msgspec.Struct, kw_only=True):
     """A command and where it stands.
 
     ``state`` is ``pending``, ``sent``, ``accepted`` or ``running``, or one of the ends ``done``, ``failed``,
-    ``refused``, ``expired``, ``cancelled`` and ``interrupted``, of which ``cause`` is the first cause.
+    ``refused``, ``expired``, ``cancelled`` and ``interrupted``, of which ``cause`` is the first cause. One
+    of a batch is not sent before ``send_after``.
     """
 
     id: uuid.UUID
@@ -102,6 +96,9 @@ class Command(msgspec.Struct, kw_only=True):
     published_at: dt.datetime | None
     expires_at: dt.datetime
     ended_at: dt.datetime | None
+    priority: int
+    batch: uuid.UUID | None
+    send_after: dt.datetime | None
 
 
 async def _more(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
@@ -132,11 +129,15 @@ RESOURCE = Resource(
     model=Row,
     out=Command,
     operations=frozenset({"list"}),
+    # Gateways write the rest.
+    edited=frozenset({"cancel_requested"}),
     filters={
         "gateway": is_uuid(Row.gateway),
         "meter_device": is_uuid(Row.meter_device),
         "state": equals(Row.state),
         "origin": equals(Row.origin),
+        "batch": is_uuid(Row.batch),
+        "task_call": equals(Row.call),
         "start_time": since(Row.created_at),
         "end_time": until(Row.created_at),
     },
@@ -153,84 +154,53 @@ async def order(session: AsyncSession, body: InvokeBody, access: Access, now: dt
         NotFound: when there is no such meter for who asks.
         Conflict: when no gateway polls the meter.
     """
-    kwargs = body.task_kwargs or {}
-    ttl = _judge_times(body)
-    judge_call(body.meter_execution_type, body.task_call, kwargs)
-    device = await session.get(MeterDevice, body.meter_device)
-    if device is None or not access.covers(device.organization):
+    ttl = calling.judge(body)
+    found = await calling.called(session, MeterDevice.id == body.meter_device)
+    if not found or not access.covers(found[0].owner):
         raise NotFound(f"there is no meter device {body.meter_device}")
-    if device.network_interface is None:
-        raise Conflict(f"the meter {device.name} has no network interface, so nobody can read it")
-    line = await session.get(NetworkInterface, device.network_interface)
-    if line is not None and line.is_blocked:
-        raise Conflict(f"the network interface of the meter {device.name} is blocked, so nobody can read it")
-    statement = (select(Gateway).join(NetworkInterface, NetworkInterface.gateway == Gateway.id)).where(
-        NetworkInterface.id == device.network_interface
-    )
-    gateway = (await session.execute(statement)).scalar_one_or_none()
-    if gateway is None:
-        raise Conflict(f"the network interface of the meter {device.name} has no gateway, so nobody can read it")
-    row = Row(
-        organization=gateway.organization,
-        gateway=gateway.id,
-        meter_device=device.id,
-        meter=device.name,
-        context=body.meter_execution_type,
-        call=body.task_call,
-        kwargs=kwargs,
-        delay_seconds=body.run_offset_seconds,
-        ttl_seconds=ttl,
-        state=PENDING,
-        origin=HUB,
-        expires_at=now + dt.timedelta(seconds=ttl),
-        created_at=now,
-        updated_at=now,
-    )
-    session.add(row)
-    await session.flush()
+    if found[0].gateway is None:
+        raise Conflict(found[0].cause)
+    row = calling.command(body, found[0], ttl, now)
+    await calling.write(session, [row], now)
     return row
 
 
-def _judge_times(body: InvokeBody) -> int:
-    delay = body.run_offset_seconds
-    if not 0 <= delay <= LARGEST_DELAY_SECONDS:
-        raise Wrong(WrongField("run_offset_seconds", f"{delay} does not lie within 0..{LARGEST_DELAY_SECONDS}"))
-    ttl = body.ttl_seconds if body.ttl_seconds is not None else delay + DEFAULT_TTL_SECONDS
-    if not max(1, delay + 1) <= ttl <= MAX_COMMAND_SECONDS:
-        raise Wrong(
-            WrongField(
-                "ttl_seconds", f"{ttl} must be greater than run_offset_seconds and at most {MAX_COMMAND_SECONDS}"
-            )
-        )
-    return ttl
+async def standing(hub: Hub, command: uuid.UUID, access: Access) -> str:
+    """Return the state of a command.
 
-
-async def look(hub: Hub, command: uuid.UUID, access: Access) -> Command:
-    """Return a command as it stands."""
+    Raises:
+        NotFound: when there is none for who asks.
+    """
     async with reading(hub.engine) as session:
-        found: Command = (await show(session, RESOURCE, [await find(session, RESOURCE, command, access)]))[0]
-        return found
+        row: Row = await find(session, RESOURCE, command, access)
+        return row.state
 
 
-async def wait_for_end(hub: Hub, command: uuid.UUID, access: Access, seconds: float) -> Command:
-    """Return the command when it has ended, or as it stands after so many real seconds."""
-    until_then = hub.clock.monotonic() + seconds
-    pause = _POLL_SECONDS
-    while True:
-        found = await look(hub, command, access)
-        if found.final or hub.clock.monotonic() >= until_then or hub.stopping.is_set():
-            return found
-        await asyncio.sleep(min(pause, max(0.0, until_then - hub.clock.monotonic())))
-        pause = min(0.5, pause * 1.1)
+async def wait_for_end(hub: Hub, command: uuid.UUID, access: Access, seconds: float) -> None:
+    """Wait until the command has ended, so many real seconds at most."""
+    until_then = hub.clock.monotonic() + seconds - _MARGIN
+    if (await standing(hub, command, access)) in FINAL_STATES or hub.stopping.is_set():
+        return
+    async with watch_of(hub).follow(hub, lambda event: event.command == command and event.final) as feed:
+        # It may have ended before the watch began.
+        ended = (await standing(hub, command, access)) in FINAL_STATES
+        while not ended and not feed.over and (left := until_then - hub.clock.monotonic()) > 0:
+            ended = bool(await feed.next(left)) or feed.lost
 
 
-@post("/invoke", summary="Invoke a call now, without an AMR task")
+@post("/invoke", summary="Invoke a call now, without an AMR task", operation_class=idempotency.Repeatable)
 async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
-    """Write a command for the gateway that polls the meter."""
+    """Write a command for the gateway that polls the meter; once, however often it is asked for with one key."""
     hub, access = hub_of(request), access_of(request)
+    key = idempotency.key_of(request, "invoke", data)
 
     async def work(session: AsyncSession) -> Row:
-        row = await order(session, data, access, hub.clock.now())
+        now = hub.clock.now()
+        before = await idempotency.claim(session, key, now)
+        if before is not None and (made := await session.get(Row, before)) is not None:
+            return made
+        row = await order(session, data, access, now)
+        await idempotency.settle(session, key, row.id)
         await note(session, RESOURCE, "invoke", row, after=data)
         return row
 
@@ -244,33 +214,43 @@ async def invoke(request: HubRequest, data: JSONBody[InvokeBody]) -> Invocation:
         ttl_seconds=row.ttl_seconds,
         command=row.id,
         command_url=f"{RESOURCE.path}/{row.id}",
-        state=row.state,
+        # As it was written: the same request has the same answer, whatever has become of the command.
+        state=PENDING,
         created_at=row.created_at,
         expires_at=row.expires_at,
+        priority=row.priority,
     )
 
 
-@get("/{row_id:uuid}", summary="Read: command", description="wait=SECONDS waits until the command has ended.")
-async def read_command(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
+@get(
+    "/{row_id:uuid}",
+    operation_class=Looked,
+    summary="Read: command",
+    description="wait=SECONDS waits until the command has ended.",
+)
+async def read_command(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[Command]:
     """Return a command, at once or when it has ended."""
-    hub = hub_of(request)
+    hub, access = hub_of(request), access_of(request)
     longest = hub.settings.command_wait_seconds
     query = query_of(request, ["wait"])
     seconds = parse_number("wait", query.get("wait", "0"), 0, longest)
-    return await wait_for_end(hub, row_id, access_of(request), seconds)
+    if seconds:
+        await wait_for_end(hub, row_id, access, seconds)
+    async with reading(hub.engine) as session:
+        return await look(session, RESOURCE, await find(session, RESOURCE, row_id, access), request)
 
 
-@post("/{row_id:uuid}/cancel", status_code=HTTP_200_OK, summary="Cancel a command")
-async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
+@post("/{row_id:uuid}/cancel", status_code=HTTP_200_OK, summary="Cancel a command", operation_class=Edited)
+async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[Command]:
     """Ask for a command's end; it has ended when its state says so.
 
     Raises:
         Conflict: when it has ended already, or was invoked over MQTT by somebody else.
     """
-    hub, access = hub_of(request), access_of(request)
+    hub = hub_of(request)
 
-    async def work(session: AsyncSession) -> None:
-        row = await find(session, RESOURCE, row_id, access, lock=True)
+    async def work(session: AsyncSession) -> Response[Command]:
+        row = await hold(session, RESOURCE, row_id, request)
         if row.state in FINAL_STATES:
             raise Conflict(f"the command has ended already: {row.state}")
         if row.origin not in OWN:
@@ -278,9 +258,9 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Command:
         row.cancel_requested, row.updated_at = True, hub.clock.now()
         await session.flush()
         await note(session, RESOURCE, "cancel", row, after={"cancel_requested": True})
+        return await answer(session, RESOURCE, row)
 
-    await in_transaction(request, work)
-    return await look(hub, row_id, access)
+    return await in_transaction(request, work)
 
 
 router = router_of(RESOURCE, read_command, cancel)

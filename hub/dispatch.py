@@ -1,11 +1,11 @@
-"""On-demand commands: what is to be published, what gateways say about them, and that every one ends.
+"""On-demand commands: what is to be published, and that every one ends.
 
 Theory of operation. REST writes a row in state ``pending``. A relay pins it to the gateway's present store, publishes
 it (``sent``), and publishes it again whenever the gateway comes online and has not answered; the agent runs it once.
-The gateway's updates set the state in the order of (session, sequence), whatever the order of arrival. The hub itself
-ends what can no longer end otherwise: *expired* when its time is over and nothing was heard, *interrupted* when the
-gateway came back with another store (it cannot know whether it ran the command), *cancelled* when it was never sent.
-An end that the hub set is overwritten only by an end that the gateway reports: the gateway knows.
+The gateway's updates set the state (``hub.command_updates``). The hub itself ends what can no longer end otherwise:
+*expired* when its time is over and nothing was heard, *interrupted* when the gateway came back with another store (it
+cannot know whether it ran the command), *cancelled* when it was never sent.
+Those of a batch are sent from their turn on, and not too many to one gateway.
 """
 
 import dataclasses
@@ -14,13 +14,11 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import models
+from hub import command_events, models
 from hub.models import Gateway
-from hub.once import insert_once
 from protocol import commands
 from protocol.wire import MAX_BATCH_BYTES, ContractError, encode
 
@@ -32,6 +30,9 @@ SENT = "sent"
 
 STATES = {PENDING, SENT, commands.ACCEPTED, commands.RUNNING} | commands.FINAL_STATES
 OPEN_STATES = (PENDING, SENT, commands.ACCEPTED, commands.RUNNING)
+UNDER_WAY = (SENT, commands.ACCEPTED, commands.RUNNING)
+"""What a gateway has, or will have in a moment."""
+
 HUB = "hub"
 """Origin of a command that came through REST."""
 
@@ -47,11 +48,11 @@ SEND_AGAIN = dt.timedelta(seconds=15)
 EXPIRY_GRACE = dt.timedelta(seconds=30)
 """How long after its expiry a command that was sent may still be answered: the answer travels, clocks differ."""
 
+UNDER_WAY_PER_GATEWAY = 200
+"""Commands of batches that one gateway has at once: an agent takes a thousand in all, and others come between."""
+
 RUNNING_GRACE = dt.timedelta(hours=1)
 """How long after its expiry a command that was begun may still end."""
-
-UNKNOWN_COMMAND = "unknown_command"
-UNKNOWN_STATE = "unknown_state"
 
 _Row = models.Command
 
@@ -90,40 +91,84 @@ async def claim_outgoing(
     statement = (
         sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
         .join(Gateway, Gateway.id == _Row.gateway)
-        .where(wanted, Gateway.online, Gateway.store_id.is_not(None), _Row.expires_at > now, _Row.origin.in_(OWN))
-        .order_by(_Row.created_at, _Row.id)
+        .where(
+            wanted,
+            sa.or_(_Row.state != PENDING, _its_turn(now)),
+            Gateway.online,
+            Gateway.store_id.is_not(None),
+            _Row.expires_at > now,
+            _Row.origin.in_(OWN),
+        )
+        .order_by(_Row.priority.desc(), _Row.created_at, _Row.id)
         .limit(500)
         # Another relay that looks at the same moment takes others, or none.
         .with_for_update(of=_Row, skip_locked=True)
     )
-    outgoing = []
-    for row, gateway_id, store_id in (await session.execute(statement)).all():
+    outgoing: list[Outgoing] = []
+    events: list[dict[str, Any]] = []
+    rows = (await session.execute(statement)).all()
+    room = await _room(session, {row.gateway for row, _, _ in rows if row.batch is not None})
+    for row, gateway_id, store_id in rows:
+        if row.batch is not None and row.state == PENDING:
+            if room[row.gateway] <= 0:
+                continue
+            room[row.gateway] -= 1
         if row.store_id is None:
             row.store_id = store_id
         try:
             message = _message(row, gateway_id, now)
             size = len(encode(message))
         except ContractError as error:
-            _fail(row, f"the command cannot be sent: {error}", now)
+            events.append(_fail(row, f"the command cannot be sent: {error}", now))
             continue
         if size > MAX_BATCH_BYTES:
-            _fail(row, f"the command has {size} bytes; at most {MAX_BATCH_BYTES} can be sent", now)
+            events.append(_fail(row, f"the command has {size} bytes; at most {MAX_BATCH_BYTES} can be sent", now))
             continue
         if row.cancel_requested:
             row.cancel_published_at = now
         else:
+            if row.state != SENT:
+                events.append(command_events.told(row, SENT, "", now))
             row.published_at = row.published_at or now
             row.state = SENT
         row.updated_at = now
         left = max(1, int((row.expires_at - now).total_seconds()))
         outgoing.append(Outgoing(gateway_id, message, left))
     await session.flush()
+    await command_events.record(session, events)
     return outgoing
 
 
-def _fail(row: models.Command, cause: str, now: dt.datetime) -> None:
+def _its_turn(now: dt.datetime) -> sa.ColumnElement[bool]:
+    """Whether a pending command may be sent: those of a batch go one after the other, and not too many to a gateway."""
+    under_way = (
+        sa.select(_Row.gateway)
+        .where(_Row.state.in_(UNDER_WAY), _Row.batch.is_not(None))
+        .group_by(_Row.gateway)
+        .having(sa.func.count() >= UNDER_WAY_PER_GATEWAY)
+    )
+    turn = sa.and_(sa.or_(_Row.send_after.is_(None), _Row.send_after <= now), _Row.gateway.not_in(under_way))
+    return sa.or_(_Row.batch.is_(None), turn)
+
+
+async def _room(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """Return how many more commands of batches each gateway may have."""
+    room = dict.fromkeys(gateways, UNDER_WAY_PER_GATEWAY)
+    if room:
+        rows = await session.execute(
+            sa.select(_Row.gateway, sa.func.count())
+            .where(_Row.state.in_(UNDER_WAY), _Row.batch.is_not(None), _Row.gateway.in_(room))
+            .group_by(_Row.gateway)
+        )
+        for gateway, count in rows:
+            room[gateway] -= count
+    return room
+
+
+def _fail(row: models.Command, cause: str, now: dt.datetime) -> dict[str, Any]:
     row.state, row.cause = commands.FAILED, cause
     row.ended_at = row.updated_at = now
+    return command_events.told(row, commands.FAILED, cause, now)
 
 
 async def give_back(session: AsyncSession, outgoing: Sequence[Outgoing], now: dt.datetime) -> None:
@@ -143,7 +188,10 @@ async def has_work(session: AsyncSession, now: dt.datetime) -> bool:
         .join(Gateway, Gateway.id == _Row.gateway)
         .where(
             sa.or_(
-                sa.and_(_Row.state == PENDING, sa.or_(Gateway.online, _Row.cancel_requested, _Row.expires_at <= now)),
+                sa.and_(
+                    _Row.state == PENDING,
+                    sa.or_(sa.and_(Gateway.online, _its_turn(now)), _Row.cancel_requested, _Row.expires_at <= now),
+                ),
                 sa.and_(_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
                 sa.and_(_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
                 sa.and_(
@@ -177,6 +225,7 @@ def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands
         store=row.store_id,
         cancels=row.id if cancel else None,
         background=row.origin == BACKFILL and not cancel,
+        priority=0 if cancel else row.priority,
     )
 
 
@@ -231,146 +280,9 @@ async def _end(
         sa.update(_Row)
         .where(condition)
         .values(state=state, cause=cause, ended_at=now, updated_at=now)
-        .returning(_Row.id)
+        .returning(*command_events.SUBJECT)
         .execution_options(synchronize_session=False)
     )
-    return len(result.all())
-
-
-async def apply_updates(
-    session: AsyncSession,
-    gateway: uuid.UUID,
-    organization: uuid.UUID,
-    updates: Sequence[tuple[int, commands.CommandUpdate]],
-    now: dt.datetime,
-) -> dict[int, str]:
-    """Apply one gateway's updates, each with its position; return the positions of those that fit nothing, and why."""
-    if not updates:
-        return {}
-    left: dict[int, str] = {}
-    await _record_invocations(session, gateway, organization, [update for _, update in updates], now)
-    rows = await session.scalars(
-        sa.select(_Row)
-        .where(_Row.id.in_({update.command_id for _, update in updates}), _Row.gateway == gateway)
-        .order_by(_Row.id)
-        .with_for_update()
-        # Rows of an earlier group of this session would otherwise be given back as they were.
-        .execution_options(populate_existing=True)
-    )
-    known = {row.id: row for row in rows.all()}
-    history = []
-    for position, update in updates:
-        row = known.get(update.command_id)
-        if row is None:
-            left[position] = UNKNOWN_COMMAND
-            continue
-        if update.state not in STATES:
-            left[position] = UNKNOWN_STATE
-            continue
-        _apply(row, update, now)
-        history.append(
-            {
-                "id": update.id,
-                "command": row.id,
-                "state": update.state,
-                "at": update.at,
-                "session": update.session,
-                "sequence": update.sequence,
-                "cause": update.cause,
-            }
-        )
-    await session.flush()
-    await insert_once(session, models.CommandUpdate, history, "id")
-    return left
-
-
-def _apply(row: models.Command, update: commands.CommandUpdate, now: dt.datetime) -> None:
-    if (update.session, update.sequence) <= (row.session, row.sequence):
-        return
-    if row.state in commands.FINAL_STATES and update.state not in commands.FINAL_STATES:
-        return
-    if row.state == commands.INTERRUPTED and update.state == commands.REFUSED:
-        # A new store refuses what an old one may have run.
-        return
-    row.state, row.cause = update.state, update.cause
-    row.session, row.sequence = update.session, update.sequence
-    row.updated_at = now
-    row.ended_at = update.at if update.state in commands.FINAL_STATES else None
-    if update.readings:
-        row.readings = [
-            {
-                "meter": reading.meter,
-                "series": reading.series,
-                "timestamp": reading.timestamp.astimezone(dt.UTC).isoformat().replace("+00:00", "Z"),
-                "value": format(reading.value, "f"),
-                "unit": reading.unit,
-                "provenance": reading.provenance,
-            }
-            for reading in update.readings
-        ]
-    if update.result:
-        row.result = document(update.result)
-
-
-async def _record_invocations(
-    session: AsyncSession,
-    gateway: uuid.UUID,
-    organization: uuid.UUID,
-    updates: Sequence[commands.CommandUpdate],
-    now: dt.datetime,
-) -> None:
-    """Make the rows of direct invocations, which the hub first hears of through their updates."""
-    direct = {
-        update.command_id: (update.origin, update.command)
-        for update in updates
-        if update.command is not None and update.origin not in OWN and update.command.id == update.command_id
-    }
-    if not direct:
-        return
-    devices = {command.device for _, command in direct.values() if command.device is not None}
-    known = set(
-        (await session.scalars(sa.select(models.MeterDevice.id).where(models.MeterDevice.id.in_(devices)))).all()
-    )
-    rows = [
-        {
-            "id": key,
-            "organization": organization,
-            "gateway": gateway,
-            "meter_device": command.device if command.device in known else None,
-            "meter": command.meter,
-            "context": command.context,
-            "call": command.call,
-            "kwargs": document(command.kwargs),
-            "delay_seconds": command.delay_seconds,
-            "ttl_seconds": command.ttl_seconds,
-            "state": SENT,
-            "cause": "",
-            "origin": origin,
-            "expires_at": _later(command.issued, command.ttl_seconds),
-            "store_id": command.store,
-            "published_at": command.issued,
-            "session": 0,
-            "sequence": 0,
-            "readings": [],
-            "result": {},
-            "ended_at": None,
-            "cancel_requested": False,
-            "cancel_published_at": None,
-            "created_at": command.issued,
-            "updated_at": now,
-        }
-        for key, (origin, command) in sorted(direct.items())
-    ]
-    await insert_once(session, models.Command, rows, "id")
-
-
-def _later(instant: dt.datetime, seconds: int) -> dt.datetime:
-    try:
-        return instant + dt.timedelta(seconds=seconds)
-    except OverflowError:
-        return instant
-
-
-def document(value: Any) -> Any:  # noqa: ANN401 - whatever MessagePack had
-    """Return a value of the wire as JSON can hold it: decimals, times and bytes become text."""
-    return msgspec.json.decode(msgspec.json.encode(value))
+    ended = [command_events.told(row, state, cause, now) for row in result]
+    await command_events.record(session, ended)
+    return len(ended)

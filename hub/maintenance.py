@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import adoption, retention_sweep
+from hub import adoption, command_events, idempotency, retention_sweep
 from hub.clocks import Clock
 from hub.database import reading, writing
 from hub.models import Quarantined, StagedReading
@@ -63,3 +63,5 @@ async def forget(engine: AsyncEngine, now: dt.datetime) -> None:
             .execution_options(synchronize_session=False)
         )
         await forget_oldest(session)
+        await idempotency.forget(session, now)
+        await command_events.forget(session, now)

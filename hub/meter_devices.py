@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import msgspec
@@ -131,8 +131,13 @@ async def _interface_info(session: AsyncSession, rows: Sequence[Row]) -> list[Va
     ]
 
 
+async def note_changed(session: AsyncSession, devices: Collection[uuid.UUID], now: dt.datetime) -> None:
+    """Do what is due, in the transaction, after these meters were made or changed."""
+    await remember_gateways(session, devices, now)
+
+
 async def _changed(session: AsyncSession, row: Row, hub: Hub) -> None:
-    await remember_gateways(session, [row.id], hub.clock.now())
+    await note_changed(session, [row.id], hub.clock.now())
 
 
 async def _forget(session: AsyncSession, row: Row, request: HubRequest) -> None:

@@ -98,6 +98,8 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
     ("get", "/v1/metering/device-periods/consumption"): Asked(_CONSUMPTION, required=_CONSUMPTION),
     ("get", "/v1/retention-policies/preview"): Asked(("organization", "readings_days", "events_days", "staged_days")),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
+    ("get", "/v1/commands/events"): Asked(("gateway", "meter_device", "batch", "state")),
+    ("get", "/v1/command-batches/{row_id}/refusals"): Asked(("reason", "limit", "offset")),
     ("get", "/v1/gateways/{row_id}/plans/diff"): Asked(("from", "to")),
     **{
         (method, f"/v1/sheets/{name}"): Asked(names, kinds=_SHEET)
@@ -141,6 +143,9 @@ def _refusals(method: str, path: str, *, body: bool, closed: bool) -> Iterator[i
         yield from (413, 415)
     if path == _SIGNING_IN:
         yield from (401, 429)
+    if method == "get" and path.startswith("/v1/command") and path.endswith("/events"):
+        # Streams, of which there are only so many, from an event on that must be known.
+        yield from (409, 429)
 
 
 def _headers(status: int) -> Document:
@@ -170,8 +175,14 @@ def complete(document: Document, resources: Sequence[Resource], open_paths: Sequ
             more = asked[method, path].described() if (method, path) in asked else []
             parameters += [one for one in more if one["name"] not in known]
             answers = operation["responses"]
-            for status in _refusals(method, path, body="requestBody" in operation, closed=closed):
-                answers[str(status)] = {"description": _PROBLEMS[status], "content": problem, **_headers(status)}
+            # The framework's own, which nobody answers here.
+            answers.pop(str(int(HTTPStatus.BAD_REQUEST)), None)
+            refusals = [*_refusals(method, path, body="requestBody" in operation, closed=closed)]
+            if (method, path) in _OWN and any(one["schema"] is _ID for one in more):
+                refusals.append(404)
+            for status in refusals:
+                answer = {"description": _PROBLEMS[status], "content": problem, **_headers(status)}
+                answers.setdefault(str(status), answer)
             if str(int(HTTPStatus.PRECONDITION_FAILED)) in answers:
                 answers[str(int(HTTPStatus.PRECONDITION_FAILED))]["content"] = problem
     return document

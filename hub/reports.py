@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import dispatch, judging, models
+from hub import command_updates, judging, models
 from hub.once import insert_once
 from hub.plans_kept import note_applied
 from protocol import commands, reports
@@ -55,7 +55,7 @@ async def store_reports(
     await insert_once(session, models.LossRecord, losses, "id")
     await insert_once(session, models.UndecodablePush, pushes, "id")
     left |= await _store_events(session, gateway, organization, events, now)
-    left |= await dispatch.apply_updates(session, gateway, organization, updates, now)
+    left |= await command_updates.apply_updates(session, gateway, organization, updates, now)
     return left
 
 

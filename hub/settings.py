@@ -45,6 +45,12 @@ class Settings:
     """Hosts that webhooks may be on beside the public internet's, and without TLS."""
     command_wait_seconds: int = 60
     """The longest that ``GET /v1/commands/{id}?wait=`` waits."""
+    stream_seconds: float = 3600
+    """The longest that a stream of events is held open; its reader comes again with the number of the last one."""
+    streams: int = 500
+    """Streams of events that one process holds open at once."""
+    streams_each: int = 20
+    """The same for one token or user."""
     body_bytes: int = 8 * 1024 * 1024
     """The largest request body."""
 

@@ -10,6 +10,14 @@ from hub.models.access import Membership, Token, User
 from hub.models.audit import AuditEntry
 from hub.models.backfills import Backfill
 from hub.models.base import Base, Dated, Identified
+from hub.models.commands import (
+    Command,
+    CommandBatch,
+    CommandEvent,
+    CommandRefusal,
+    CommandUpdate,
+    IdempotencyKey,
+)
 from hub.models.completeness import (
     Expectation,
     ExpectationMark,
@@ -22,8 +30,6 @@ from hub.models.completeness import (
 from hub.models.deadlines import Deadline, DeadlinePart, DeadlinePeriod, Notification, deadline_series
 from hub.models.deliveries import (
     Batch,
-    Command,
-    CommandUpdate,
     LossRecord,
     MeterSystemEvent,
     OutboxProgress,
@@ -67,6 +73,9 @@ __all__ = [
     "Batch",
     "Caller",
     "Command",
+    "CommandBatch",
+    "CommandEvent",
+    "CommandRefusal",
     "CommandUpdate",
     "Dated",
     "Deadline",
@@ -79,6 +88,7 @@ __all__ = [
     "Gateway",
     "GatewayPlan",
     "HubState",
+    "IdempotencyKey",
     "Identified",
     "LedgerChunk",
     "LedgerPending",

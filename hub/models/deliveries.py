@@ -1,4 +1,4 @@
-"""What gateways bring: batches, readings and their versions, what waits or could not be read, reports, commands.
+"""What gateways bring: batches, readings and their versions, what waits or could not be read, reports.
 
 On PostgreSQL ``readings`` is partitioned by month of its timestamp (there its key is (id, timestamp)).
 """
@@ -6,13 +6,12 @@ On PostgreSQL ``readings`` is partitioned by month of its timestamp (there its k
 import datetime as dt
 import decimal
 import uuid
-from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hub.columns import BigId
-from hub.models.base import COUNTED, Base, Dated, Identified, owner
+from hub.models.base import COUNTED, Base, Dated, owner
 
 
 class Batch(Base):
@@ -192,11 +191,15 @@ class LossRecord(Base):
 
 
 class RunReport(Base):
-    """One run of a task or command on a gateway, and its outcome."""
+    """One run of a task or command on a gateway, and its outcome; ``kind`` is what the gateway says of a failure."""
 
     __tablename__ = "run_reports"
+    # One index for each filter that leaves many, in the order of the list; those of what failed have its rows only.
     __table_args__ = (
+        Index("ix_run_reports_ended", "ended", "id"),
+        Index("ix_run_reports_gateway_ended", "gateway", "ended"),
         Index("ix_run_reports_device_ended", "device", "ended"),
+        Index("ix_run_reports_task_ended", "task", "ended"),
         Index(
             "ix_run_reports_failed",
             "gateway",
@@ -204,12 +207,26 @@ class RunReport(Base):
             sqlite_where=text("outcome <> 'done'"),
             postgresql_where=text("outcome <> 'done'"),
         ),
+        Index(
+            "ix_run_reports_outcome_ended",
+            "outcome",
+            "ended",
+            sqlite_where=text("outcome <> 'done'"),
+            postgresql_where=text("outcome <> 'done'"),
+        ),
+        Index(
+            "ix_run_reports_kind_ended",
+            "kind",
+            "ended",
+            sqlite_where=text("kind <> ''"),
+            postgresql_where=text("kind <> ''"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    gateway: Mapped[uuid.UUID] = mapped_column(ForeignKey("gateways.id"), index=True)
+    gateway: Mapped[uuid.UUID] = mapped_column(ForeignKey("gateways.id"))
     device: Mapped[uuid.UUID]
-    task: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    task: Mapped[uuid.UUID | None]
     command: Mapped[uuid.UUID | None] = mapped_column(index=True)
     tick: Mapped[dt.datetime | None]
     outcome: Mapped[str] = mapped_column(Text)
@@ -221,52 +238,4 @@ class RunReport(Base):
     since: Mapped[dt.datetime | None]
     count: Mapped[int] = mapped_column(default=1)
     received_at: Mapped[dt.datetime]
-
-
-class Command(Identified, Base):
-    """An on-demand call and where it stands.
-
-    States are those of ``protocol.commands`` and, before the gateway has answered, ``pending`` and ``sent``.
-    ``store_id`` is pinned when the command is first published; ``session``, ``sequence`` are those of the update that
-    set the state. ``origin`` is ``hub``, or the caller's name for a direct invocation over MQTT.
-    """
-
-    __tablename__ = "commands"
-    __table_args__ = (Index("ix_commands_state_expires_at", "state", "expires_at"),)
-
-    organization: Mapped[uuid.UUID] = owner()
-    gateway: Mapped[uuid.UUID] = mapped_column(ForeignKey("gateways.id"), index=True)
-    meter_device: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("meter_devices.id", ondelete="SET NULL"))
-    meter: Mapped[str] = mapped_column(Text, default="")
-    context: Mapped[str] = mapped_column(Text)
-    call: Mapped[str] = mapped_column(Text)
-    kwargs: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    delay_seconds: Mapped[int] = mapped_column(default=0)
-    ttl_seconds: Mapped[int]
-    state: Mapped[str] = mapped_column(String(20), default="pending")
-    cause: Mapped[str] = mapped_column(Text, default="")
-    origin: Mapped[str] = mapped_column(Text, default="hub")
-    expires_at: Mapped[dt.datetime]
-    store_id: Mapped[bytes | None]
-    published_at: Mapped[dt.datetime | None]
-    session: Mapped[int] = mapped_column(BigInteger, default=0)
-    sequence: Mapped[int] = mapped_column(BigInteger, default=0)
-    readings: Mapped[list[Any]] = mapped_column(default=list)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    ended_at: Mapped[dt.datetime | None]
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
-    cancel_published_at: Mapped[dt.datetime | None]
-
-
-class CommandUpdate(Base):
-    """The history of a command: every update that came, in whatever order."""
-
-    __tablename__ = "command_updates"
-
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    command: Mapped[uuid.UUID] = mapped_column(ForeignKey("commands.id", ondelete="CASCADE"), index=True)
-    state: Mapped[str] = mapped_column(Text)
-    at: Mapped[dt.datetime]
-    session: Mapped[int] = mapped_column(BigInteger)
-    sequence: Mapped[int] = mapped_column(BigInteger)
-    cause: Mapped[str] = mapped_column(Text, default="")
+    kind: Mapped[str] = mapped_column(Text, default="", server_default="")

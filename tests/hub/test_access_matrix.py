@@ -48,6 +48,7 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "/v1/receivers": (f"{R} {CONF}", CONF, CONF),
     "/v1/deadlines": (f"{R} {CONF}", CONF, CONF),
     "/v1/commands": (f"{R} {CMD}", CMD, CMD),
+    "/v1/command-batches": (f"{R} {CMD}", CMD, CMD),
     "/v1/backfills": (f"{R} {CMD}", CMD, CMD),
     "/v1/completeness": (f"{R} {RR}", NOBODY, NOBODY),
     "/v1/runs": (R, NOBODY, NOBODY),

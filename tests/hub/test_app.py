@@ -10,7 +10,7 @@ from litestar.routes import HTTPRoute
 
 from hub import amr_tasks
 from hub.app import RESOURCES
-from hub.commands import LARGEST_DELAY_SECONDS
+from hub.calling import LARGEST_DELAY_SECONDS
 from hub.resources import Resource
 from tests.parts.rest import application
 

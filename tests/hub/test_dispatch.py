@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import dispatch, models
+from hub import command_updates, dispatch, models
 from hub.database import reading as looking
 from hub.database import writing
 from hub.ingest import store_deliveries
@@ -69,7 +69,9 @@ def update(key: uuid.UUID, state: str, sequence: int, **more: Any) -> commands.C
 
 async def apply(engine: AsyncEngine, estate: Estate, *updates: commands.CommandUpdate) -> dict[int, str]:
     async with writing(engine) as session:
-        return await dispatch.apply_updates(session, estate.gateway, estate.organization, list(enumerate(updates)), NOW)
+        return await command_updates.apply_updates(
+            session, estate.gateway, estate.organization, list(enumerate(updates)), NOW
+        )
 
 
 async def test_a_command_waits_for_its_gateway_and_is_pinned_to_its_store(engine: AsyncEngine) -> None:

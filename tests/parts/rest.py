@@ -46,6 +46,11 @@ class Rest:
     client: httpx.AsyncClient
     clock: ShownClock
 
+    def settle(self, **settings: Any) -> None:  # noqa: ANN401 - fields of Settings
+        """Go on with other settings."""
+        self.hub = dataclasses.replace(self.hub, settings=dataclasses.replace(self.hub.settings, **settings))
+        application().state.hub = self.hub
+
     async def call(self, method: str, path: str, body: object = None, status: int = 200) -> Any:  # noqa: ANN401 - JSON
         """Send a request; check its status; return the decoded answer (None for an empty one)."""
         answer = await self.client.request(method, path, json=body)
@@ -133,7 +138,8 @@ async def rest(engine: AsyncEngine, database_url: str, tmp_path: Path) -> AsyncI
     """Return a client with a staff token on an empty database."""
     clock = ShownClock()
     keys = SessionKeys(SigningKey(bytes(32)), tmp_path / "hub.key.sessions")
-    hub = Hub(Settings(database_url), engine, clock, session_keys=keys)
+    # A stream of events that nobody ends is over at once, so that walks over all paths get on.
+    hub = Hub(Settings(database_url, stream_seconds=0.05), engine, clock, session_keys=keys)
     async with writing(engine) as session:
         key = await create_token(session, "test", clock.now())
     # Making the application takes longer than most tests: it is the same for all, but for its hub.

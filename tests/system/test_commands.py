@@ -2,19 +2,22 @@
 
 import asyncio
 import datetime as dt
+import json
 import pathlib
+import re
 import signal
 import time
 import uuid
 from typing import Any
 
 import aiomqtt
+import httpx
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from deploy.demo.hub_client import RestError
-from tests.parts.databases import database_url
+from tests.parts.databases import ON_POSTGRESQL, ON_SQLITE, database_url
 from tests.parts.site import Site, site
 from tests.system.test_kills import polling_site
 
@@ -37,6 +40,15 @@ def invoke(opened: Site, **changes: object) -> dict[str, Any]:
     return dict(opened.hub.post("/v1/metering/amr-tasks/invoke", **body))
 
 
+def follow(opened: Site, path: str, last: str = "") -> list[tuple[str, Any]]:
+    """Read server-sent events to their end; return ids and data."""
+    headers = {**opened.hub._headers, "Last-Event-ID": last} if last else opened.hub._headers
+    text = httpx.get(opened.hub.url + path, headers=headers, timeout=60).raise_for_status().text
+    found = re.findall(r"^id: (\d+)\nevent: \w+\ndata: (.*)$", text, re.MULTILINE)
+    return [(number, json.loads(data)) for number, data in found]
+
+
+@ON_POSTGRESQL
 def test_a_value_on_demand(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         polling_site(opened)
@@ -46,10 +58,26 @@ def test_a_value_on_demand(database_url: str, tmp_path: pathlib.Path) -> None:
         assert ended["state"] == "done", ended
         assert [reading["series"] for reading in ended["readings"]] == ["4:302"]
 
+        # What became of it is told by a process that only has the database in common with the relay.
+        path = f"/v1/commands/{invoke(opened)['command']}/events"
+        told = follow(opened, path)
+        assert [data["state"] for _, data in told] == ["pending", "sent", "accepted", "running", "done"]
+        assert follow(opened, path, told[1][0]) == told[2:]
+
+        call = {"meter_execution_type": "generic_lis200", "task_call": "read_single_value"}
+        gateway, kwargs = opened.gateways["gw-1"], {"address": "4:302"}
+        batch = opened.hub.post(
+            "/v1/command-batches", gateway=gateway, **call, task_kwargs=kwargs, ttl_seconds=DAY, priority=1
+        )
+        progress = follow(opened, f"/v1/command-batches/{batch['id']}/events")[-1][1]
+        assert progress["final"], progress
+        assert progress["states"] == {"done": batch["commands"]}
+
         wrong = invoke(opened, task_kwargs={"address": "9:999"})
         ended = opened.hub.get(f"/v1/commands/{wrong['command']}", wait=30)
         assert ended["state"] == "failed"
         assert "#0" in ended["cause"]
+        assert [run["kind"] for run in opened.hub.all("/v1/runs", command=wrong["command"])] == ["device"]
 
         delayed = invoke(opened, run_offset_seconds=900)
         ended = opened.hub.get(f"/v1/commands/{delayed['command']}", wait=30)
@@ -66,6 +94,7 @@ def test_a_value_on_demand(database_url: str, tmp_path: pathlib.Path) -> None:
             assert text in str(refused.value)
 
 
+@ON_SQLITE
 def test_commands_that_cannot_run_end_all_the_same(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         polling_site(opened)
@@ -129,6 +158,7 @@ class Stranger:
         return updates
 
 
+@ON_SQLITE
 async def test_a_stranger_invokes_with_the_hub_stopped(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         polling_site(opened)
