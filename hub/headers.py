@@ -6,6 +6,7 @@ Over TLS, which a proxy in front ends and tells of by ``X-Forwarded-Proto``, a c
 ``Allow`` names all methods of a path: the framework's own answer to OPTIONS knows those of its first handler only.
 """
 
+from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
@@ -31,7 +32,7 @@ async def add_headers(message: Message, scope: Scope) -> None:
     if scope["scheme"] == "https":
         wanted += _ONLY_TLS
     kept = list(message["headers"])
-    if scope["type"] == "http" and scope["method"] == "OPTIONS" and "path_template" in scope:
+    if scope["type"] == ScopeType.HTTP and scope["method"] == "OPTIONS" and "path_template" in scope:
         routes = (route for route in scope["litestar_app"].routes if isinstance(route, HTTPRoute))
         methods = {
             one for route in routes if route.path_format == scope["path_template"] for one in route.route_handler_map

@@ -7,6 +7,7 @@ import datetime as dt
 
 import msgspec
 from litestar import Response, Router, get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import ColumnElement, func, select
@@ -24,6 +25,8 @@ LIVE = "live"
 READY = "ready"
 DEGRADED = "degraded"
 UNAVAILABLE = "unavailable"
+_PROMETHEUS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
+"""The framework adds the charset itself; twice in one header makes it unreadable to Prometheus."""
 
 
 class Health(msgspec.Struct, kw_only=True):
@@ -69,13 +72,30 @@ async def live() -> Health:
     return Health(status=LIVE)
 
 
-@get(["/health", "/health/ready"], summary="Whether the hub keeps its promises, and if not, why")
+@get(
+    ["/health", "/health/ready"],
+    summary="Whether the hub keeps its promises, and if not, why",
+    responses={
+        HTTP_503_SERVICE_UNAVAILABLE: ResponseSpec(
+            Health, generate_examples=False, description="Requests cannot be served now"
+        )
+    },
+)
 async def ready(request: HubRequest) -> Response[Health]:
     """Answer 200 when requests can be served (ready or degraded, with reasons), 503 when not."""
     return _answer(await judge(hub_of(request)))
 
 
-@get("/metrics", summary="Figures for Prometheus")
+@get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    media_type=_PROMETHEUS,
+    responses={
+        HTTP_200_OK: ResponseSpec(
+            str, generate_examples=False, media_type=f"{_PROMETHEUS}; charset=utf-8", description="The figures"
+        )
+    },
+)
 async def metrics(request: HubRequest) -> Response[bytes]:
     """Count what the database has, beside what this process has counted itself."""
     figures = CollectorRegistry()
@@ -83,9 +103,7 @@ async def metrics(request: HubRequest) -> Response[bytes]:
         for name, text, value in await _figures(session, hub_of(request).clock.now()):
             Gauge(f"metergate_{name}", text, registry=figures).set(value)
         await deadlines_gauged.gauge(session, figures)
-    # The framework adds the charset itself; twice in one header makes it unreadable to Prometheus.
-    kind = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
-    return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=kind)
+    return Response(generate_latest(figures) + generate_latest(REGISTRY), media_type=_PROMETHEUS)
 
 
 async def _figures(session: AsyncSession, now: dt.datetime) -> list[tuple[str, str, float]]:
