@@ -6,8 +6,10 @@ A month's partition is the table ``readings_YYYY_MM``; what no month takes lies 
 Rules:
 - Where a table comes or goes, ``lock`` is taken first: readings itself too, because who had looked up the partitions
   before would miss the rows of those that changed meanwhile, or have them refused.
-- No lock is waited for longer than ``LOCK_WAIT``: whoever asks after us waits behind us as long. Who is refused
-  (``is_refused``) tries again later; an export or pg_dump may hold its lock for minutes.
+- No lock is waited for long: whoever asks after us waits behind us as long. It is ``LOCK_WAIT`` at first, and more
+  after several refusals (``is_refused``), for transactions of ingestion that take longer than that; always less than
+  the second after which PostgreSQL looks for deadlocks, so that never another is ended for our sake. An export or
+  pg_dump may hold its lock for minutes: then it is tried again later.
 """
 
 import dataclasses
@@ -20,7 +22,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 DEFAULT: Final = "readings_default"
-LOCK_WAIT: Final = "250ms"
+LOCK_WAIT: Final = 0.25
+LONGEST_WAIT: Final = 0.8
+"""Seconds that a lock is waited for, at first and at last."""
+
+PATIENCE: Final = 5
+"""After how many refusals a lock is waited for twice as long."""
 
 REFERENCES: Final = {
     "organization": "organizations",
@@ -113,15 +120,24 @@ async def is_table(session: AsyncSession, name: str) -> bool:
     return await session.scalar(sa.text("SELECT to_regclass(:name)"), {"name": name}) is not None
 
 
-async def take_turn(session: AsyncSession) -> bool:
-    """Have this transaction be the one that changes partitions, and wait for no lock long; False when another is."""
-    await run(session, f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+async def take_turn(session: AsyncSession, refused: int = 0) -> bool:
+    """Have this transaction be the one that changes partitions, and wait for no lock long; False when another is.
+
+    ``refused`` is how often it was refused a lock before.
+    """
+    seconds = min(LOCK_WAIT * 2 ** (refused // PATIENCE), LONGEST_WAIT)
+    await run(session, f"SET LOCAL lock_timeout = {int(1000 * seconds)}")
     return bool(await session.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")))
 
 
 async def lock(session: AsyncSession) -> None:
     """Keep everybody from readings, and from what they refer to, until this transaction ends."""
     await run(session, f"LOCK TABLE {', '.join(REFERENCES.values())} IN ACCESS EXCLUSIVE MODE")
+    await lock_readings(session)
+
+
+async def lock_readings(session: AsyncSession) -> None:
+    """Keep everybody from readings until this transaction ends: enough where only a partition goes."""
     await run(session, "LOCK TABLE ONLY readings IN ACCESS EXCLUSIVE MODE")
 
 

@@ -51,7 +51,7 @@ async def make_partitions(engine: AsyncEngine, now: dt.datetime) -> list[str]:
         begun = time.monotonic()
         try:
             async with writing(engine) as session:
-                new = await take_step(session, now)
+                new = await take_step(session, now, refused)
         except DBAPIError as error:
             if not is_refused(error):
                 await _give_up(engine, error)
@@ -81,9 +81,9 @@ async def _give_up(engine: AsyncEngine, error: DBAPIError) -> None:
             await run(session, *abandoning())
 
 
-async def take_step(session: AsyncSession, now: dt.datetime) -> list[str] | None:
+async def take_step(session: AsyncSession, now: dt.datetime, refused: int = 0) -> list[str] | None:
     """Do one step; return the new partitions, None when nothing is to be done, or another is at it."""
-    if not await take_turn(session):
+    if not await take_turn(session, refused):
         return None
     if (move := await under_way(session)) is not None:
         return await go_on(session, move)

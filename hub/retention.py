@@ -7,7 +7,7 @@ have none of their own, and for staged readings and audit entries of nobody. Nul
 
 import datetime as dt
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import get
 from msgspec import Meta
@@ -38,6 +38,7 @@ class RetentionPolicyBody(Body, kw_only=True):
     events_days: _Days | None = None
     staged_days: _Days | None = None
     audit_days: _Days | None = None
+    readings_whole_months: bool = False
 
 
 class RetentionPolicy(RetentionPolicyBody, kw_only=True):
@@ -82,7 +83,7 @@ async def preview_retention(request: HubRequest) -> list[Going]:
     hub = hub_of(request)
     names = [f"{kind}_days" for kind in KINDS]
     query = query_of(request, ["organization", *names])
-    told = {name: parse_number(name, query[name], 1, MOST_DAYS) for name in names if name in query}
+    told: dict[str, Any] = {name: parse_number(name, query[name], 1, MOST_DAYS) for name in names if name in query}
     organization = parse_uuid("organization", query["organization"]) if "organization" in query else None
     async with reading(hub.engine) as session:
         found = await preview(session, hub.clock.now(), organization, Days(**told) if told else None)

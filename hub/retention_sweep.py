@@ -2,7 +2,8 @@
 
 Rules:
 - Readings and events go by their timestamp, staged readings by when they were staged, audit entries by when they were
-  noted. The boundary is the beginning of a day (UTC), so that it moves once a day.
+  noted. The boundary is the beginning of a day (UTC), so that it moves once a day; for readings that of a month where
+  the policy has ``readings_whole_months``.
 - Before readings go, nothing older is expected any more (``_move_expectations``), in the ledger's turn: what was
   deleted on purpose is no gap, and nobody fetches it again. That boundary (``readings_kept``) never goes back, not even
   when the policy does. A reading that comes later and is older is deleted when the boundary moves next.
@@ -10,7 +11,7 @@ Rules:
 - That something was deleted by a policy is noted in the audit log, once for each kind and organization, with the first
   slice.
 
-On PostgreSQL whole months could be dropped with their partition; they are not yet, rows go there too.
+On PostgreSQL months that go whole are dropped with their partition (``hub.retention_months``), before rows are deleted.
 """
 
 import dataclasses
@@ -44,6 +45,7 @@ from hub.models import (
     RetentionPolicy,
     StagedReading,
 )
+from hub.retention_months import GoingMonth, drop_months, going_months
 from protocol.rasters import Raster
 
 KINDS = ("readings", "events", "staged", "audit")
@@ -62,13 +64,16 @@ class Days:
     events_days: int | None = None
     staged_days: int | None = None
     audit_days: int | None = None
+    whole_months: bool = False
+    """Readings go by whole months only, and are kept for up to a month longer."""
 
     def boundary(self, kind: str, now: dt.datetime) -> dt.datetime | None:
         """Return the instant before which things of a kind go; None when they stay."""
         days: int | None = getattr(self, f"{kind}_days")
         if days is None:
             return None
-        return now.replace(hour=0, minute=0, second=0, microsecond=0) - dt.timedelta(days=days)
+        before = now.replace(hour=0, minute=0, second=0, microsecond=0) - dt.timedelta(days=days)
+        return before.replace(day=1) if kind == "readings" and self.whole_months else before
 
 
 FOR_EVER = Days()
@@ -92,12 +97,16 @@ class Going(msgspec.Struct, kw_only=True):
     events: Part
     staged: Part
     audit: Part
+    partitions: list[GoingMonth]
+    """On PostgreSQL the partitions with readings of this organization that go whole."""
 
 
 async def days_of(session: AsyncSession) -> Mapping[uuid.UUID | None, Days]:
     """Return what holds for each organization; None has what holds for nobody's."""
     policies = {
-        row.organization: Days(row.readings_days, row.events_days, row.staged_days, row.audit_days)
+        row.organization: Days(
+            row.readings_days, row.events_days, row.staged_days, row.audit_days, row.readings_whole_months
+        )
         for row in await session.scalars(select(RetentionPolicy))
     }
     everybodys = policies.get(None, FOR_EVER)
@@ -133,13 +142,17 @@ async def preview(
 ) -> list[Going]:
     """Count what goes now of one organization or of all, by their policies or by these days."""
     names = {row.id: row.name for row in await session.execute(select(Organization.id, Organization.name))}
+    policies = dict(await days_of(session))
+    asked = [key for key in policies if organization is None or key == organization]
+    if days is not None:
+        policies |= {key: dataclasses.replace(days, whole_months=policies[key].whole_months) for key in asked}
+    before = {key: held.boundary("readings", now) for key, held in policies.items() if key is not None}
+    months = await going_months(session, {key: instant for key, instant in before.items() if instant is not None})
     found = []
-    for key, own in (await days_of(session)).items():
-        if organization is not None and key != organization:
-            continue
-        held = days or own
-        parts = {kind: await _count(session, kind, key, held, now) for kind in KINDS}
-        found.append(Going(organization=key, name=names.get(key, "") if key else "", **parts))
+    for key in asked:
+        parts = {kind: await _count(session, kind, key, policies[key], now) for kind in KINDS}
+        whole = [month for month, whose in months if key in whose]
+        found.append(Going(organization=key, name=names.get(key, "") if key else "", partitions=whole, **parts))
     return found
 
 
@@ -160,42 +173,57 @@ async def sweep(engine: AsyncEngine, now: dt.datetime) -> dict[str, int]:
     async with reading(engine) as session:
         policies = await days_of(session)
     gone = dict.fromkeys(KINDS, 0)
+    gone["readings"] = await _sweep_readings(engine, policies, now)
     for organization, days in policies.items():
         for kind in KINDS:
             before = days.boundary(kind, now)
-            if before is None:
-                continue
-            if kind == "readings":
-                if organization is not None:
-                    gone[kind] += await _sweep_readings(engine, organization, before, now)
-            else:
+            if before is not None and kind != "readings":
                 gone[kind] += await _delete(engine, kind, organization, before, now)
     if any(gone.values()):
         _log.info("retention_deleted", **gone)
     return gone
 
 
-async def _sweep_readings(engine: AsyncEngine, organization: uuid.UUID, before: dt.datetime, now: dt.datetime) -> int:
+async def _sweep_readings(engine: AsyncEngine, policies: Mapping[uuid.UUID | None, Days], now: dt.datetime) -> int:
+    """Delete all organizations' readings that go: first whole months, then rows."""
+    since: dict[uuid.UUID, dt.datetime] = {}
+    left = []
+    for organization, days in policies.items():
+        before = days.boundary("readings", now)
+        if organization is None or before is None or (kept := await _keep_since(engine, organization, before)) is None:
+            continue
+        since[organization] = kept.since
+        if not kept.cleared:
+            left.append(organization)
+    if not left:
+        return 0
+    dropped = await drop_months(engine, since, now)
+    if dropped.refused:
+        return dropped.readings
+    count = dropped.readings
+    for organization in left:
+        before = since[organization]
+        count += await _delete(engine, "readings", organization, before, now)
+        async with writing(engine) as session:
+            await session.execute(
+                sa.update(ReadingsKept)
+                .where(ReadingsKept.organization == organization, ReadingsKept.since == before)
+                .values(cleared=True)
+            )
+    return count
+
+
+async def _keep_since(engine: AsyncEngine, organization: uuid.UUID, before: dt.datetime) -> ReadingsKept | None:
+    """Have nothing expected from before this; return from when on readings are kept. None when it cannot be now."""
     async with reading(engine) as session:
         kept = await session.get(ReadingsKept, organization)
-    if kept is not None and kept.cleared and kept.since >= before:
-        return 0
-    if kept is None or kept.since < before:
-        async with ledger_turn(engine, wait=True) as session:
-            if session is None:
-                return 0
-            await _move_expectations(session, organization, before)
-            await session.merge(ReadingsKept(organization=organization, since=before, cleared=False))
-    elif kept.since > before:
-        before = kept.since
-    count = await _delete(engine, "readings", organization, before, now)
-    async with writing(engine) as session:
-        await session.execute(
-            sa.update(ReadingsKept)
-            .where(ReadingsKept.organization == organization, ReadingsKept.since == before)
-            .values(cleared=True)
-        )
-    return count
+    if kept is not None and kept.since >= before:
+        return kept
+    async with ledger_turn(engine, wait=True) as session:
+        if session is None:
+            return None
+        await _move_expectations(session, organization, before)
+        return await session.merge(ReadingsKept(organization=organization, since=before, cleared=False))
 
 
 async def _delete(

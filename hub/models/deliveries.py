@@ -100,7 +100,7 @@ class ReadingVersion(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     meter_device: Mapped[uuid.UUID] = mapped_column(ForeignKey("meter_devices.id"))
     series: Mapped[uuid.UUID] = mapped_column(ForeignKey("meter_reading_series.id"))
-    timestamp: Mapped[dt.datetime]
+    timestamp: Mapped[dt.datetime] = mapped_column(index=True)
     value: Mapped[decimal.Decimal]
     first_collected: Mapped[dt.datetime]
     collected: Mapped[dt.datetime]

@@ -3,7 +3,7 @@
 import datetime as dt
 import uuid
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hub.models.base import Base, Identified
@@ -12,7 +12,8 @@ from hub.models.base import Base, Identified
 class RetentionPolicy(Identified, Base):
     """Days for which things are kept; None for ever. Without organization it is the installation's.
 
-    An organization with a policy of its own has nothing of the installation's.
+    An organization with a policy of its own has nothing of the installation's. ``readings_whole_months``: readings go
+    when a whole month of them is old enough.
     """
 
     __tablename__ = "retention_policies"
@@ -23,6 +24,7 @@ class RetentionPolicy(Identified, Base):
     events_days: Mapped[int | None]
     staged_days: Mapped[int | None]
     audit_days: Mapped[int | None]
+    readings_whole_months: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class ReadingsKept(Base):

@@ -96,6 +96,8 @@ def test_rest_writes_in_one_way() -> None:
         "retention_sweep",
         "key_sealing",
         "partitions",
+        "retention_months",
+        "audit",
         "processes",
     }
     # Commands, and what is noted of a request that has been answered.

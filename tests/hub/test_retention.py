@@ -160,7 +160,7 @@ async def test_events_and_staged_readings_go_by_their_own_days(rest: Rest, engin
     assert going[fleet.organization]["staged"]["count"] == 1
     assert going[fleet.organization]["events"]["count"] == 1
     assert going[other.organization]["events"] == {"days": None, "before": None, "count": 0, "oldest": None}
-    assert await sweep(engine, rest.clock.now()) == {"readings": 0, "events": 1, "staged": 2}
+    assert await sweep(engine, rest.clock.now()) == {"readings": 0, "events": 1, "staged": 2, "audit": 0}
     assert await count_of(rest, staged) == 1
     events = "/v1/metering/meter-system-events"
     assert await count_of(rest, events, f"&meter_device={fleet.meter}") == 1
@@ -174,7 +174,7 @@ async def test_a_preview_by_other_days_deletes_nothing(rest: Rest, engine: Async
     (nobody, told) = await rest.get(f"{PATH}/preview?readings_days=1")
     assert (nobody["organization"], nobody["readings"]["count"]) == (None, 0)
     assert (told["name"], told["readings"]["count"], told["events"]["days"]) == ("utility", 36, None)
-    assert await sweep(engine, now) == {"readings": 0, "events": 0, "staged": 0}
+    assert await sweep(engine, now) == {"readings": 0, "events": 0, "staged": 0, "audit": 0}
     assert await count_of(rest, READINGS) == count
     for query in ("readings_days=0", "readings_days=x", "organization=x", "colour=red"):
         problem = await rest.get(f"{PATH}/preview?{query}", 422)
