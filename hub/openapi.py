@@ -96,7 +96,9 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
         ("state", "type", "start_time", "end_time", "limit", "offset")
     ),
     ("get", "/v1/metering/device-periods/consumption"): Asked(_CONSUMPTION, required=_CONSUMPTION),
-    ("get", "/v1/retention-policies/preview"): Asked(("organization", "readings_days", "events_days", "staged_days")),
+    ("get", "/v1/retention-policies/preview"): Asked(
+        ("organization", "readings_days", "events_days", "staged_days", "audit_days")
+    ),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
     ("get", "/v1/commands/events"): Asked(("gateway", "meter_device", "batch", "state")),
     ("get", "/v1/command-batches/{row_id}/refusals"): Asked(("reason", "limit", "offset")),
