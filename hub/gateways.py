@@ -26,7 +26,7 @@ from hub.plans import raise_changed
 from hub.problems import wrong
 from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
 from hub.rivals import conflict_of
-from hub.sealed_keys import forget_sealed, read_needs
+from hub.sealed_keys import forget_sealed, read_missing
 from hub.state import HubRequest, hub_of
 from protocol.envelopes import fingerprint
 from protocol.topics import check_gateway_id
@@ -137,10 +137,8 @@ async def _state(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
 async def missing_keys(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, list[Values]]:
     """Return which keys each gateway would need for what it should run, and has not, in the form of problems."""
     found: dict[uuid.UUID, list[Values]] = {}
-    for need in await read_needs(session, gateways):
-        if need.missing:
-            told = {"kind": "receiver", "item": str(need.receiver), "text": need.missing}
-            found.setdefault(need.gateway, []).append(told)
+    for gateway, missing in (await read_missing(session, gateways)).items():
+        found[gateway] = [{"kind": "receiver", "item": str(one.receiver), "text": one.text} for one in missing]
     return found
 
 

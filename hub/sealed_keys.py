@@ -11,6 +11,7 @@ Rules:
 import dataclasses
 import uuid
 from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,6 +26,10 @@ FIELDS = {
     "dedicated": "dlms_dedicated_key",
 }
 """The fields of a meter's security keys that receivers need, by the names of ``protocol.meter_keys.MeterKeys``."""
+
+
+MOST_TOLD = 20
+"""Meters of a gateway whose missing keys are told one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,9 +89,46 @@ class Need:
         return f"{whose} cannot be sealed: {self.box.problem}" if self.box is not None and self.box.problem else ""
 
 
+class Missing(NamedTuple):
+    """What is missing for a receiver, for people."""
+
+    receiver: uuid.UUID
+    text: str
+
+
 async def read_needs(session: AsyncSession, gateways: Collection[uuid.UUID]) -> list[Need]:
     """Return what these gateways need for their active receivers, and what there is of it."""
-    statement = (
+    return await _read(session, _statement(gateways))
+
+
+async def read_missing(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, list[Missing]]:
+    """Return what is missing at which gateway: of each ``MOST_TOLD`` meters at most, then how many more there are."""
+    receivers = sa.select(Receiver.id, Receiver.receiver_kwargs).where(
+        Receiver.gateway.in_(gateways), Receiver.is_active, Receiver.receiver.in_(ciphering())
+    )
+    keyless = [row.id for row in await session.execute(receivers) if row.receiver_kwargs.get("security") == "none"]
+    current = sa.and_(
+        SealedMeterKeys.generation == MeterSecurityKeys.generation,
+        SealedMeterKeys.sealed_for == Gateway.sealing_key,
+        SealedMeterKeys.problem == "",
+    )
+    wanting = _statement(gateways).where(
+        sa.not_(sa.func.coalesce(current, sa.false())),
+        sa.or_(MeterSecurityKeys.id.is_not(None), Receiver.id.not_in(keyless)),
+    )
+    found: dict[uuid.UUID, list[Missing]] = {}
+    for need in await _read(session, wanting):
+        if need.missing:
+            found.setdefault(need.gateway, []).append(Missing(need.receiver, need.missing))
+    for told in found.values():
+        more = len(told) - MOST_TOLD
+        if more > 0:
+            told[MOST_TOLD:] = [Missing(told[MOST_TOLD].receiver, f"and the keys of {more} more meters")]
+    return found
+
+
+def _statement(gateways: Collection[uuid.UUID]) -> sa.Select[Any]:
+    return (
         sa.select(
             Gateway.id.label("gateway"),
             Gateway.gateway_id,
@@ -116,6 +158,9 @@ async def read_needs(session: AsyncSession, gateways: Collection[uuid.UUID]) -> 
         .where(Receiver.gateway.in_(gateways), Receiver.is_active, Receiver.receiver.in_(ciphering()))
         .order_by(Receiver.id, MeterDevice.id)
     )
+
+
+async def _read(session: AsyncSession, statement: sa.Select[Any]) -> list[Need]:
     return [
         Need(
             gateway=row.gateway,

@@ -15,7 +15,8 @@ from hub.database import reading as looking
 from hub.database import writing
 from hub.key_sealing import Sealer
 from hub.lifesigns import LifeSign, note_life_signs
-from hub.models import Gateway, MeterSecurityKeys, SealedMeterKeys
+from hub.models import Gateway, MeterDevice, MeterSecurityKeys, SealedMeterKeys
+from hub.sealed_keys import MOST_TOLD
 from hub.secrets_box import public_half, seal
 from hub.secrets_ring import Ring, note_ring
 from hub.secrets_rotation import rotate
@@ -26,6 +27,7 @@ from protocol.meter_keys import SEALED_BYTES, MeterKeys, gateway_sealing_key, op
 from protocol.plans import PushMeter, read_plan
 from protocol.seals import UnsealableError
 from tests.parts.databases import database_url, engine
+from tests.parts.estates import new_meter
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -223,6 +225,30 @@ async def test_another_machine_gets_keys_of_its_own_and_the_old_one_none(station
     await station.says()
     await station.seals()
     assert await station.opened() == KEYS
+
+
+async def test_of_many_meters_some_are_told_and_of_those_that_need_no_keys_none(station: Station) -> None:
+    async with writing(station.engine) as session:
+        kind = await session.scalar(sa.select(MeterDevice.type).where(MeterDevice.id == station.meter))
+        assert kind is not None
+        more = [
+            new_meter(f"M{number:02}", uuid.UUID(station.fleet.organization), kind, None)
+            for number in range(MOST_TOLD + 4)
+        ]
+        session.add_all(more)
+        await session.flush()
+        for number, meter in enumerate(more):
+            meter.dlms_system_title = f"4D475300000001{number:02}"
+        ids = [str(meter.id) for meter in more]
+    path = f"/v1/receivers/{station.receiver['id']}"
+    await station.rest.patch(path, meter_devices=[*ids, str(station.meter)])
+    told = await station.missing()
+    assert (len(told), told[-1]) == (MOST_TOLD + 1, "")
+    problems = (await station.rest.get(f"/v1/gateways/{station.fleet.gateway}"))["problems"]
+    assert problems[-1]["text"] == "and the keys of 5 more meters"
+    await station.rest.patch(path, receiver_kwargs={"security": "none"})
+    await station.gives(iec62056_21_password="1")  # noqa: S106 - a test's password
+    assert await station.missing() == []
 
 
 async def test_a_rotation_of_the_hubs_own_key_changes_no_plan(station: Station) -> None:
