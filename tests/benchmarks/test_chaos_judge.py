@@ -184,6 +184,10 @@ def test_commands_that_run_twice_or_never_end_or_are_forgotten() -> None:
 
     assert judged(asked_later).commands_run_twice == 1
     assert judged(lambda evidence: evidence.commands[0].update(state="sent")).commands_without_end == 1
+    waiting = {"state": "accepted", "origin": "backfill"}
+    later, before = (f"{LAST + sign * QUARTER:%Y-%m-%dT%H:%M:%SZ}" for sign in (1, -1))
+    assert judged(lambda evidence: evidence.commands[0].update(waiting, expires_at=later)).commands_without_end == 0
+    assert judged(lambda evidence: evidence.commands[0].update(waiting, expires_at=before)).commands_without_end == 1
     assert judged(lambda evidence: evidence.commands[0].update(state="expired")).unexplained == 1
     assert judged(lambda evidence: evidence.commands.clear()).unexplained == 1
 
