@@ -23,7 +23,6 @@ import structlog
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.app import create_app
 from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import DatabaseError, create_engine, migrate, schema_problem, writing
@@ -185,6 +184,9 @@ def without_secrets(url: str) -> str:
 
 
 def _server(hub: Hub) -> uvicorn.Server:
+    # Only here: a relay has no use for the resources, and starts sooner and smaller without them.
+    from hub.app import create_app  # noqa: PLC0415 - as above
+
     return _Server(
         uvicorn.Config(
             create_app(hub),

@@ -315,7 +315,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_STEPS)
 def test_however_it_came_about_it_is_what_a_rebuild_makes(sqlite_url: str, steps: list[tuple[str, int]]) -> None:
     asyncio.run(_play(sqlite_url, steps, 1))
