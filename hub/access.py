@@ -53,6 +53,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/users": _STAFF_ONLY,
     "/v1/tokens": _STAFF_ONLY,
     "/v1/retention-policies": _STAFF_ONLY,
+    "/v1/audit": _LOOK_ONLY,
     "/v1/gateways": _estate(COMMAND),
     # Who may call meters over MQTT is staff's to say.
     "/v1/callers": _LOOK_ONLY,
@@ -81,6 +82,7 @@ DOORS: Mapping[str, Door] = {
     "/v1/metering/meter-readings": Door(
         look=_SEE_READINGS, add=frozenset({PUSH_READINGS}), change=frozenset({CORRECT_READINGS})
     ),
+    "/v1/metering/readings/export": Door(look=_SEE_READINGS),
     "/v1/metering/new-meter-readings": Door(add=frozenset({PUSH_READINGS})),
     "/v1/metering/staged-meter-readings": Door(
         look=_SEE_READINGS | {CORRECT_READINGS}, add=frozenset({PUSH_READINGS}), change=frozenset({CORRECT_READINGS})

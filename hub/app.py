@@ -5,13 +5,13 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from sqlalchemy.exc import DBAPIError
 
 from hub import (
     amr_task_groups,
     amr_tasks,
+    audit_log,
     backfills,
     callers,
     command_batches,
@@ -22,6 +22,7 @@ from hub import (
     deadlines,
     device_periods,
     events,
+    exports,
     gateway_plans,
     gateways,
     granted_tokens,
@@ -53,6 +54,7 @@ from hub.bodies import StrictBody
 from hub.database import UNREACHABLE
 from hub.headers import add_headers
 from hub.openapi import DescribedJson
+from hub.openapi_page import OfflinePage
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
 from hub.resources import Resource, router_of
 from hub.state import Hub
@@ -78,6 +80,7 @@ RESOURCES = (
     reading_series,
     amr_task_groups,
     readings,
+    exports,
     new_readings,
     staged_readings,
     events,
@@ -94,6 +97,7 @@ RESOURCES = (
     loss_records,
     quarantined,
     retention,
+    audit_log,
     undecodable_pushes,
     sheets,
     health,
@@ -128,7 +132,7 @@ def create_app(hub: Hub) -> Litestar:
             path="/schema",
             render_plugins=[
                 DescribedJson(_DECLARED, OPEN_PATHS, path=["/", "/openapi.json"]),
-                SwaggerRenderPlugin(path="/swagger"),
+                OfflinePage(_DECLARED, OPEN_PATHS, path="/swagger"),
             ],
             components=Components(
                 security_schemes={

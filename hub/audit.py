@@ -23,9 +23,10 @@ from sqlalchemy import event, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 
+from hub.access import access_of
 from hub.database import writing
 from hub.models import AuditEntry
-from hub.scopes import Access
+from hub.state import HubRequest
 
 CHANGED = "changed"
 """What is told of a secret."""
@@ -52,10 +53,12 @@ class Author:
     address: str | None = None
 
 
-def author_by(access: Access, method: str, path: str, address: str | None) -> Author:
-    """Return the author of what a request changes."""
+def author_of(request: HubRequest) -> Author:
+    """Return who changes what a request changes."""
+    access = access_of(request)
     kind, key = ("user", access.user) if access.user is not None else ("token", access.token)
-    return Author(kind, access.name, f"{method} {path}"[:_LONGEST_VIA], key, address)
+    address = request.client.host if request.client is not None else None
+    return Author(kind, access.name, f"{request.method} {request.url.path}"[:_LONGEST_VIA], key, address)
 
 
 def the_hub(what: str) -> Author:

@@ -193,7 +193,7 @@ async def list_gaps(request: HubRequest) -> GapPage:
         results = found[window.offset : window.offset + window.limit]
         await _place(session, results)
     return GapPage(
-        count=page.count,
+        count=len(found),
         next=page.next,
         previous=page.previous,
         start=start,

@@ -50,6 +50,7 @@ RESOURCE = Resource(
     },
     order=(Row.timestamp,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
+    walk=lambda _filters: (Row.id,),
 )
 
 router = router_of(RESOURCE)

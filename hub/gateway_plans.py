@@ -235,7 +235,7 @@ async def list_plans(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Page[P
         if gateway.desired_at is not None and gateway.desired_revision not in {one.revision for one in shown}:
             desired = await _known(session, gateway, "desired")
             shown.insert(0, _revision(gateway, desired, len(desired.body or b"")))
-    return Page(len(shown), None, None, shown)
+    return Page(count=len(shown), next=None, previous=None, results=shown)
 
 
 @get(

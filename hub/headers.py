@@ -1,14 +1,16 @@
 """Headers of every answer that tell browsers and caches to keep their hands off, errors included.
 
 Nothing is to be kept (a later user of the same machine or cache would see it), shown in a frame, run, or taken for
-another kind than it is. The pages of ``/schema``, which are to be looked at in a browser, may load what they need.
+another kind than it is. The page of ``/schema``, which is to be looked at in a browser, may use its own style.
 Over TLS, which a proxy in front ends and tells of by ``X-Forwarded-Proto``, a client is to come back only so.
 ``Allow`` names all methods of a path: the framework's own answer to OPTIONS knows those of its first handler only.
 """
 
-from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
+
+from hub.deprecated import DEPRECATED
+from hub.openapi_page import POLICY
 
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
@@ -20,7 +22,7 @@ _DATA = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-_PAGES = ((b"content-security-policy", b"frame-ancestors 'none'"),)
+_PAGES = ((b"content-security-policy", POLICY.encode()),)
 _ONLY_TLS = ((b"strict-transport-security", b"max-age=31536000"),)
 
 
@@ -32,7 +34,11 @@ async def add_headers(message: Message, scope: Scope) -> None:
     if scope["scheme"] == "https":
         wanted += _ONLY_TLS
     kept = list(message["headers"])
-    if scope["type"] == ScopeType.HTTP and scope["method"] == "OPTIONS" and "path_template" in scope:
+    method = str(scope.get("method", ""))
+    goes = DEPRECATED.get((method, str(scope.get("path_template", "")).rstrip("/")))
+    if goes is not None:
+        kept += goes.headers()
+    if method == "OPTIONS" and "path_template" in scope:
         routes = (route for route in scope["litestar_app"].routes if isinstance(route, HTTPRoute))
         methods = {
             one for route in routes if route.path_format == scope["path_template"] for one in route.route_handler_map

@@ -16,8 +16,11 @@ from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from hub.completeness import SCOPES
+from hub.deprecated import DEPRECATED
+from hub.exports import FORMATS
 from hub.paging import LARGEST_LIMIT
 from hub.problems import PROBLEM_JSON, ProblemDocument
+from hub.readings import RESOURCE as READINGS
 from hub.resources import Resource
 
 __all__ = ["DescribedJson", "complete"]
@@ -52,6 +55,7 @@ _KINDS: Final[Mapping[str, Document]] = {
 _SAID: Final[Mapping[str, str]] = {
     "limit": f"How many of the list; at most {LARGEST_LIMIT} are answered.",
     "offset": "How many of the list are left out before.",
+    "cursor": "Where a walk goes on that an empty cursor begins: what next of the answer says.",
     "ordering": "What the list is ordered by; with a minus the other way round.",
 }
 
@@ -78,6 +82,7 @@ class Asked:
         ]
 
 
+_EXPORT: Final = "/v1/metering/readings/export"
 _CONSUMPTION: Final = ("meter_device", "series", "start_time", "end_time")
 _SHEET: Final[Mapping[str, Document]] = {
     "organization": {"type": "string", "description": "Its name or id."},
@@ -99,6 +104,7 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
     ("get", "/v1/retention-policies/preview"): Asked(
         ("organization", "readings_days", "events_days", "staged_days", "audit_days")
     ),
+    ("get", _EXPORT): Asked((*READINGS.filters, "format"), kinds={"format": {"type": "string", "enum": list(FORMATS)}}),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
     ("get", "/v1/commands/events"): Asked(("gateway", "meter_device", "batch", "state")),
     ("get", "/v1/command-batches/{row_id}/refusals"): Asked(("reason", "limit", "offset")),
@@ -148,6 +154,8 @@ def _refusals(method: str, path: str, *, body: bool, closed: bool) -> Iterator[i
     if method == "get" and path.startswith("/v1/command") and path.endswith("/events"):
         # Streams, of which there are only so many, from an event on that must be known.
         yield from (409, 429)
+    if path == _EXPORT:
+        yield 429
 
 
 def _headers(status: int) -> Document:
@@ -172,6 +180,8 @@ def complete(document: Document, resources: Sequence[Resource], open_paths: Sequ
                 continue
             if not closed:
                 operation["security"] = []
+            if (method.upper(), path) in DEPRECATED:
+                operation["deprecated"] = True
             parameters = operation.setdefault("parameters", [])
             known = {one["name"] for one in parameters}
             more = asked[method, path].described() if (method, path) in asked else []
@@ -185,6 +195,8 @@ def complete(document: Document, resources: Sequence[Resource], open_paths: Sequ
             for status in refusals:
                 answer = {"description": _PROBLEMS[status], "content": problem, **_headers(status)}
                 answers.setdefault(str(status), answer)
+            if path == _EXPORT:
+                answers["200"]["content"]["application/jsonl"] = {"schema": _TEXT}
             if str(int(HTTPStatus.PRECONDITION_FAILED)) in answers:
                 answers[str(int(HTTPStatus.PRECONDITION_FAILED))]["content"] = problem
     return document
@@ -192,7 +204,7 @@ def complete(document: Document, resources: Sequence[Resource], open_paths: Sequ
 
 def _query_of(resource: Resource) -> Asked:
     """Return the query of a resource's list."""
-    names = [*resource.filters, *(("ordering",) if resource.orderings else ()), "limit", "offset"]
+    names = [*resource.filters, *(("ordering",) if resource.orderings else ()), "limit", "offset", "cursor"]
     orders = [f"{sign}{name}" for name in resource.orderings for sign in ("", "-")]
     return Asked(names, kinds={"ordering": {"type": "string", "enum": orders}})
 

@@ -1,5 +1,7 @@
 """Lists: ``limit`` and ``offset`` in, ``{"count", "next", "previous", "results"}`` out; filters by name.
 
+With ``cursor`` (``hub.cursors``) in place of ``offset`` a list is walked, and ``count`` is left out.
+
 A query parameter that the list does not have is refused by name, because a misspelt filter would answer everything.
 """
 
@@ -10,9 +12,10 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.cursors import CURSOR, Walk, keyset_of, next_link, read_cursor, write_cursor
 from hub.problems import Wrong, WrongField, wrong
 from hub.state import HubRequest
 
@@ -22,10 +25,10 @@ LARGEST_LIMIT = 1000
 _LARGEST_OFFSET = 2**31 - 1
 
 
-class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of a list; ``next`` and ``previous`` are URLs."""
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One page of a list; ``next`` and ``previous`` are URLs. Who asks by a cursor gets no ``count``."""
 
-    count: int
+    count: int | msgspec.UnsetType = msgspec.UNSET
     next: str | None
     previous: str | None
     results: list[T]
@@ -142,18 +145,40 @@ async def select_page(
     order: Sequence[Any],
     extra: Sequence[str] = (),
     only: Sequence[ColumnElement[bool]] = (),
+    walk: Walk | None = None,
 ) -> tuple[Page[Any], Sequence[T]]:
     """Select one page of a table; return the page without results, and the rows to make them from.
 
-    ``only`` are conditions beside the filters: whose rows there are for who asks.
+    ``only`` are conditions beside the filters: whose rows there are for who asks. A cursor goes along ``walk`` rather
+    than ``order``, if that is given.
     """
-    query = query_of(request, [*filters, *extra, "limit", "offset"])
+    query = query_of(request, [*filters, *extra, "limit", "offset", CURSOR])
     window = window_of(query)
     conditions = [*only, *(filters[name](name, text) for name, text in query.items() if name in filters)]
+    if CURSOR in query:
+        if "offset" in query:
+            raise wrong("offset", "a cursor says itself where the page begins")
+        return await _walk(session, request, select(model).where(*conditions), walk(query) if walk else order, window)
     statement = select(model).where(*conditions).order_by(*order)
     count = (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one()
     rows = (await session.execute(statement.limit(window.limit).offset(window.offset))).scalars().all()
     return frame(request, window, count), rows
+
+
+async def _walk(
+    session: AsyncSession, request: HubRequest, statement: Select[Any], order: Sequence[Any], window: Window
+) -> tuple[Page[Any], Sequence[T]]:
+    keyset = keyset_of(order)
+    if keyset is None:
+        raise wrong(CURSOR, "in this order the list is paged by offset only")
+    place = read_cursor(request, keyset)
+    if place is not None:
+        statement = statement.where(keyset.after(place))
+    # One row more than is answered tells whether there is more.
+    limit = window.limit
+    rows = (await session.execute(statement.order_by(*keyset.order).limit(limit + 1))).scalars().all()
+    after = next_link(request, limit, write_cursor(request, keyset, rows[limit - 1])) if len(rows) > limit else None
+    return Page(next=after, previous=None, results=[]), rows[:limit]
 
 
 def frame(request: HubRequest, window: Window, count: int) -> Page[Any]:

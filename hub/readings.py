@@ -3,7 +3,8 @@
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 from litestar import Response, post
@@ -191,6 +192,13 @@ async def store_one(session: AsyncSession, body: MeterReadingsBody, now: dt.date
     return (await session.execute(statement)).scalar_one()
 
 
+def walk(filters: Collection[str]) -> Sequence[Any]:
+    """Return what a walk over readings goes along: of one meter its series in turn, else time."""
+    if "meter_device" not in filters:
+        return Row.timestamp, Row.id
+    return (Row.timestamp,) if "series" in filters else (Row.series, Row.timestamp)
+
+
 RESOURCE = Resource(
     noun="reading",
     path="/v1/metering/meter-readings",
@@ -210,6 +218,7 @@ RESOURCE = Resource(
     forget=_forget,
     order=(Row.timestamp,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
+    walk=walk,
 )
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub import adoption, audit, expectations, plans
 from hub.access import Access, access_of
 from hub.bodies import Body, given, partial
+from hub.cursors import Walk
 from hub.database import reading
 from hub.etags import Edited, Looked, Stored, Tagged, check_seen, is_known, not_modified, tag_of, with_tag
 from hub.models import Organization
@@ -109,6 +110,7 @@ class Resource:
     ``owned(organization)`` is the condition of an organization's rows, where they have no column that says it, and
     ``owner(session, row)`` whose a row is then, for the audit log.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
+    ``walk(filters)`` is what a cursor goes along instead, by the names of the filters: unique, and with an index.
     """
 
     noun: str
@@ -135,6 +137,7 @@ class Resource:
     owner: Owner | None = None
     order: tuple[Any, ...] = ()
     orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    walk: Walk | None = None
 
     def __post_init__(self) -> None:
         if self.owned is None and not hasattr(self.model, "organization"):
@@ -415,12 +418,6 @@ async def _tie(session: AsyncSession, link: Link, row: uuid.UUID, others: Sequen
         await session.execute(link.table.insert(), [{link.near: row, link.far: other} for other in others])
 
 
-def author_of(request: HubRequest) -> audit.Author:
-    """Return who changes what a request changes."""
-    address = request.client.host if request.client is not None else None
-    return audit.author_by(access_of(request), request.method, request.url.path, address)
-
-
 async def in_transaction(
     request: HubRequest,
     work: Callable[[AsyncSession], Awaitable[_Result]],
@@ -438,7 +435,7 @@ async def in_transaction(
     Raises:
         Conflict: when others were in the way every time.
     """
-    hub, author = hub_of(request), author or author_of(request)
+    hub, author = hub_of(request), author or audit.author_of(request)
     for turn in range(_TRIES):
         try:
             if resource is not None and resource.gateways is not _no_gateways:
@@ -459,23 +456,22 @@ async def in_transaction(
 
 async def _edit_plans(hub: Hub, author: audit.Author, work: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
     # Those of one process wait here first, so that many editors do not take all connections only to wait in them.
-    async with (
-        _plan_edits.setdefault(hub.engine, asyncio.Lock()),
-        audit.changing(hub.engine, author, hub.clock.now()) as session,
-    ):
+    turn = _plan_edits.setdefault(hub.engine, asyncio.Lock())
+    async with turn, audit.changing(hub.engine, author, hub.clock.now()) as session:
         await plans.one_at_a_time(session)
         return await work(session)
 
 
-async def list_page(request: HubRequest, resource: Resource) -> Page[Any]:
+async def list_page(request: HubRequest, resource: Resource) -> Response[Page[Any]]:
     """Answer one page of a resource's list."""
     async with reading(hub_of(request).engine) as session:
         order = ordering_of(request, resource)
         extra = ("ordering",) if resource.orderings else ()
         only = resource.only(access_of(request))
-        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra, only)
+        walk = None if request.query_params.get("ordering") else resource.walk
+        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra, only, walk)
         page.results.extend(await show(session, resource, rows))
-        return page
+    return Response(page, headers={"Link": f'<{page.next}>; rel="next"'} if page.next else None)
 
 
 def ordering_of(request: HubRequest, resource: Resource) -> list[Any]:
@@ -536,7 +532,9 @@ def router_of(resource: Resource, *more: Any) -> Router:  # noqa: ANN401 - Lites
     page: Any = Page
     page = page[resource.out]
 
-    @get("/", summary=f"List: {resource.noun}", description=f"Paged by limit and offset. Filters: {filters}.")
+    @get(
+        "/", summary=f"List: {resource.noun}", description=f"Paged by limit and offset, or cursor. Filters: {filters}."
+    )
     @_annotated(page)
     async def list_all(request: HubRequest) -> Any:  # noqa: ANN401 - annotated above
         return await list_page(request, resource)

@@ -95,6 +95,7 @@ RESOURCE = Resource(
     check=_check,
     order=(Row.created_at,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
+    walk=lambda _filters: (Row.id,),
 )
 
 router = router_of(RESOURCE)

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from litestar import Request
@@ -13,7 +15,27 @@ from hub.rate_limits import Attempts
 from hub.session_keys import SessionKeys
 from hub.settings import Settings
 
+MOST_EXPORTS = 4
+"""Exports at a time in one process: each takes a good part of a processor."""
+
 HubRequest = Request[Any, Any, Any]
+
+
+@dataclasses.dataclass(slots=True)
+class Running:
+    """How many of something are under way in this process, and how many may be."""
+
+    most: int
+    now: int = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count one while the block lasts."""
+        self.now += 1
+        try:
+            yield
+        finally:
+            self.now -= 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,7 +44,8 @@ class Hub:
 
     ``usable`` is set once the database was found to be there and of this version. ``relay_ready`` is set while the
     relay of this process is connected; None when it has none. ``stopping`` is set when the process is to end: whoever
-    waits for something answers now. ``session_keys`` are those of users' sessions, None where nobody can sign in.
+    waits for something answers now. ``exports`` are those under way. ``session_keys`` are of users' sessions, None
+    where nobody can sign in.
     """
 
     settings: Settings
@@ -35,6 +58,7 @@ class Hub:
     session_keys: SessionKeys | None = None
     passwords: Checker = dataclasses.field(default_factory=Checker)
     attempts: Attempts = dataclasses.field(default_factory=Attempts)
+    exports: Running = dataclasses.field(default_factory=lambda: Running(MOST_EXPORTS))
 
 
 def hub_of(request: HubRequest) -> Hub:

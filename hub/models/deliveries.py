@@ -64,6 +64,8 @@ class Reading(Base):
     __tablename__ = "readings"
     __table_args__ = (
         UniqueConstraint("meter_device", "series", "timestamp"),
+        # What a cursor goes along: many readings are of one instant.
+        Index("ix_readings_timestamp_id", "timestamp", "id"),
         Index(
             "ix_readings_flagged",
             "meter_device",
@@ -78,7 +80,7 @@ class Reading(Base):
     organization: Mapped[uuid.UUID] = owner()
     meter_device: Mapped[uuid.UUID] = mapped_column(ForeignKey("meter_devices.id"))
     series: Mapped[uuid.UUID] = mapped_column(ForeignKey("meter_reading_series.id"), index=True)
-    timestamp: Mapped[dt.datetime] = mapped_column(index=True)
+    timestamp: Mapped[dt.datetime]
     value: Mapped[decimal.Decimal]
     unit: Mapped[str] = mapped_column(Text, default="")
     provenance: Mapped[str] = mapped_column(Text, default="meter")

@@ -1,11 +1,15 @@
 """The OpenAPI document says of every operation what it takes and how it refuses, and operations keep to it."""
 
+import base64
+import datetime as dt
+import hashlib
 import re
 from typing import Any, cast
 
 import httpx
 import pytest
 
+from hub.deprecated import DEPRECATED, Deprecated
 from hub.problems import PROBLEM_JSON
 from tests.parts.databases import BOTH, database_url, engine
 from tests.parts.rest import Rest, create_fleet, rest
@@ -76,3 +80,56 @@ async def test_the_header_allow_names_every_method_that_the_document_has(rest: R
     for path, wanted in methods.items():
         answer = await rest.client.options(path)
         assert set(answer.headers["allow"].split(", ")) == wanted | {"OPTIONS"}, path
+
+
+def decimals(document: Document) -> set[str]:
+    """Return the fields of objects that are decimals by the words of this project, which are no floats."""
+    words = ("value", "si_multiplier", "target_percent", "consumption")
+    found = set()
+    for name, schema in document["components"]["schemas"].items():
+        for field, told in schema.get("properties", {}).items():
+            if field in words and "number" in str(told):
+                found.add(f"{name}.{field}")
+    return found
+
+
+async def test_decimals_travel_as_text(document: Document) -> None:
+    """A number in JSON is a float to most who read it."""
+    assert decimals(document) == set()
+    for name in ("MeterReadings", "StagedMeterReading", "MeterReadingsSeries"):
+        fields = document["components"]["schemas"][name]["properties"]
+        assert "string" in str(fields.get("value", fields.get("si_multiplier")))
+
+
+async def test_the_page_for_people_is_whole_and_loads_nothing(rest: Rest, document: Document) -> None:
+    answer = await rest.client.get("/schema/swagger")
+    page = answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert [path for path in document["paths"] if f">{path}</code>" not in page] == []
+    assert [name for name in document["components"]["schemas"] if f"<code>{name}</code>" not in page] == []
+    assert not re.search(r"<script|\bsrc=|https?:|@import|url\(|\bon\w+=", page)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    anchors = set(re.findall(r'href="#([^"]*)"', page))
+    assert anchors <= set(re.findall(r'id="([^"]*)"', page))
+
+
+async def test_what_goes_is_announced(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    since, until = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+    goes = Deprecated(since, until, "https://hub.example/docs")
+    monkeypatch.setitem(cast("dict[tuple[str, str], Deprecated]", DEPRECATED), ("GET", "/v1/gateways"), goes)
+    for path in ("/v1/gateways", "/v1/gateways/"):
+        headers = (await rest.client.get(path)).headers
+        assert headers["Deprecation"] == "@1767225600"
+        assert headers["Sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"
+        assert '<https://hub.example/docs>; rel="deprecation"' in headers["Link"]
+    assert "Deprecation" not in (await rest.client.get("/v1/runs")).headers
+    page = (await rest.client.get("/schema/openapi.json")).json()
+    assert page["paths"]["/v1/gateways"]["get"]["deprecated"] is True
+    with pytest.raises(ValueError, match="365 days"):
+        Deprecated(since, since + dt.timedelta(days=100), "")
