@@ -110,6 +110,10 @@ def test_no_edit_is_lost_that_says_what_it_has_seen(running: RunningHub) -> None
         told = sorted(number for one in answers for _, number in one if number is not None)
         assert told == list(range(counted.start + 1, final + 1)), counted
 
+    tag = running.client.get(interface).headers["etag"]
+    known = running.client.get(interface, headers={"If-None-Match": tag})
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+
     shown = running.ask("GET", f"{gateway}/plans/desired", status=200)
     document = shown["document"]
     (line,), (device,) = document["lines"], document["devices"]
