@@ -159,10 +159,10 @@ class ChaosSite:
             self._add(f"line-{gateway}", self._simulator(gateway, serials))
         for name in self.units:
             self.start(name)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not self._reachable():
             if time.monotonic() > until:
-                raise RuntimeError(f"the hub did not answer within 60 s; its logs are in {self.folder}")
+                raise RuntimeError(f"the hub did not answer within 180 s; its logs are in {self.folder}")
             time.sleep(0.2)
         self._tell_the_hub()
         for gateway in GATEWAYS:

@@ -84,7 +84,7 @@ async def _cancelled_after(seconds: float, log: pathlib.Path) -> bool:
             await asyncio.wait([task])
         assert task.cancelled() or not at_work
         await link.aclose()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while link.said and not heard(log).endswith(BREAK):  # noqa: ASYNC110 - heard when it has passed the line
                 await asyncio.sleep(0.02)
         assert bus.rate == link.rate == OPENING

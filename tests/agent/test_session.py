@@ -194,7 +194,7 @@ async def test_a_cancelled_session_says_goodbye_and_returns_to_the_opening_rate(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while bus.rate != 4800:  # noqa: ASYNC110 - the simulator hears the break when it has passed the line
                 await asyncio.sleep(0.01)
     assert heard(log).endswith(BREAK)

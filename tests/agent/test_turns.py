@@ -117,7 +117,7 @@ class Site(Results):
 
     async def parted(self) -> None:
         """Wait until the meter is left, and the line remembers no rate."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while BREAK not in self.notes or self.memory.rate is not None:  # noqa: ASYNC110 - lists of a test
                 await asyncio.sleep(0.005)
 
@@ -130,7 +130,7 @@ async def working(turns: Turns, notes: list[bytes | str] | None = None) -> Async
         async with at_work(site.worker):
             yield site
         assert site.memory.rate is None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while bus.rate != 300:  # noqa: ASYNC110 - the break is heard when it has passed the line
                 await asyncio.sleep(0.01)
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gates import Gate, gate
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 def echo(listener: socket.socket) -> None:

@@ -40,7 +40,7 @@ from tests.parts.mosquitto import Mosquitto, mosquitto
 __all__ = ["database_url", "engine"]
 
 HUB_KEY = SigningKey.generate()
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ async def gateway(
             task.result()
 
 
-async def until(what: Callable[[], object], seconds: float = 15) -> None:
+async def until(what: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(seconds):
         while not what():  # noqa: ASYNC110 - what is waited for lies in a file

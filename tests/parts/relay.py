@@ -31,7 +31,7 @@ from protocol.reports import (
 from protocol.topics import HELLO, Channel, parse_topic, topic_for
 from protocol.wire import decode, encode
 
-PATIENCE = 15.0
+PATIENCE = 25.0
 
 T = TypeVar("T", bound=Report)
 

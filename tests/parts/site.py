@@ -24,7 +24,7 @@ START = dt.datetime(2026, 3, 2, 5, 50, tzinfo=dt.UTC)
 RATE = 225.0
 """A quarter of an hour passes in four seconds."""
 ZONE = "Europe/Berlin"
-PATIENCE = 60.0
+PATIENCE = 120.0
 SPAN = 14_400
 EK_SERIES = {
     "2:300": "m3",

@@ -19,7 +19,7 @@ class Results:
         self.results.append(result)
         self._news.set()
 
-    async def result_of(self, run: Run, seconds: float = 20) -> RunResult:
+    async def result_of(self, run: Run, seconds: float = 60) -> RunResult:
         """Wait for the result of a run."""
         async with asyncio.timeout(seconds):
             while True:
