@@ -9,6 +9,7 @@ nobody. Besides, in no answer to the user may be an id or a name of the other or
 import argparse
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 import subprocess
@@ -19,9 +20,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 import httpx
+import structlog
 
 from benchmarks.postgres import postgres
 from deploy.demo.processes import Stage, program
+from hub.keys import open_key
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - of a user that lives as long as this bench
 DOCUMENT = "/schema/openapi.json"
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--keep", type=pathlib.Path, metavar="DIR", help="keep logs and reports in DIR")
     options = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory(prefix="metergate-rest-") as temporary:
         folder = options.keep or pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +123,10 @@ def _with_hub(folder: pathlib.Path, options: argparse.Namespace, command: list[s
     with Stage(folder, {}) as stage:
         if command[0] == "serve":
             stage.run(["metergate-hub", "migrate", *place])
+            # In place of a relay, which would say what secrets are sealed for.
+            (folder / "data").mkdir()
+            open_key(folder / "data" / "hub.key")
+            stage.run(["metergate-hub", "keys", "rotate", "--data", str(folder / "data"), *place])
         url = stage.start("hub", ["metergate-hub", *command, "--port", "0"], hello=True).hello["rest"]
         staff = f"Token {stage.run(['metergate-hub', 'token', 'create', 'rest', *place]).split()[-1]}"
         with httpx.Client(base_url=url, headers={"Authorization": staff}, timeout=60) as client:
