@@ -1,5 +1,6 @@
 """``api audit``: who changed what, when, and what it was before."""
 
+import contextlib
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,20 @@ from typing import Any
 import click
 
 from client.cli import connected, since_option, until_option
-from client.records import Gateway, Meter
+from client.errors import NotAllowed, NotThere
+from client.hub import Hub
+from client.records import Gateway, Meter, Organization, Record, Series, Task, TaskGroup
 from client.shown import instant, json_lines, json_option, plain, table
+
+_KINDS: Mapping[str, type[Record]] = {
+    "AMR task": Task,
+    "AMR task group": TaskGroup,
+    "gateway": Gateway,
+    "meter device": Meter,
+    "organization": Organization,
+    "reading series": Series,
+}
+"""What things of these kinds are called can be asked."""
 
 _LONGEST = 100
 """Characters of a change in a table; --json has all of it."""
@@ -64,7 +77,10 @@ def audit_command(
     if as_json:
         json_lines(found)
         return
-    rows = ([instant(one["at"]), _who(one), one["action"], one["kind"], _what(one), _how(one)] for one in found)
+    names: dict[str, str] = {}
+    rows = (
+        [instant(one["at"]), _who(one), one["action"], one["kind"], _what(hub, names, one), _how(one)] for one in found
+    )
     table(["WHEN", "WHO", "DID", "KIND", "WHAT", "HOW"], rows, "nothing was changed")
 
 
@@ -72,11 +88,18 @@ def _who(one: Mapping[str, Any]) -> str:
     return f"{one['actor_name']} ({one['actor_kind']})"
 
 
-def _what(one: Mapping[str, Any]) -> str:
-    """Return what the object is called, where that is told, else its id."""
+def _what(hub: Hub, names: dict[str, str], one: Mapping[str, Any]) -> str:
+    """Return what the object is called, where that is told or can be asked, else its id."""
     told = {**(one["before"] or {}), **(one["after"] or {})}
     named = told.get("name") or told.get("gateway_id") or told.get("username")
-    return str(named or one["object_id"] or "")
+    key, kind = one["object_id"], _KINDS.get(one["kind"])
+    if named or key is None:
+        return str(named or "")
+    if key not in names:
+        names[key] = key
+        with contextlib.suppress(NotThere, NotAllowed):
+            names[key] = str(getattr(hub.get(kind, key), kind.named_by)) if kind is not None else key
+    return names[key]
 
 
 def _how(one: Mapping[str, Any]) -> str:

@@ -155,6 +155,8 @@ class Hub:
         """Yield the objects of a list, or ``most`` of them, page by page as they are taken."""
         path = what if isinstance(what, str) else what.path
         query: Mapping[str, object] = {**filters, "limit": PAGE if most is None else max(1, min(most, PAGE))}
+        if not isinstance(what, str) and what.walked and "ordering" not in filters:
+            query = {**query, "cursor": ""}
         left = most
         while left is None or left > 0:
             page = _decode(self.send("GET", path, query).body, _Page)
@@ -164,7 +166,7 @@ class Hub:
             if page.next is None or not page.results:
                 return
             # Only the question is taken from there: before a proxy the hub has another address.
-            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page.next).query))
+            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page.next).query, keep_blank_values=True))
 
     def count(self, what: type[Record] | str, **filters: object) -> int:
         """Return how many objects a list has."""

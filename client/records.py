@@ -2,7 +2,8 @@
 
 Values are ``Decimal``, exactly as the meter said them; times know their offset (UTC). Fields that are not here are left
 out, and a hub that is newer may have more: ``Hub.get`` with a path in place of a kind returns all of them as they came.
-``path`` is where objects of a kind live, ``named_by`` the field that they are called by, where they have names.
+``path`` is where objects of a kind live, ``named_by`` the field that they are called by, where they have names; lists
+that are ``walked`` are long, and taken row after row by a cursor, so that what comes meanwhile moves no row.
 """
 
 import datetime as dt
@@ -19,6 +20,7 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     path: ClassVar[str] = ""
     noun: ClassVar[str] = ""
     named_by: ClassVar[str] = "name"
+    walked: ClassVar[bool] = False
 
 
 class Organization(Record, kw_only=True, frozen=True):
@@ -122,6 +124,7 @@ class Reading(Record, kw_only=True, frozen=True):
     path = "metering/meter-readings"
     noun = "reading"
     named_by = ""
+    walked = True
     id: int
     organization: uuid.UUID
     meter_device: uuid.UUID
@@ -140,6 +143,7 @@ class Event(Record, kw_only=True, frozen=True):
     path = "metering/meter-system-events"
     noun = "event"
     named_by = ""
+    walked = True
     id: int
     organization: uuid.UUID
     meter_device: uuid.UUID

@@ -154,6 +154,7 @@ def test_readings_are_exact_and_come_page_by_page(
         rows = list(asked.list(Reading, meter_device=meter["id"], ordering="timestamp"))
         assert [str(row.value) for row in rows] == values
         assert all(row.timestamp.utcoffset() is not None for row in rows)
+        assert sorted(str(row.value) for row in asked.list(Reading, meter_device=meter["id"])) == sorted(values)
         assert len(list(asked.list(Reading, most=1, meter_device=meter["id"]))) == 1
         assert asked.count(Reading, meter_device=meter["id"]) == 3
         with pytest.raises(NotClear):
@@ -239,3 +240,15 @@ def test_an_edit_from_python_loses_nobodys(things: Things, running: RunningHub) 
         with pytest.raises(Changed):
             one.update(path, {"manufacturer_serial": "2"}, if_match=etag)
         assert other.get(path)["manufacturer_serial"] == "1"
+
+
+def test_many_meters_are_asked_and_called_off(call: Call, things: Things) -> None:
+    asked = ("batch", "ask", "read_single_value", "address=2:300", "--meter", things.meter_name)
+    made = call(*asked, "--no-wait").stdout.strip()
+    assert "of which nobody can call 0" in call("batch", "show", made).stdout
+    assert made in call("batch", "list").stdout
+    waited = call("batch", "follow", made, "--timeout", "1", status=1).stderr
+    assert "0 of 1 have ended" in waited
+    assert f"batch follow {made}" in waited
+    assert call("batch", "cancel", made).stdout
+    call("batch", "ask", "set_time", status=2)
