@@ -109,30 +109,35 @@ def _called(row: Any) -> Called:  # noqa: ANN401 - a row of the query above, who
     return Called(key, name, owner, None, None, reason, f"{lack}, so nobody can read it")
 
 
-def command(body: CallBody, meter: Called, ttl: int, now: dt.datetime) -> Command:
-    """Make the row of a command that is still to be written; the meter's gateway is known."""
-    return Command(
-        id=uuid.uuid4(),
-        organization=meter.organization,
-        gateway=meter.gateway,
-        meter_device=meter.meter_device,
-        meter=meter.meter,
-        context=body.meter_execution_type,
-        call=body.task_call,
-        kwargs=body.task_kwargs or {},
-        delay_seconds=body.run_offset_seconds,
-        ttl_seconds=ttl,
-        state=PENDING,
-        origin=HUB,
-        priority=body.priority,
-        expires_at=now + dt.timedelta(seconds=ttl),
-        created_at=now,
-        updated_at=now,
-    )
+def command(body: CallBody, meter: Called, ttl: int, now: dt.datetime) -> dict[str, Any]:
+    """Return the row of a command that is still to be written; the meter's gateway is known."""
+    return {
+        "id": uuid.uuid4(),
+        "organization": meter.organization,
+        "gateway": meter.gateway,
+        "meter_device": meter.meter_device,
+        "meter": meter.meter,
+        "context": body.meter_execution_type,
+        "call": body.task_call,
+        "kwargs": body.task_kwargs or {},
+        "delay_seconds": body.run_offset_seconds,
+        "ttl_seconds": ttl,
+        "state": PENDING,
+        "origin": HUB,
+        "priority": body.priority,
+        "batch": None,
+        "send_after": None,
+        "expires_at": now + dt.timedelta(seconds=ttl),
+        "created_at": now,
+        "updated_at": now,
+    }
 
 
-async def write(session: AsyncSession, rows: Sequence[Command], now: dt.datetime) -> None:
-    """Write commands, and tell of them."""
-    session.add_all(rows)
-    await session.flush()
-    await command_events.record(session, [command_events.told(row, PENDING, "", now) for row in rows])
+async def write(session: AsyncSession, rows: Sequence[dict[str, Any]], now: dt.datetime) -> None:
+    """Write commands, of which there may be thousands, and tell of them."""
+    if not rows:
+        return
+    # Through the connection: plain statements, no objects.
+    connection = await session.connection()
+    await connection.execute(sa.insert(Command), rows)
+    await command_events.record(session, [command_events.begun(row, PENDING, now) for row in rows])

@@ -10,7 +10,7 @@ Rules.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +42,12 @@ def told(row: Any, state: str, cause: str, at: dt.datetime) -> dict[str, Any]:  
         "cause": cause,
         "at": at,
     }
+
+
+def begun(row: Mapping[str, Any], state: str, at: dt.datetime) -> dict[str, Any]:
+    """Return the event of a command that is made as the row says."""
+    subject = {name: row[name] for name in ("organization", "gateway", "meter_device", "batch")}
+    return {"command": row["id"], **subject, "state": state, "cause": "", "at": at}
 
 
 async def record(session: AsyncSession, events: Sequence[dict[str, Any]]) -> None:

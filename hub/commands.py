@@ -162,7 +162,7 @@ async def order(session: AsyncSession, body: InvokeBody, access: Access, now: dt
         raise Conflict(found[0].cause)
     row = calling.command(body, found[0], ttl, now)
     await calling.write(session, [row], now)
-    return row
+    return await session.get_one(Row, row["id"])
 
 
 async def standing(hub: Hub, command: uuid.UUID, access: Access) -> str:

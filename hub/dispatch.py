@@ -92,6 +92,7 @@ async def claim_outgoing(
         sa.select(_Row, Gateway.gateway_id, Gateway.store_id)
         .join(Gateway, Gateway.id == _Row.gateway)
         .where(
+            _Row.state.in_(OPEN_STATES),
             wanted,
             sa.or_(_Row.state != PENDING, _its_turn(now)),
             Gateway.online,
@@ -147,8 +148,7 @@ def _its_turn(now: dt.datetime) -> sa.ColumnElement[bool]:
         .group_by(_Row.gateway)
         .having(sa.func.count() >= UNDER_WAY_PER_GATEWAY)
     )
-    turn = sa.and_(sa.or_(_Row.send_after.is_(None), _Row.send_after <= now), _Row.gateway.not_in(under_way))
-    return sa.or_(_Row.batch.is_(None), turn)
+    return sa.or_(_Row.batch.is_(None), sa.and_(_Row.send_after <= now, _Row.gateway.not_in(under_way)))
 
 
 async def _room(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
@@ -182,30 +182,28 @@ async def give_back(session: AsyncSession, outgoing: Sequence[Outgoing], now: dt
 
 
 async def has_work(session: AsyncSession, now: dt.datetime) -> bool:
-    """Whether a look at open commands is worth a writing transaction."""
-    statement = (
-        sa.select(_Row.id)
-        .join(Gateway, Gateway.id == _Row.gateway)
-        .where(
-            sa.or_(
-                sa.and_(
-                    _Row.state == PENDING,
-                    sa.or_(sa.and_(Gateway.online, _its_turn(now)), _Row.cancel_requested, _Row.expires_at <= now),
-                ),
-                sa.and_(_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
-                sa.and_(_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
-                sa.and_(
-                    _Row.state.in_(OPEN_STATES),
-                    sa.or_(
-                        sa.and_(_Row.cancel_requested, _Row.cancel_published_at.is_(None), Gateway.online),
-                        sa.and_(_Row.state == SENT, _Row.updated_at < now - SEND_AGAIN, Gateway.online),
-                    ),
-                ),
-            )
-        )
-        .limit(1)
+    """Whether a look at open commands is worth a writing transaction.
+
+    It is asked several times a second, also while ten thousand commands wait for their turn: each reason is a question
+    of its own, so that what is cheap to see of a row is looked at first.
+    """
+    online = sa.select(Gateway.id).where(Gateway.online)
+    reasons = (
+        (_Row.state == PENDING, _its_turn(now), _Row.gateway.in_(online)),
+        (_Row.state == PENDING, _Row.cancel_requested),
+        (_Row.state == PENDING, _Row.expires_at <= now),
+        (_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
+        (_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
+        (
+            _Row.state.in_(OPEN_STATES),
+            _Row.cancel_requested,
+            _Row.cancel_published_at.is_(None),
+            _Row.gateway.in_(online),
+        ),
+        (_Row.state == SENT, _Row.updated_at < now - SEND_AGAIN, _Row.gateway.in_(online)),
     )
-    return (await session.execute(statement)).first() is not None
+    asked = sa.or_(*(sa.select(_Row.id).where(*reason).exists() for reason in reasons))
+    return bool(await session.scalar(sa.select(asked)))
 
 
 def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands.Command:

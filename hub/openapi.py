@@ -41,12 +41,13 @@ _KINDS: Final[Mapping[str, Document]] = {
     **dict.fromkeys(
         ("organization", "gateway", "group", "task_group", "meter_device", "network_interface", "series", "task"), _ID
     ),
-    **dict.fromkeys(("command", "command_batch", "meter", "request", "object", "user", "token"), _ID),
+    **dict.fromkeys(("command", "command_batch", "batch", "meter", "request", "object", "user", "token"), _ID),
     **dict.fromkeys(("start", "end", "start_time", "end_time", "received_since"), _INSTANT),
     **dict.fromkeys(("online", "is_active", "reasons", "dry_run", "bom", "with_readings"), _FLAG),
     **dict.fromkeys(("readings_days", "events_days", "staged_days", "audit_days"), _number(1, 36500)),
     "days": _number(1, 366),
     "wait": _number(0, 300),
+    "longer_than": _number(0, 366 * 86_400),
     "limit": _number(1, 2**31 - 1),
     "offset": _number(0, 2**31 - 1),
 }
