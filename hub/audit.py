@@ -13,6 +13,7 @@ Rules.
 
 import dataclasses
 import datetime as dt
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -99,7 +100,9 @@ async def changing(engine: AsyncEngine, author: Author, now: dt.datetime) -> Asy
 
 def _watch(session: Session, trail: _Trail) -> None:
     def flushed(within: Session, _context: UOWTransaction) -> None:
-        rows = [*within.new, *within.deleted, *(row for row in within.dirty if within.is_modified(row))]
+        # With thousands of rows to look at: no further than to the first that tells.
+        modified = (row for row in within.dirty if within.is_modified(row))
+        rows = itertools.chain(within.new, within.deleted, modified)
         trail.wrote = trail.wrote or any(not isinstance(row, AuditEntry) for row in rows)
 
     def executed(state: ORMExecuteState) -> None:

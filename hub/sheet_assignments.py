@@ -7,14 +7,14 @@ no more (false); what no row names stays as it is. A receiver's meters are judge
 
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import expectations, plans
+from hub import audit, expectations, plans
 from hub.among import among
 from hub.meter_devices import RESOURCE as METERS
 from hub.models import (
@@ -29,10 +29,10 @@ from hub.models import (
 )
 from hub.problems import Wrong, WrongField
 from hub.receivers import RESOURCE as RECEIVERS
-from hub.resources import flush, show
+from hub.resources import flush, note, show
 from hub.scopes import Access
 from hub.sheet_files import Line
-from hub.sheet_meters import find_meters, meters_of, note_edits, refuse_stranger
+from hub.sheet_meters import find_meters, meters_of, refuse_stranger
 from hub.sheet_names import Guesses
 from hub.sheet_rows import CREATED, OWNER, REMOVED, UNCHANGED, Importing, Owners, SheetRow, broken_row, chunks_of
 
@@ -43,7 +43,13 @@ NEEDED = ("meter",)
 MOST_METERS = 20_000
 """Meters of one receiver; a plan has no room for so many."""
 
-_TABLES = {GROUP: (device_groups, device_groups.c.group), TASK: (device_tasks, device_tasks.c.task)}
+_Held = dict[str, list[uuid.UUID]]
+"""What a meter has, by field."""
+
+_TABLES = {
+    GROUP: ("task_groups", device_groups, device_groups.c.group),
+    TASK: ("meter_tasks", device_tasks, device_tasks.c.task),
+}
 _WORDS = {"": True, "true": True, "false": False}
 
 
@@ -187,39 +193,41 @@ async def write_rows(importing: Importing, rows: Sequence[SheetRow]) -> None:
         await _give_places(importing, receiver, wished)
 
 
-async def _give_tasks(importing: Importing, meters: dict[uuid.UUID, MeterDevice], wishes: Iterable[_Wish]) -> None:
+async def _give_tasks(importing: Importing, meters: dict[uuid.UUID, MeterDevice], wishes: Sequence[_Wish]) -> None:
     session = importing.session
-    due: list[_Wish] = []
-    of_kind: defaultdict[str, list[_Wish]] = defaultdict(list)
-    for wish in wishes:
-        of_kind[wish.kind].append(wish)
-    for kind, some in of_kind.items():
-        table, column = _TABLES[kind]
-        held = {
-            tuple(pair)
-            for pair in await session.execute(
-                select(table.c.device, column).where(among(session, table.c.device, {wish.meter for wish in some}))
-            )
-        }
-        due += [wish for wish in some if wish.end(there=(wish.meter, wish.target) in held)]
-    if not due:
-        return
-    edited = [meters[key] for key in dict.fromkeys(wish.meter for wish in due)]
-    before = await show(session, METERS, edited)
-    for kind, (table, column) in _TABLES.items():
-        new = [{"device": one.meter, column.name: one.target} for one in due if one.kind == kind and one.assigned]
-        gone = [(one.meter, one.target) for one in due if one.kind == kind and not one.assigned]
+    edited: dict[uuid.UUID, tuple[_Held, _Held]] = {}
+    for kind, (field, table, column) in _TABLES.items():
+        some = [wish for wish in wishes if wish.kind == kind]
+        held: defaultdict[uuid.UUID, list[uuid.UUID]] = defaultdict(list)
+        own = among(session, table.c.device, {wish.meter for wish in some})
+        for device, target in await session.execute(select(table.c.device, column).where(own)) if some else ():
+            held[device].append(target)
+        due = [wish for wish in some if wish.end(there=wish.target in held[wish.meter])]
+        for wish in due:
+            before, after = edited.setdefault(wish.meter, ({}, {}))
+            before.setdefault(field, list(held[wish.meter]))
+            has = after.setdefault(field, list(held[wish.meter]))
+            (has.append if wish.assigned else has.remove)(wish.target)
+        new = [{"device": one.meter, column.name: one.target} for one in due if one.assigned]
+        gone = [(one.meter, one.target) for one in due if not one.assigned]
         if new:
             await session.execute(table.insert(), new)
         if gone:
             await session.execute(table.delete().where(sa.tuple_(table.c.device, column).in_(gone)))
-    for meter in edited:
-        meter.updated_at = importing.now
+    if not edited:
+        return
+    for key in edited:
+        meters[key].updated_at = importing.now
     await flush(session, METERS)
-    ids = [meter.id for meter in edited]
-    await expectations.mark_devices(session, ids)
-    importing.gateways |= await plans.gateways_of_device(session, *ids)
-    await note_edits(session, METERS, edited, before)
+    await expectations.mark_devices(session, edited)
+    importing.gateways |= await plans.gateways_of_device(session, *edited)
+    noted = [
+        audit.Noted(
+            action=audit.CHANGE, object_id=key, organization=meters[key].organization, before=before, after=after
+        )
+        for key, (before, after) in edited.items()
+    ]
+    await audit.note_many(session, METERS.noun, noted)
 
 
 async def _give_places(importing: Importing, receiver: uuid.UUID, wishes: Sequence[_Wish]) -> None:
@@ -251,7 +259,8 @@ async def _give_places(importing: Importing, receiver: uuid.UUID, wishes: Sequen
     if RECEIVERS.changed is not None:
         await RECEIVERS.changed(session, row, importing.hub)
     importing.gateways |= await RECEIVERS.gateways(session, receiver)
-    await note_edits(session, RECEIVERS, [row], before)
+    after = await show(session, RECEIVERS, [row])
+    await note(session, RECEIVERS, audit.CHANGE, row, before=before[0], after=after[0])
 
 
 async def _judge_places(importing: Importing, row: Receiver, wanted: Collection[uuid.UUID]) -> list[WrongField]:
