@@ -1,17 +1,23 @@
-"""docs/completeness.md: each question of an operator, typed after the first look, is answered as the page shows it."""
+"""docs/completeness.md and docs/operators.md: what operators ask and do, typed after the first look, is as shown.
+
+Both on one site: the second page goes on where the first one ends.
+"""
 
 import datetime as dt
 import pathlib
 import re
 
+import click
 import pytest
 
+from client.cli import api
 from hub.reasons import REASONS, STATES
 from tests.docs import test_readme
 from tests.docs.blocks import ROOT, blocks_of
 from tests.docs.test_readme import as_pattern, type_in
 
 PAGE = ROOT / "docs" / "completeness.md"
+OPERATORS = ROOT / "docs" / "operators.md"
 RATE = 60.0
 """A minute passes in a second, so that nobody waits for what the hub looks at twice a minute."""
 PATIENCE = 240.0
@@ -24,7 +30,10 @@ async def test_every_question_is_answered_as_shown(tmp_path: pathlib.Path, monke
     monkeypatch.setenv("METERGATE_CLOCK", f"{now.isoformat()}@{now.timestamp()!r},{RATE!r}")
     monkeypatch.setenv("METERGATE_ENVIRONMENT", "test")
     first_look = [block for block in blocks_of(ROOT / "README.md") if block.language == "bash"]
-    blocks = blocks_of(PAGE)
+    blocks = [*blocks_of(PAGE), *blocks_of(OPERATORS)]
+    for block in blocks:
+        if block.name:
+            (tmp_path / block.name).write_text(block.text, encoding="utf-8")
     typed = [block for block in blocks if block.language == "bash"]
     printed, rest = await type_in([*first_look, *typed], tmp_path)
     said = printed[len(first_look) :]
@@ -35,6 +44,12 @@ async def test_every_question_is_answered_as_shown(tmp_path: pathlib.Path, monke
             assert as_pattern(following.text).search(answer), (
                 f"line {following.line} shows something else:\n{answer}\n{rest}"
             )
+
+
+def test_the_operators_page_names_every_command() -> None:
+    text = OPERATORS.read_text(encoding="utf-8")
+    named = [name for name in api.list_commands(click.Context(api)) if not re.search(rf"\b{name}\b", text)]
+    assert named == []
 
 
 def test_every_state_and_every_reason_stands_there() -> None:
