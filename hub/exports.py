@@ -240,6 +240,8 @@ class _Export:
             yield first
             try:
                 while more:
+                    if self._hub.stopping.is_set():
+                        raise ConnectionAbortedError("the process ends")
                     data, more = await self.slice(ROWS)
                     yield data
             except (SQLAlchemyError, *UNREACHABLE) as error:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import plans
+from hub import audit, plans
 from hub.bodies import Body
 from hub.device_periods import note_serial
 from hub.hosts import sim_addresses
@@ -155,6 +155,8 @@ async def _forget(session: AsyncSession, row: Row, request: HubRequest) -> None:
         )
     for table in (ReadingVersion, Reading):
         await session.execute(delete(table).where(table.meter_device == row.id))
+    told = {"meter_device": row.id, "count": count}
+    audit.note(session, audit.DELETE, "readings of a meter", None, row.organization, before=told)
 
 
 def _of_gateway(name: str, text: str) -> ColumnElement[bool]:

@@ -177,7 +177,7 @@ def with_id(path: str, row: str) -> str:
 
 def unused(path: str) -> str:
     """Return an id that nothing has."""
-    numbered = any(word in path for word in ("-readings/", "-events/", "quarantine/", "memberships/"))
+    numbered = any(word in path for word in ("-readings/", "-events/", "quarantine/", "memberships/", "audit/"))
     return "999999" if numbered else str(uuid.UUID(int=1))
 
 
