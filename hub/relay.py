@@ -59,7 +59,9 @@ from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = {"sqlite": 1.0, "postgresql": 0.25}
+"""Seconds between two looks for plans and commands. On SQLite only this process writes, and wakes the relay itself."""
+
 RETRY_SECONDS = (0.2, 15.0)
 """Shortest and longest pause before the broker, or the database, is tried again."""
 
@@ -356,7 +358,7 @@ class Relay:
     async def _look_and_publish(self) -> None:
         with contextlib.suppress(TimeoutError):
             # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(POLL_SECONDS[self._engine.dialect.name]):
                 await self._wake.wait()
         self._wake.clear()
         if self._connection is None:

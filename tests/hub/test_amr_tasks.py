@@ -8,10 +8,10 @@ from contexts.catalogue import CONTEXTS
 from hub.database import writing
 from hub.models import MeterDevice
 from protocol.schedules import OFFSET_LIMITS
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import TASK, Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 TASKS = "/v1/metering/amr-tasks/"
 

@@ -21,10 +21,10 @@ from hub.problems import NotAuthenticated
 from hub.session_keys import SessionKeys
 from hub.sessions import LIFE, LONGEST, Session, begin, read_session, write_session
 from protocol.envelopes import SigningKey
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Rest, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 PASSWORD = "correct horse \N{BATTERY}"  # noqa: S105 - of users of these tests
 OTHER = {"password": "another good one"}

@@ -25,10 +25,10 @@ from hub.models import Token
 from hub.passwords import matches
 from hub.scopes import PUSH_READINGS, READ, READ_READINGS
 from hub.tokens import create_token
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 READINGS = "/v1/metering/meter-readings"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from hub import models
 from hub.backfill_rows import FETCHING, GAVE_UP, WAITING
 from hub.database import reading, writing
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 HOUR = dt.timedelta(hours=1)
 

@@ -15,10 +15,10 @@ from hub.models import Command, Gateway, MeterDevice, RunReport
 from protocol import commands as states
 from protocol.commands import CommandUpdate
 from tests.hub.test_command_streams import events_in, follow
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 BATCHES = "/v1/command-batches"
 CALL = {

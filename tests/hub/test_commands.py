@@ -13,10 +13,10 @@ from hub.database import reading, writing
 from hub.models import Command, IdempotencyKey
 from hub.tokens import create_token
 from protocol.commands import CommandUpdate
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 INVOKE = "/v1/metering/amr-tasks/invoke"
 

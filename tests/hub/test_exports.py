@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import exports, models
 from hub.database import writing
 from hub.tokens import create_token
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 EXPORT = "/v1/metering/readings/export"
 HOUR = dt.timedelta(hours=1)

@@ -27,10 +27,10 @@ from protocol.plans import (
     render_plan,
 )
 from protocol.reports import PlanApplied
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 AT = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
 

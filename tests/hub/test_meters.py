@@ -3,10 +3,10 @@
 from typing import Any
 
 from protocol.envelopes import SigningKey, fingerprint
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 
 async def test_meters_that_cannot_be(rest: Rest) -> None:

@@ -7,10 +7,10 @@ from sqlalchemy import select
 from hub import plans
 from hub.database import reading
 from hub.models import Gateway
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 LINES = "/v1/metering/network-interfaces"
 CARDS = "/v1/metering/sim-cards"

@@ -15,12 +15,12 @@ from protocol.plans import PushMeter, SeriesMapping, read_plan
 from protocol.plans import Receiver as PlanReceiver
 from protocol.topics import Channel
 from protocol.wire import encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.estates import NOW, GatewayVoice
 from tests.parts.estates import reading as new_reading
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 
 async def receiver_of(rest: Rest, fleet: Fleet, **more: object) -> dict[str, object]:

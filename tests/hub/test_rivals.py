@@ -15,11 +15,11 @@ from protocol import reports
 from protocol.envelopes import SigningKey, fingerprint
 from protocol.topics import Channel
 from protocol.wire import encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.estates import NOW, Estate, GatewayVoice, make_estate, reading
 from tests.parts.rest import Rest, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 KEY = SigningKey.generate()
 

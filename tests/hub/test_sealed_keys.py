@@ -26,11 +26,11 @@ from protocol.envelopes import SigningKey, fingerprint
 from protocol.meter_keys import SEALED_BYTES, MeterKeys, gateway_sealing_key, open_keys
 from protocol.plans import PushMeter, read_plan
 from protocol.seals import UnsealableError
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.estates import new_meter
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 PATH = "/v1/metering/meter-security-keys"
 UNICAST, AUTHENTICATION = "00112233445566778899AABBCCDDEEFF", "d0d1d2d3d4d5d6d7d8d9dadbdcdddedf"

@@ -10,10 +10,10 @@ from hub.models import MeterSecurityKeys
 from hub.secrets_box import note_public_half, unseal
 from hub.security_keys import SECRETS, purpose_of
 from protocol.envelopes import SigningKey
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 PATH = "/v1/metering/meter-security-keys"
 KEY = SigningKey(bytes(range(32)))

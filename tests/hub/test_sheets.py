@@ -26,10 +26,10 @@ from hub.sheet_keys import COLUMNS as KEYS
 from hub.sheet_meters import COLUMNS as METERS
 from hub.tokens import create_token
 from protocol.envelopes import SigningKey
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import TASK, Rest, create_fleet, rest
 
-__all__ = ["database_url", "engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 KEY = SigningKey(bytes(range(32)))
 METER = {"protocol": "lis-200", "type": "EK280", "gateway": "gw-utility", "line": "/dev/ttyS0"}

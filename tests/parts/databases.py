@@ -9,6 +9,7 @@ uses it by importing the fixture: ``from tests.parts.databases import database_u
 
 import asyncio
 import atexit
+import contextlib
 import datetime as dt
 import functools
 import os
@@ -86,7 +87,7 @@ async def new_postgresql() -> tuple[str, str]:
     """Make a migrated database; return its name and URL."""
     await asyncio.to_thread(_SERVER.socket)
     name = f"t{uuid.uuid4().hex}"
-    await _run(f"CREATE DATABASE {name} TEMPLATE metergate_template")
+    await _run(f"CREATE DATABASE {name} TEMPLATE metergate_template STRATEGY FILE_COPY")
     return name, _SERVER.url(name)
 
 
@@ -128,15 +129,28 @@ def staff_token(url: str) -> str:
         return pool.submit(asyncio.run, make()).result()
 
 
-@pytest.fixture(params=BOTH)
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """Return the URL of an empty, migrated database: once SQLite, once PostgreSQL."""
-    if request.param == "sqlite":
-        yield await new_sqlite(tmp_path / "hub.db")
+@contextlib.asynccontextmanager
+async def _new_database(kind: str, folder: Path) -> AsyncIterator[str]:
+    if kind == "sqlite":
+        yield await new_sqlite(folder / "hub.db")
     else:
         name, url = await new_postgresql()
         yield url
         await drop_postgresql(name)
+
+
+@pytest.fixture(params=BOTH)
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """Return the URL of an empty, migrated database: once SQLite, once PostgreSQL."""
+    async with _new_database(str(request.param), tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(name="database_url", params=OF_WALKS)
+async def url_of_walks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """As ``database_url``, for modules whose objects reach a database by statements that others try on both."""
+    async with _new_database(str(request.param), tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
