@@ -153,9 +153,20 @@ async def url_of_walks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         yield url
 
 
+_first: dict[str, AsyncEngine] = {}
+
+
+def _share_statements(made: AsyncEngine) -> None:
+    """Have statements compiled once a process, not once a test: the cache is an engine's, its keys are a dialect's."""
+    first = _first.setdefault(made.dialect.name, made)
+    made.sync_engine.dialect = first.sync_engine.dialect
+    made.sync_engine._compiled_cache = first.sync_engine._compiled_cache
+
+
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """Return an engine on ``database_url``."""
     made = create_engine(database_url)
+    _share_statements(made)
     yield made
     await made.dispose()

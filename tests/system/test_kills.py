@@ -4,7 +4,7 @@ import pathlib
 import signal
 import time
 
-from tests.parts.databases import ON_SQLITE, database_url
+from tests.parts.databases import ON_POSTGRESQL, ON_SQLITE, database_url
 from tests.parts.gates import gate
 from tests.parts.site import Site, site
 
@@ -23,6 +23,7 @@ def polling_site(opened: Site, *, start_agent: bool = True) -> None:
         opened.start_agent("gw-1")
 
 
+@ON_POSTGRESQL
 def test_readings_survive_every_kill(database_url: str, tmp_path: pathlib.Path) -> None:
     with site(database_url, tmp_path) as opened:
         polling_site(opened)
