@@ -15,9 +15,17 @@ from tests.parts.gateways import fast_clock, gateway_settings, running
 from tests.parts.mosquitto import free_port
 
 
-async def get(port: int, request: bytes = b"GET /metrics HTTP/1.1") -> tuple[str, str]:
-    """Return status line and body."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def get(port: int, request: bytes = b"GET /metrics HTTP/1.1", seconds: float = 0) -> tuple[str, str]:
+    """Return status line and body; for so many seconds nobody may listen yet."""
+    async with asyncio.timeout(seconds or None):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+            except ConnectionRefusedError:
+                if not seconds:
+                    raise
+                await asyncio.sleep(0.05)
     writer.write(request + b"\r\nHost: x\r\n\r\n")
     answer = (await reader.read()).decode()
     writer.close()
@@ -43,8 +51,7 @@ async def test_a_running_agent_is_seen(tmp_path: pathlib.Path) -> None:
     async with running(Agent(msgspec.structs.replace(settings, metrics_port=port), clock)) as agent:
         with agent.store.transaction():
             agent.store.readings.append([bytes(50)] * 3)
-        await asyncio.sleep(0.1)
-        status, page = await get(port)
+        status, page = await get(port, seconds=30)
         assert status == "HTTP/1.1 200 OK"
         found = figures(page)
         assert found["metergate_agent_info", "gw-1"] == 1
