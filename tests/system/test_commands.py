@@ -62,8 +62,10 @@ def test_a_value_on_demand(database_url: str, tmp_path: pathlib.Path) -> None:
         path = f"/v1/commands/{invoke(opened)['command']}/events"
         told = follow(opened, path)
         states = [data["state"] for _, data in told]
-        # On a busy machine the hub hears of the end first: what ran is not running any more.
-        assert states in (["pending", "sent", "accepted", "running", "done"], ["pending", "sent", "accepted", "done"])
+        # On a busy machine the hub hears of a later state first: what is behind it by then is told of no more.
+        order = ["pending", "sent", "accepted", "running", "done"]
+        assert states == [state for state in order if state in states]
+        assert {"pending", "sent", "done"} <= {*states}
         assert follow(opened, path, told[1][0]) == told[2:]
 
         call = {"meter_execution_type": "generic_lis200", "task_call": "read_single_value"}
