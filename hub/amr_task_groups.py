@@ -15,7 +15,8 @@ from hub.bodies import Body
 from hub.models import AmrTask, Deadline, group_tasks
 from hub.models import AmrTaskGroup as Row
 from hub.paging import equals, is_uuid
-from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Link, Resource, Use, Values
 
 
 class AmrTaskGroupBody(Body, kw_only=True):

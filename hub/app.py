@@ -56,7 +56,8 @@ from hub.headers import add_headers
 from hub.openapi import DescribedJson
 from hub.openapi_page import OfflinePage
 from hub.problems import ProblemError, answer_bug, answer_database, answer_http, answer_problem, answer_unreachable
-from hub.resources import Resource, router_of
+from hub.resource_routes import router_of
+from hub.resources import Resource
 from hub.state import Hub
 
 OPEN_PATHS = ["^/health", "^/metrics$", "^/schema", "^/v1/auth/jwt/token/?$"]

@@ -12,7 +12,8 @@ import msgspec
 
 from hub.models import AuditEntry as Row
 from hub.paging import equals, is_uuid, since, until
-from hub.resources import LOOK, Resource, router_of
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource
 
 
 class AuditEntry(msgspec.Struct, kw_only=True):

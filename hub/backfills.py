@@ -29,7 +29,8 @@ from hub.models import AmrTaskGroup, Command, Gateway, MeterDevice, NetworkInter
 from hub.models import Backfill as Row
 from hub.paging import Condition, equals, is_uuid, since, until
 from hub.problems import Conflict, NotFound, Wrong, WrongField
-from hub.resources import LOOK, Resource, Values, in_transaction, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values, in_transaction, show
 from hub.state import HubRequest, hub_of
 from protocol.commands import FINAL_STATES
 from protocol.wire import Instant

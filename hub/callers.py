@@ -18,7 +18,8 @@ from hub.models import Caller as Row
 from hub.models import Gateway
 from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 from protocol.envelopes import fingerprint
 from protocol.wire import Instant
 

@@ -55,7 +55,8 @@ from hub.models import (
 from hub.models import CommandBatch as Row
 from hub.paging import Page, equals, query_of, select_page
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
-from hub.resources import answer, find, hold, in_transaction, note, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import answer, find, hold, in_transaction, note, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import MAX_COMMAND_SECONDS
 

@@ -26,7 +26,8 @@ from hub.models import Command as Row
 from hub.models import CommandUpdate, MeterDevice
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
 from hub.problems import Conflict, NotFound
-from hub.resources import Resource, Values, answer, find, hold, in_transaction, look, note, router_of
+from hub.resource_routes import router_of
+from hub.resources import Resource, Values, answer, find, hold, in_transaction, look, note
 from hub.state import Hub, HubRequest, hub_of
 from protocol.commands import FINAL_STATES
 

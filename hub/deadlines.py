@@ -58,7 +58,8 @@ from hub.paging import (
     window_of,
 )
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
-from hub.resources import READ_ONLY, Link, Resource, Values, find, in_transaction, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Link, Resource, Values, find, in_transaction
 from hub.secrets_box import SealError, read_public_half, seal
 from hub.state import Hub, HubRequest, hub_of
 from hub.webhooks import WAITING, secret_purpose

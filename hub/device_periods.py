@@ -26,7 +26,8 @@ from hub.models import DevicePeriod as Row
 from hub.models import MeterDevice, MeterDeviceType, Reading, ReadingSeries, config_series
 from hub.paging import is_uuid, parse_instant, parse_uuid, query_of
 from hub.problems import NotFound, Wrong, WrongField, wrong
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 from hub.state import HubRequest, hub_of
 from hub.unjudged import note_devices
 from hub.validation import names_of

@@ -10,7 +10,8 @@ from hub.bodies import Body
 from hub.models import MeterDevice
 from hub.models import MeterSystemEvent as Row
 from hub.paging import is_uuid, since, until
-from hub.resources import EVERYTHING, READ_ONLY, Resource, router_of
+from hub.resource_routes import router_of
+from hub.resources import EVERYTHING, READ_ONLY, Resource
 from protocol.wire import Instant
 
 

@@ -24,7 +24,8 @@ from hub.outboxes import RunErrors, read_errors, read_rates
 from hub.paging import equals, is_true, is_uuid
 from hub.plans import raise_changed
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, show
 from hub.rivals import conflict_of
 from hub.sealed_keys import forget_sealed, read_missing
 from hub.state import HubRequest, hub_of

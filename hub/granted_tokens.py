@@ -23,7 +23,8 @@ from hub.models import Organization
 from hub.models import Token as Row
 from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField
-from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, show
 from hub.scopes import SCOPES, STAFF
 from hub.state import HubRequest, hub_of
 from hub.tokens import new_token

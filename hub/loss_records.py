@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.models import Gateway
 from hub.models import LossRecord as Row
 from hub.paging import is_uuid, since, until
-from hub.resources import LOOK, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values
 
 
 class Loss(msgspec.Struct, kw_only=True):

@@ -14,7 +14,8 @@ from hub.bodies import Body
 from hub.models import Membership as Row
 from hub.models import Organization, User
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 
 
 class OrganizationMemberBody(Body, kw_only=True):

@@ -18,7 +18,8 @@ from hub.expected_series import ExpectedSeries, raster_of
 from hub.models import MeterDevice, MeterDeviceType, ReadingSeries, config_series
 from hub.models import MeterDeviceConfig as Row
 from hub.problems import Wrong, WrongField, wrong
-from hub.resources import READ_ONLY, Link, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Link, Resource, Use, Values
 from hub.unjudged import note_devices
 from hub.validation import Limit
 from protocol.wire import ContractError, checked_decimal

@@ -12,7 +12,8 @@ from hub import plans
 from hub.bodies import Body
 from hub.models import MeterDevice, MeterDeviceConfig
 from hub.models import MeterDeviceType as Row
-from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values
 from hub.unjudged import note_devices
 
 

@@ -32,7 +32,8 @@ from hub.models import MeterDevice as Row
 from hub.network_interfaces import describe, remember_gateways
 from hub.paging import equals, is_uuid, parse_uuid
 from hub.problems import Conflict, Wrong, WrongField
-from hub.resources import READ_ONLY, Link, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Link, Resource, Values
 from hub.state import Hub, HubRequest
 from hub.unjudged import note_devices
 from protocol.iec62056 import LocalProtocolError, Request

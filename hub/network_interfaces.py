@@ -28,7 +28,8 @@ from hub.models import DeviceGateway, Gateway, MeterDevice, SimCard
 from hub.models import NetworkInterface as Row
 from hub.once import insert_once
 from hub.problems import Conflict, Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values, answer, hold, in_transaction, note, show
 from hub.sim_cards import wrong_address
 from hub.state import Hub, HubRequest, hub_of
 from protocol.plans import PARITIES

@@ -23,7 +23,8 @@ from hub.models import (
 )
 from hub.models import Organization as Row
 from hub.paging import equals
-from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values
 
 
 class OrganizationBody(Body, kw_only=True):

@@ -22,7 +22,8 @@ from hub.models import Quarantined as Row
 from hub.paging import equals, since, until
 from hub.problems import Conflict
 from hub.quarantine import ROW, name_of
-from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values, answer, hold, in_transaction, note, show
 from hub.state import Hub, HubRequest, hub_of
 from protocol.readings import name_properties
 from protocol.wire import ContractError, plain

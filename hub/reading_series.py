@@ -14,7 +14,8 @@ from hub.models import Deadline, Reading, config_series, deadline_series
 from hub.models import ReadingSeries as Row
 from hub.paging import equals
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values
 from protocol.wire import ContractError, checked_decimal
 
 

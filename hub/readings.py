@@ -21,7 +21,8 @@ from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, Readin
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
-from hub.resources import EVERYTHING, Resource, Values, answer, in_transaction, router_of, show
+from hub.resource_routes import router_of
+from hub.resources import EVERYTHING, Resource, Values, answer, in_transaction, show
 from hub.state import HubRequest, hub_of
 from hub.unjudged import Span, note
 from hub.validation import FLAGS, names_of

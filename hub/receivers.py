@@ -20,7 +20,8 @@ from hub.models import Gateway, MeterDevice, receiver_meters
 from hub.models import Receiver as Row
 from hub.paging import equals, is_uuid
 from hub.problems import Wrong, WrongField
-from hub.resources import READ_ONLY, Link, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Link, Resource, Values
 
 
 class ReceiverBody(Body, kw_only=True):

@@ -18,7 +18,8 @@ from hub.database import reading
 from hub.models import RetentionPolicy as Row
 from hub.paging import is_uuid, parse_number, parse_uuid, query_of
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 from hub.retention_sweep import KINDS, Days, Going, preview
 from hub.state import HubRequest, hub_of
 

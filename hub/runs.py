@@ -20,7 +20,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from hub.models import Gateway
 from hub.models import RunReport as Row
 from hub.paging import is_uuid, parse_number, since, until
-from hub.resources import LOOK, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values
 from protocol.reports import CANCELLED, DONE, FAILED, INTERRUPTED, MISSED, REFUSED, WRONG_METER
 
 _OUTCOMES = frozenset({DONE, FAILED, MISSED, WRONG_METER, REFUSED, CANCELLED, INTERRUPTED})

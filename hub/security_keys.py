@@ -25,18 +25,8 @@ from hub.models import MeterDevice
 from hub.models import MeterSecurityKeys as Row
 from hub.paging import Condition, is_uuid
 from hub.problems import Unavailable, wrong
-from hub.resources import (
-    EVERYTHING,
-    READ_ONLY,
-    Resource,
-    Values,
-    answer,
-    flush,
-    in_transaction,
-    note,
-    router_of,
-    show,
-)
+from hub.resource_routes import router_of
+from hub.resources import EVERYTHING, READ_ONLY, Resource, Values, answer, flush, in_transaction, note, show
 from hub.secrets_box import SealError, read_public_half, seal
 from hub.state import HubRequest, hub_of
 

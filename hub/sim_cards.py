@@ -15,7 +15,8 @@ from hub.models import NetworkInterface
 from hub.models import SimCard as Row
 from hub.paging import equals
 from hub.problems import Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Use, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Use, Values
 
 
 class SimCardBody(Body, kw_only=True):

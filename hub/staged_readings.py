@@ -16,7 +16,8 @@ from hub.bodies import Body
 from hub.models import StagedReading as Row
 from hub.paging import equals, is_uuid, since, until
 from hub.problems import wrong
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 from protocol.wire import ContractError, Instant, checked_decimal
 
 BY_STAFF = "staff"

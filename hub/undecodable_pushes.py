@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.models import Gateway
 from hub.models import UndecodablePush as Row
 from hub.paging import equals, is_uuid, since, until
-from hub.resources import LOOK, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import LOOK, Resource, Values
 
 MOST_KEPT = 1000
 """Of one receiver; older ones are forgotten."""

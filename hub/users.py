@@ -19,7 +19,8 @@ from hub.models import User as Row
 from hub.paging import equals, is_true
 from hub.passwords import hash_password, password_problem
 from hub.problems import Wrong, WrongField
-from hub.resources import READ_ONLY, Resource, Values, router_of
+from hub.resource_routes import router_of
+from hub.resources import READ_ONLY, Resource, Values
 
 _USERNAME = re.compile(r"[a-z0-9@.+_-]{1,150}")
 
