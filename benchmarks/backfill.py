@@ -86,12 +86,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--turns", type=int, default=200, help="turns that are measured (200)")
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with tempfile.TemporaryDirectory(prefix="metergate-backfill-") as folder:
-        place = pathlib.Path(folder)
-        place.chmod(0o755)
-        (place / "postgres").mkdir()
-        with postgres(place / "postgres", shared_buffers="128MB") as server:
-            verdict = asyncio.run(_measure(server.url(), options.gateways, options.meters, options.turns))
+    with (
+        tempfile.TemporaryDirectory(prefix="metergate-backfill-") as folder,
+        postgres(pathlib.Path(folder) / "postgres", shared_buffers="128MB") as server,
+    ):
+        verdict = asyncio.run(_measure(server.url(), options.gateways, options.meters, options.turns))
     told = json.dumps(dataclasses.asdict(verdict) | {"good": verdict.good}) if options.json else _shown(verdict)
     sys.stdout.write(f"{told}\n")
     return 0 if verdict.good else 1

@@ -374,8 +374,6 @@ def chaos_site(keep: pathlib.Path | None = None, rate: float = RATE) -> Iterator
             # The truth of an earlier run would be taken for this one's.
             shutil.rmtree(keep, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        # The database's own user must reach its folder.
-        pathlib.Path(temporary).chmod(0o755)
         disks = {}
         for name in ("hub", *GATEWAYS):
             disk = pathlib.Path(temporary) / f"disk-{name}"

@@ -117,11 +117,9 @@ def main(arguments: Sequence[str]) -> int:
     verdict = Verdict([], [])
     with tempfile.TemporaryDirectory(prefix="metergate-ledger-") as folder, contextlib.ExitStack() as servers:
         place = pathlib.Path(folder)
-        place.chmod(0o755)
         for database in DATABASES if options.database is None else (options.database,):
             url = f"sqlite:///{place / 'hub.db'}"
             if database == "postgresql":
-                (place / "postgres").mkdir()
                 url = servers.enter_context(postgres(place / "postgres", shared_buffers="128MB")).url()
             asyncio.run(_measure(options, url, verdict))
     sys.stdout.write(

@@ -187,11 +187,8 @@ def loaded_hub(database: str, relays: int = 1) -> Iterator[LoadedHub]:
     """
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-load-")))
-        # The database's own user must reach its folder.
-        folder.chmod(0o755)
         url, server = f"sqlite:///{folder}/hub.db", None
         if database == POSTGRESQL:
-            (folder / "postgres").mkdir()
             server = stack.enter_context(postgres(folder / "postgres"))
             url = server.url()
         broker = stack.enter_context(mosquitto())

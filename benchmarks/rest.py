@@ -109,9 +109,6 @@ def _on_database(folder: pathlib.Path, options: argparse.Namespace) -> Verdict:
     if options.database == "sqlite":
         place = ["--data", str(folder / "data")]
         return _with_hub(folder, options, ["run", "--mqtt-port", "0", *place], place)
-    # The server runs as somebody else.
-    folder.chmod(0o755)
-    (folder / "postgres").mkdir(exist_ok=True)
     with postgres(folder / "postgres", shared_buffers="64MB") as server:
         place = ["--database", server.url()]
         return _with_hub(folder, options, ["serve", "--data", str(folder / "data"), *place], place)

@@ -317,11 +317,7 @@ def _site(lines: int, spread: int, lead: float, keep: pathlib.Path | None) -> It
             # What an earlier run has left would be taken for this one's.
             shutil.rmtree(keep, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        # The database's own user must reach its folder.
-        temporary.chmod(0o755)
-        data = temporary / "postgres"
-        data.mkdir()
-        database = stack.enter_context(postgres(data))
+        database = stack.enter_context(postgres(temporary / "postgres"))
         broker = stack.enter_context(mosquitto())
         clock = ShownClock(FIRST - dt.timedelta(seconds=lead), 1.0)
         environment = {**clock.environment(), "METERGATE_ENVIRONMENT": "benchmark"}

@@ -11,7 +11,6 @@ import datetime as dt
 import decimal
 import json
 import pathlib
-import signal
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks._hub_rows import add_kind, opened
-from benchmarks.postgres import Postgres
+from benchmarks.postgres import postgres
 from hub import models, unjudged, versions
 from hub.database import migrate, reading, writing
 from hub.flagging import judge_some
@@ -49,14 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="metergate-validation-") as folder:
         place = pathlib.Path(folder)
         figures["sqlite"] = asyncio.run(_measure(f"sqlite:///{place / 'hub.db'}", options))
-        home = place / "postgres"
-        home.mkdir()
-        place.chmod(0o755)
-        server = Postgres(home)
-        try:
+        with postgres(place / "postgres") as server:
             figures["postgresql"] = asyncio.run(_measure(server.url(), options))
-        finally:
-            server.end(signal.SIGINT)
     kept = all(
         one["ratio"] >= LEAST_RATIO and one["judged_per_second"] >= LEAST_JUDGED and one["wrong_flags"] == 0
         for one in figures.values()

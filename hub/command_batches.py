@@ -8,6 +8,7 @@ then on they are commands like all others; the batch shows how many are in which
 
 import asyncio
 import datetime as dt
+import functools
 import math
 import uuid
 from collections import Counter
@@ -289,13 +290,8 @@ async def follow(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[A
         of_batch = CommandEvent.batch == row_id
         if last is not None and shown.final and not await events_between(session, last, None, of_batch, limit=1):
             return nothing_more()
-    place = take_place(hub, access)
-
-    async def progress(feed: Feed, end: float) -> AsyncIterator[bytes]:
-        async for chunk in _progress(hub, row_id, feed, end):
-            yield chunk
-
-    return respond(stream(hub, place, lambda event: event.batch == row_id, progress))
+    progress = functools.partial(_progress, hub, row_id)
+    return respond(stream(hub, take_place(hub, access), lambda event: event.batch == row_id, progress))
 
 
 async def _progress(hub: Hub, batch: uuid.UUID, feed: Feed, end: float) -> AsyncIterator[bytes]:

@@ -144,12 +144,8 @@ async def health_of(port: int) -> dict[str, object]:
 @pytest.fixture
 def database() -> Iterator[Postgres]:
     """A PostgreSQL of its own; its user must reach its folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        place = Path(folder) / "postgres"
-        place.mkdir()
-        with postgres(place) as server:
-            yield server
+    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder) / "postgres") as server:
+        yield server
 
 
 async def test_a_database_that_is_away_at_start_is_waited_for(tmp_path: Path, database: Postgres) -> None:
