@@ -22,8 +22,9 @@ from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import reading as looking
 from hub.database import writing
+from hub.failures import all_or_each
 from hub.ingest import Delivery
-from hub.relay import _all_or_each, run_relay
+from hub.relay import run_relay
 from hub.settings import Settings
 from protocol.commands import Command, CommandUpdate
 from protocol.envelopes import SigningKey, open_envelope
@@ -532,7 +533,7 @@ async def test_what_the_driver_cannot_send_keeps_nobody_waiting(engine: AsyncEng
                 await session.execute(sa.text("SELECT CAST(:one AS TEXT)"), {"one": one})
         stored.extend(group)
 
-    await _all_or_each(["a", odd, "b"], store, lambda one, _: left.append(one))
+    await all_or_each(["a", odd, "b"], store, lambda one, _: left.append(one))
     assert (stored, left) == (["a", "b"], [odd])
 
 

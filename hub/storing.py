@@ -1,0 +1,143 @@
+"""The path of one batch, from the MQTT payload to its receipt. It is this page; everything else is what it calls.
+
+1. ``Storing.hear``: the broker has brought a message. It waits in a lane (``hub.lanes``), or is dropped when the lanes
+   are full: its agent sends again what has no receipt, and slower.
+2. ``Storing.step`` takes as many deliveries of a lane as one transaction should have. When the database fails they go
+   back; when only one of them cannot be stored, each is tried by itself (``hub.failures.all_or_each``).
+3. ``Storing._store_group`` has ``hub.ingest.store_deliveries`` do one transaction for them. In it, in this order:
+   ``open_envelope`` (is it signed?), ``_admit`` (by the key that is pinned for this gateway?), ``_read`` (bytes to
+   claims, row by row; what cannot be read is set aside), ``_note_batches`` (one row in ``batches`` for each),
+   ``hub.judging`` (is it a meter and series that there is, of this gateway? if not: ``hub.staging``),
+   ``hub.versions.store`` (new, repeated, or another version?), ``hub.ledger_pending`` and ``hub.unjudged`` (clerks have
+   to look at these), ``_count_batches``, COMMIT.
+4. ``Storing._send_receipts``: the names of what is committed now, those of one gateway together.
+
+Rules: nothing is receipted but what is committed. What waits is bounded in bytes. Only one transaction of this process
+is open at a time (``turn``): one that waits for the processor between two statements keeps its rows from whoever edits
+them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import prometheus_client
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from hub.clocks import Clock
+from hub.failures import DATABASE_ERRORS, all_or_each
+from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
+from hub.lanes import Lanes
+from hub.sending import Sending
+from hub.settings import Settings
+from mqtt.connection import Incoming
+from protocol import reports
+from protocol.envelopes import ENVELOPE_BYTES
+from protocol.topics import Channel
+
+NAMES_PER_RECEIPT = 500
+RECEIPT_NAME_BYTES = 64
+"""More than one batch's name takes in a receipt."""
+
+SAY_EVERY = 5.0
+"""Seconds between two lines in the log about full lanes."""
+
+_log = structlog.get_logger(__name__)
+_outcomes = prometheus_client.Counter(
+    "metergate_relay_outcomes", "What became of deliveries and their rows, by word", ["outcome"]
+)
+_dropped = prometheus_client.Counter("metergate_relay_dropped", "Messages dropped because the relay's queue was full")
+_stored = prometheus_client.Histogram(
+    "metergate_relay_store_seconds",
+    "One transaction of deliveries, from its begin to its commit",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+_receipted = prometheus_client.Counter("metergate_relay_receipts", "Batches receipted, by outcome", ["outcome"])
+_queued = prometheus_client.Gauge("metergate_relay_queued_bytes", "Bytes that wait in the relay to be stored")
+
+
+class Storing:
+    """Stores what gateways deliver, and receipts it. ``staged`` is set when something was stored that has to wait."""
+
+    def __init__(
+        self, settings: Settings, engine: AsyncEngine, clock: Clock, turn: asyncio.Lock, sending: Sending
+    ) -> None:
+        self.staged = asyncio.Event()
+        self._settings = settings
+        self._engine = engine
+        self._clock = clock
+        self._turn = turn
+        self._sending = sending
+        self._lanes = Lanes(settings.queue_bytes)
+        self._said_full = -SAY_EVERY
+        self._unsaid = 0
+
+    def hear(self, message: Incoming, channel: Channel) -> None:
+        """Take a delivery that the broker has brought."""
+        delivery = Delivery(message.topic, message.payload, message.user_properties, self._clock.now())
+        if not self._lanes.put(delivery, channel):
+            self._drop(message.topic)
+        _queued.set(self._lanes.bytes)
+
+    async def step(self) -> None:
+        """Wait for deliveries; store and receipt a group of them.
+
+        Raises:
+            SQLAlchemyError, OSError: the database is away; the group waits to be stored again.
+        """
+        group = await self._lanes.take()
+        _queued.set(self._lanes.bytes)
+
+        def refused(delivery: Delivery, cause: str) -> None:
+            _log.error("delivery_failed", topic=delivery.topic, cause=cause)
+
+        try:
+            await all_or_each(group, self._store_group, refused)
+        except DATABASE_ERRORS:
+            # Their agents would send them again, but only after a time that is long enough for a fleet's return.
+            self._lanes.put_back(group)
+            _queued.set(self._lanes.bytes)
+            raise
+
+    async def _store_group(self, group: Sequence[Delivery]) -> None:
+        now = self._clock.now()
+        async with self._turn:
+            begun = self._clock.monotonic()
+            outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+            took = self._clock.monotonic() - begun
+        _stored.observe(took)
+        self._lanes.stored(took)
+        for word, count in outcome.counts.items():
+            _outcomes.labels(word).inc(count)
+        if outcome.counts[STAGED]:
+            self.staged.set()
+        await self._send_receipts(outcome)
+
+    async def _send_receipts(self, outcome: Outcome) -> None:
+        connection = self._sending.connection
+        if connection is None:
+            return
+        room = (connection.payload_bytes - ENVELOPE_BYTES - RECEIPT_NAME_BYTES) // RECEIPT_NAME_BYTES
+        step = max(1, min(NAMES_PER_RECEIPT, room))
+        publishes = []
+        for (gateway, channel, word), names in outcome.receipts.items():
+            unique = list(dict.fromkeys(names))
+            _receipted.labels(word).inc(len(unique))
+            for start in range(0, len(unique), step):
+                receipt = reports.Receipt(channel, unique[start : start + step], self._clock.now(), word)
+                publishes.append(self._sending.send(gateway, Channel.RECEIPT, receipt))
+        await asyncio.gather(*publishes)
+
+    def dropped(self, count: int) -> None:
+        """Count messages that were dropped."""
+        _dropped.inc(count)
+
+    def _drop(self, topic: str) -> None:
+        """Count a message that is dropped; say so at most every few seconds, for there may be thousands."""
+        self.dropped(1)
+        self._unsaid += 1
+        now = self._clock.monotonic()
+        if now - self._said_full >= SAY_EVERY:
+            limit = self._settings.queue_bytes
+            _log.warning("relay_queue_full", topic=topic, limit=limit, dropped=self._unsaid)
+            self._said_full, self._unsaid = now, 0
