@@ -11,7 +11,6 @@ delivered what it had by then, the window is *settled* (``hub.backfill_settling`
 meter was asked for and did not have is lost for good, with its words. What failed is tried again, less and less often.
 """
 
-import asyncio
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator
@@ -26,6 +25,7 @@ from hub.backfill_rows import CANCELLED, DONE, GAVE_UP, WAITING
 from hub.backfill_sending import call_back, send
 from hub.backfill_settling import conclude, follow
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.models import Backfill, Expectation, Gateway, MeterDevice, NetworkInterface
 
@@ -64,9 +64,12 @@ class Filler:
 
     async def keep_on(self) -> None:
         """Close gaps for ever."""
+        commits = commits_of(self._engine)
         while True:
+            seen = commits.count
             await self.turn()
-            await asyncio.sleep(TURN_SECONDS)
+            at_most = look_seconds(self._engine, self._clock) if self._after is None else 0
+            await commits.after(seen, at_most=at_most, pause=TURN_SECONDS)
 
     async def turn(self) -> None:
         """Follow what is under way, and look at some meters more."""

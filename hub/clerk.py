@@ -1,16 +1,16 @@
 """The clerk: keeps the ledger beside ingestion. A task of every relay; one of them at a time has the ledger's turn."""
 
-import asyncio
 import time
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.ledger import keep_some, ledger_turn
 from hub.ledger_sums import sweep
 
 PAUSE_SECONDS = 0.5
-"""Real seconds between two looks: what comes meanwhile is folded together, a chunk at most once."""
+"""Real seconds between two looks at least: what comes meanwhile is folded together, a chunk at most once."""
 
 SWEPT_SECONDS = 1800.0
 """Real seconds between two looks at who is long behind."""
@@ -19,9 +19,11 @@ SWEPT_SECONDS = 1800.0
 async def keep_ledger(engine: AsyncEngine, clock: Clock) -> None:
     """Keep the ledger for ever."""
     swept = time.monotonic()
+    commits = commits_of(engine)
     while True:
+        seen = commits.count
         if not await keep_some(engine, clock.now()):
-            await asyncio.sleep(PAUSE_SECONDS)
+            await commits.after(seen, at_most=look_seconds(engine), pause=PAUSE_SECONDS)
         if time.monotonic() - swept >= SWEPT_SECONDS:
             swept = time.monotonic()
             async with ledger_turn(engine, wait=False) as session:

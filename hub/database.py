@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import prometheus_client
 from sqlalchemy import Connection, event, inspect, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
@@ -25,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hub import sqlite_trips
+from hub.commits import Commits, commits_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UNREACHABLE = (
@@ -44,6 +46,11 @@ _OUT_OF_STRENGTH = ("53", "57P", "58")
 """Classes of SQLSTATE: insufficient resources (a full disk), ended by its administrator, errors of its system."""
 
 _BUSY_SECONDS = 30
+_READING = ("SELECT", "BEGIN", "PRAGMA", "SHOW")
+"""How statements begin that write nothing."""
+
+_statements = prometheus_client.Counter("metergate_database_statements", "Statements that were sent to the database")
+
 _IDLE_SECONDS = 5.0
 """A connection that nobody used for so long is asked whether it still lives before it is used."""
 
@@ -99,11 +106,13 @@ def create_engine(url: str) -> AsyncEngine:
         engine = create_async_engine(target, connect_args=arguments, pool_size=10, max_overflow=10, pool_use_lifo=True)
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
+        _tell_of_commits(engine)
         return engine
     engine = create_async_engine(target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15)
     event.listen(engine.sync_engine, "do_connect", sqlite_trips.connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
+    _tell_of_commits(engine)
     return engine
 
 
@@ -138,6 +147,27 @@ def _refuse_dead(connection: Any, record: ConnectionPoolEntry, _proxy: object) -
 def _begin_immediate(connection: Connection) -> None:
     read_only = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _tell_of_commits(engine: AsyncEngine) -> None:
+    """Have each connection ring (``hub.commits``) when it comes back from a transaction that wrote a row."""
+    commits: Commits = commits_of(engine)
+
+    def note(connection: Connection, cursor: Any, statement: str, *_others: object) -> None:  # noqa: ANN401 - the driver's
+        _statements.inc()
+        if cursor.rowcount != 0 and not statement.startswith(_READING):
+            connection.info["wrote"] = True
+
+    def forget(connection: Connection) -> None:
+        connection.info.pop("wrote", None)
+
+    def ring(_connection: object, record: ConnectionPoolEntry) -> None:
+        if record.info.pop("wrote", False):
+            commits.ring()
+
+    event.listen(engine.sync_engine, "after_cursor_execute", note)
+    event.listen(engine.sync_engine, "rollback", forget)
+    event.listen(engine.sync_engine, "checkin", ring)
 
 
 def session_maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:

@@ -8,7 +8,6 @@ Rules: no transaction is open while much is counted; what a look found out is wr
 only while the period is still open.
 """
 
-import asyncio
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import webhooks
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.deadlines_counted import EXPLAINED, count, selection_of, zones_of
 from hub.deadlines_periods import PAST, Alert, Period, is_below, open_slots, period_of, raster_of
@@ -86,9 +86,12 @@ class Keeper:
 
     async def keep_on(self) -> None:
         """Keep deadlines for ever."""
+        commits = commits_of(self._engine)
         while True:
+            seen = commits.count
             if not await self.turn():
-                await asyncio.sleep(TURN_SECONDS)
+                at_most = look_seconds(self._engine, self._clock)
+                await commits.after(seen, at_most=at_most, pause=TURN_SECONDS)
 
     async def turn(self) -> bool:
         """Do what is due, a bounded part of it; return whether there is more to do at once."""

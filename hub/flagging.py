@@ -24,6 +24,7 @@ from sqlalchemy import Table, bindparam
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub.columns import to_microseconds
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.models import (
     DevicePeriod,
@@ -39,7 +40,7 @@ from hub.unjudged import EVERY_SERIES, LAST, Span, note, unpack
 from hub.validation import REJECTING, STEPS, Limit, Point, judge, names_of
 
 PAUSE_SECONDS = 0.5
-"""Real seconds between two looks, while there is nothing to judge."""
+"""Real seconds between two looks at least, while there is nothing to judge."""
 
 NOTES = 100
 """How many notes a turn takes at most."""
@@ -86,9 +87,11 @@ class _Turn:
 
 async def keep_judging(engine: AsyncEngine) -> None:
     """Judge for ever."""
+    commits = commits_of(engine)
     while True:
+        seen = commits.count
         if not await judge_some(engine):
-            await asyncio.sleep(PAUSE_SECONDS)
+            await commits.after(seen, at_most=look_seconds(engine), pause=PAUSE_SECONDS)
 
 
 async def judge_some(engine: AsyncEngine) -> int:

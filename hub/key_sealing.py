@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import plans
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.keys import KeyFileError
 from hub.models import Gateway, MeterSecurityKeys, SealedMeterKeys
@@ -31,7 +32,7 @@ from protocol.meter_keys import KEY_SIZES, MeterKeys, seal_keys
 from protocol.seals import UnsealableError
 
 PAUSE = 0.5
-"""Real seconds between two looks."""
+"""Real seconds between two looks at least."""
 RETRY = 600.0
 """Real seconds until what could not be sealed is tried again."""
 AT_ONCE = 50
@@ -68,7 +69,15 @@ class Sealer:
         self._later: dict[uuid.UUID, float] = {}
 
     async def keep_on(self) -> None:
-        """Look once, seal what waits, and rest."""
+        """Seal what waits, for ever."""
+        commits = commits_of(self._engine)
+        while True:
+            seen = commits.count
+            await self.turn()
+            await commits.after(seen, at_most=look_seconds(self._engine), pause=PAUSE)
+
+    async def turn(self) -> None:
+        """Look once, and seal what waits."""
         now = self._clock.monotonic()
         if now >= self._retry_at:
             self._retry_at = now + RETRY
@@ -83,7 +92,6 @@ class Sealer:
             except plans.PlanTooLargeError as error:
                 self._later[gateway] = now
                 _log.error("meter_keys_not_sealed", gateway=error.gateway, cause=str(error))
-        await asyncio.sleep(PAUSE)
 
     async def _take_up_failed(self) -> None:
         """Have what no key opened tried again: the lost line may be back."""

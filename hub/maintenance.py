@@ -13,12 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import adoption, command_events, idempotency, retention_sweep
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.models import Quarantined, StagedReading
 from hub.undecodable_pushes import forget_oldest
 
 SWEEP_SECONDS = 2.0
-"""Real seconds between two sweeps over staged readings, while there are any."""
+"""Real seconds between two sweeps over staged readings, while there are any and something is committed."""
 
 ORDER_SECONDS = 600.0
 """Real seconds between two looks at what may be forgotten or deleted, and at staged rows that are there twice."""
@@ -32,7 +33,9 @@ _log = structlog.get_logger(__name__)
 async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> None:
     """Keep order for ever; ``adopt`` asks for a sweep at once."""
     next_order = clock.monotonic()
+    commits = commits_of(engine)
     while True:
+        seen = commits.count
         if clock.monotonic() >= next_order:
             await forget(engine, clock.now())
             await retention_sweep.sweep(engine, clock.now())
@@ -49,6 +52,8 @@ async def maintain(engine: AsyncEngine, clock: Clock, adopt: asyncio.Event) -> N
             # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
             async with asyncio.timeout(SWEEP_SECONDS):
                 await adopt.wait()
+        if not adopt.is_set():
+            await commits.after(seen, at_most=look_seconds(engine), pause=0)
         # Sweeps that are asked for in quick succession become one.
         await asyncio.sleep(SWEEP_SECONDS / 10)
         adopt.clear()

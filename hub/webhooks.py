@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.clocks import Clock
+from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
 from hub.keys import KeyFileError
 from hub.models import Deadline, Notification
@@ -80,9 +81,12 @@ class Sender:
 
     async def keep_on(self) -> None:
         """Send for ever."""
+        commits = commits_of(self._engine)
         while True:
+            seen = commits.count
             if not await self.turn():
-                await asyncio.sleep(TURN_SECONDS)
+                at_most = look_seconds(self._engine, self._clock)
+                await commits.after(seen, at_most=at_most, pause=TURN_SECONDS)
 
     async def turn(self) -> int:
         """Send what is due, some at once; return how many were tried."""

@@ -67,7 +67,7 @@ class Station:
 
     async def seals(self) -> None:
         """Have a relay look once."""
-        await Sealer(self.engine, self.rest.clock, self.ring.unseal).keep_on()
+        await Sealer(self.engine, self.rest.clock, self.ring.unseal).turn()
 
     async def gives(self, **keys: str) -> dict[str, Any]:
         """Give the hub keys of the meter."""
@@ -104,9 +104,8 @@ class Station:
 
 
 @pytest.fixture
-async def station(rest: Rest, engine: AsyncEngine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Station:
-    """Return a station whose relay does not rest between two looks."""
-    monkeypatch.setattr(key_sealing, "PAUSE", 0)
+async def station(rest: Rest, engine: AsyncEngine, tmp_path: pathlib.Path) -> Station:
+    """Return a station."""
     fleet = await create_fleet(rest)
     ring = Ring(SigningKey(bytes(32)), tmp_path / "hub.key.secrets")
     async with writing(engine) as session:
