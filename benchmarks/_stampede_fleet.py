@@ -3,128 +3,34 @@
 import contextlib
 import datetime as dt
 import decimal
-import json
 import pathlib
-import subprocess
-import sys
 import tempfile
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from benchmarks.backlog import rows_of
+from benchmarks._children import Child
+from benchmarks.backlog import readings_of
 from benchmarks.loaded_hub import LoadedGateway, LoadedHub
-from deploy.demo.processes import END_SECONDS
-from protocol.readings import NewMeterReading
-from protocol.wire import decode
 
 PROCESSES = 2
-READY_SECONDS = 600.0
 BEST_SECONDS = 10.0
 _SHARED_MEMORY = pathlib.Path("/dev/shm")  # noqa: S108 - a folder with a random name is made in it
 
 
-class Uplinks:
-    """One process of many uplinks, and what it told."""
-
-    def __init__(self, folder: pathlib.Path, broker: str, gateways: Sequence[LoadedGateway], log: pathlib.Path) -> None:
-        self.told: list[dict[str, Any]] = []
-        self._log = log
-        names = [f"{gateway.name}={gateway.meters[0]}" for gateway in gateways]
-        with log.open("wb") as errors:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks._stampede_uplinks", str(folder), broker, *names],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self._news = threading.Condition()
-        self._ended = False
-        self._thread = threading.Thread(target=self._hear, daemon=True)
-        self._thread.start()
-
-    def _hear(self) -> None:
-        for line in self._child.stdout or ():
-            with self._news:
-                self.told.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
-
-    def order(self, **order: object) -> None:
-        """Give an order; what was told before is forgotten."""
-        self.told.clear()
-        self.say(**order)
-
-    def say(self, **order: object) -> None:
-        """Send a line."""
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.write(json.dumps(order) + "\n")
-                self._child.stdin.flush()
-
-    def wait(self, key: str, seconds: float) -> bool:
-        """Wait until a line with this key was told; False if none came in time.
-
-        Raises:
-            RuntimeError: when the process has ended.
-        """
-        with self._news:
-            found = self._news.wait_for(lambda: self._ended or any(key in line for line in self.told), seconds)
-            if self._ended:
-                tail = self._log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"a process of uplinks ended; its log {self._log} ends:\n{tail}")
-        return found
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._child.pid
-
-    def wait_until_made(self) -> None:
-        """Wait for its stores.
-
-        Raises:
-            RuntimeError: when they are not made in time, or the process has ended.
-        """
-        if not self.wait("ready", READY_SECONDS):
-            raise RuntimeError("the stores of the uplinks were not made in time")
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._child.kill()
-
-    def end(self) -> None:
-        """End the process, at once if it does not listen."""
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
-        try:
-            self._child.wait(END_SECONDS * 4)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._thread.join(END_SECONDS)
-        if self._child.stdout is not None:
-            self._child.stdout.close()
-
-
 @contextlib.contextmanager
-def fleet_of(loaded: LoadedHub, gateways: Sequence[LoadedGateway]) -> Iterator[list[Uplinks]]:
+def fleet_of(loaded: LoadedHub, gateways: Sequence[LoadedGateway]) -> Iterator[list[Child]]:
     """Run the processes for the length of the block; their stores lie in memory where that is a folder."""
     with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as folder:
-        fleet: list[Uplinks] = []
+        fleet: list[Child] = []
         try:
             for number in range(min(PROCESSES, len(gateways))):
                 log = loaded.stage.folder / f"uplinks-{number}.log"
-                part = gateways[number::PROCESSES]
-                fleet.append(Uplinks(pathlib.Path(folder), loaded.broker.url, part, log))
+                names = [f"{gateway.name}={gateway.meters[0]}" for gateway in gateways[number::PROCESSES]]
+                fleet.append(Child("_stampede_uplinks", [folder, loaded.broker.url, *names], log))
             for one in fleet:
-                one.wait_until_made()
+                one.wait_until_ready()
             yield fleet
         except BaseException:
             # Nobody wants what they would still say.
@@ -152,8 +58,7 @@ def compare(loaded: LoadedHub, gateways: Sequence[LoadedGateway], given: Mapping
     for gateway in gateways:
         meter = gateway.meters[0]
         wanted = {}
-        for body in rows_of([uuid.UUID(meter)], given[gateway.name]):
-            reading = decode(body, NewMeterReading)
+        for reading in readings_of([uuid.UUID(meter)], given[gateway.name]):
             wanted[reading.series, reading.timestamp] = reading.value
         there: Counter[tuple[str, dt.datetime]] = Counter()
         wrong = 0

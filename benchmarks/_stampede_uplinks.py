@@ -15,7 +15,6 @@ lines of JSON on its input, one at a time:
 import asyncio
 import faulthandler
 import itertools
-import json
 import logging
 import os
 import pathlib
@@ -35,6 +34,7 @@ from agent.settings import AgentSettings, Timing, parse_broker
 from agent.store import Store
 from agent.trust import ClockTrust
 from agent.uplink import ANNOUNCE_PAUSE, Uplink
+from benchmarks._children import listened, tell
 from benchmarks.backlog import rows_of
 from protocol.plans import plan_digest, read_plan
 from protocol.reports import Online
@@ -130,11 +130,6 @@ def _counted(name: str) -> int:
     return int(sum(sample.value for sample in metrics.counted() if sample.name == name))
 
 
-def _tell(**figures: object) -> None:
-    sys.stdout.write(json.dumps(figures) + "\n")
-    sys.stdout.flush()
-
-
 def _standing(gateways: Sequence[Gateway]) -> dict[str, int]:
     """How things stand, all gateways together; the counters count from the start of the process."""
     return {
@@ -165,7 +160,7 @@ async def _meet(gateways: Sequence[Gateway]) -> None:
     # So that the life sign with the plan has left.
     await asyncio.sleep(2 * ANNOUNCE_PAUSE)
     await _end(tasks)
-    _tell(did="meet")
+    tell(did="meet")
 
 
 async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
@@ -180,9 +175,9 @@ async def _return(
     times = -(-int(rate * for_) // (ROWS_AT_ONCE * len(gateways)))
     for gateway in gateways:
         gateway.prepare(times)
-    _tell(ready="return")
+    tell(ready="return")
     await orders.get()
-    _tell(at=time.monotonic(), feeding=False, **_standing(gateways))
+    tell(at=time.monotonic(), feeding=False, **_standing(gateways))
     tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
     feeding: asyncio.Task[None] | None = None
     while orders.empty():
@@ -191,7 +186,7 @@ async def _return(
         if rate and feeding is None and standing["online"] == len(gateways):
             feeding = asyncio.create_task(_feed(gateways, rate, for_))
             tasks.append(feeding)
-        _tell(at=time.monotonic(), feeding=feeding is not None and not feeding.done(), **standing)
+        tell(at=time.monotonic(), feeding=feeding is not None and not feeding.done(), **standing)
         if not standing["waiting"] and (not rate or (feeding is not None and feeding.done())):
             break
         for task in tasks:
@@ -200,34 +195,24 @@ async def _return(
                 task.result()
     given = {gateway.name: gateway.given for gateway in gateways}
     await _end(tasks)
-    _tell(did="return", at=time.monotonic(), feeding=False, given=given, **_standing(gateways))
-
-
-async def _listen(orders: "asyncio.Queue[dict[str, Any]]") -> None:
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        orders.put_nowait(json.loads(line))
-    orders.put_nowait({"do": "end"})
+    tell(did="return", at=time.monotonic(), feeding=False, given=given, **_standing(gateways))
 
 
 async def run(folder: pathlib.Path, broker: str, named: Sequence[str]) -> None:
     """Obey until the input ends."""
     pairs = [text.partition("=") for text in named]
     gateways = [Gateway(folder, broker, name, uuid.UUID(meter)) for name, _, meter in pairs]
-    _tell(ready=len(gateways))
-    orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    listening = asyncio.create_task(_listen(orders))
-    while (order := await orders.get())["do"] != "end":
-        if order["do"] == "meet":
-            await _meet(gateways)
-        elif order["do"] == "fill":
-            for gateway in gateways:
-                gateway.read(order["rows"])
-            _tell(did="fill")
-        elif order["do"] == "return":
-            await _return(gateways, orders, order["rate"], order["seconds"])
-    await listening
+    tell(ready=len(gateways))
+    async with listened() as orders:
+        while (order := await orders.get())["do"] != "end":
+            if order["do"] == "meet":
+                await _meet(gateways)
+            elif order["do"] == "fill":
+                for gateway in gateways:
+                    gateway.read(order["rows"])
+                tell(did="fill")
+            elif order["do"] == "return":
+                await _return(gateways, orders, order["rate"], order["seconds"])
     for gateway in gateways:
         gateway.store.close()
 

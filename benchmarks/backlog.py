@@ -21,6 +21,11 @@ EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 def rows_of(meters: Sequence[uuid.UUID], readings: int, after: int = 0) -> Iterator[bytes]:
     """Yield so many encoded readings, but for the first ones up to ``after``; no key comes twice."""
+    return map(encode, readings_of(meters, readings, after))
+
+
+def readings_of(meters: Sequence[uuid.UUID], readings: int, after: int = 0) -> Iterator[NewMeterReading]:
+    """Yield the same readings as they are before they are encoded."""
     periods = -(-readings // (len(meters) * len(SERIES)))
     number, run = 0, uuid.uuid4()
     for period in range(periods):
@@ -36,8 +41,8 @@ def rows_of(meters: Sequence[uuid.UUID], readings: int, after: int = 0) -> Itera
                     continue
                 value = decimal.Decimal(100_000_000 + number).scaleb(-4)
                 collected = at + dt.timedelta(minutes=3)
-                yield encode(
-                    NewMeterReading(f"meter {position}", series, at, value, "m3", meter, collected, "meter", -1.5, run)
+                yield NewMeterReading(
+                    f"meter {position}", series, at, value, "m3", meter, collected, "meter", -1.5, run
                 )
 
 

@@ -6,6 +6,7 @@ Everything is real and on real time; nothing here imports ``hub``.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import statistics
 import sys
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
@@ -54,10 +55,14 @@ class LoadedHub:
             self.relays = [stage.start("hub", ["metergate-hub", "run", *rest], hello=True)]
         else:
             stage.start("rest", ["metergate-hub", "serve", *rest, "--database", database], hello=True)
-            relay = ["metergate-hub", "relay", *place, "--database", database, "--metrics-port", "0"]
-            self.relays = [stage.start(f"relay-{number}", relay, hello=True) for number in range(relays)]
+            self._relay = ["metergate-hub", "relay", *place, "--database", database, "--metrics-port", "0"]
+            self.relays = [self.start_relay(number) for number in range(relays)]
         self.relay = self.relays[0]
         self._make_basics()
+
+    def start_relay(self, number: int) -> Process:
+        """Start a relay; only on PostgreSQL there can be more than one."""
+        return self.stage.start(f"relay-{number}", self._relay, hello=True)
 
     def _make_basics(self) -> None:
         post = self.hub.post
@@ -125,6 +130,16 @@ def memory(process: Process) -> float:
     return int(status.split()[1]) * 4096 / _MIB
 
 
+def processor(pid: int, *, ended: bool = False) -> float:
+    """Return the seconds of processor time of a process (proc(5), stat); ``ended``: and of its children that ended."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    ticks = list(map(int, text.rpartition(")")[2].split()[11:15]))
+    return sum(ticks if ended else ticks[:2]) / os.sysconf("SC_CLK_TCK")
+
+
 class Watch:
     """Calls something again and again in a thread of its own for the length of a block, and keeps what it returned."""
 
@@ -180,16 +195,16 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 @contextlib.contextmanager
-def loaded_hub(database: str, relays: int = 1) -> Iterator[LoadedHub]:
+def loaded_hub(database: str, relays: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[LoadedHub]:
     """Open a hub on ``postgresql`` or ``sqlite`` with an empty database; everything is ended afterwards.
 
-    Only on PostgreSQL there can be more than one relay.
+    Only on PostgreSQL there can be more than one relay, and ``settings`` of the server.
     """
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-load-")))
         url, server = f"sqlite:///{folder}/hub.db", None
         if database == POSTGRESQL:
-            server = stack.enter_context(postgres(folder / "postgres"))
+            server = stack.enter_context(postgres(folder / "postgres", settings=settings))
             url = server.url()
         broker = stack.enter_context(mosquitto())
         stage = stack.enter_context(Stage(folder, {"METERGATE_ENVIRONMENT": "benchmark"}))

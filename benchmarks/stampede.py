@@ -43,9 +43,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from benchmarks._children import READY_SECONDS, Child
 from benchmarks._stampede_estate import make_gateways
 from benchmarks._stampede_figures import MOST_GROWTH, WANTED_RESENT, WANTED_REST, Figures
-from benchmarks._stampede_fleet import READY_SECONDS, Course, Uplinks, compare, fleet_of
+from benchmarks._stampede_fleet import Course, compare, fleet_of
 from benchmarks._stampede_narrow import Narrow
 from benchmarks.loaded_hub import (
     PATIENCE,
@@ -55,6 +56,7 @@ from benchmarks.loaded_hub import (
     LoadedHub,
     Watch,
     loaded_hub,
+    processor,
     quantile,
     timed,
 )
@@ -115,7 +117,7 @@ class _Bench:
     """One hub and one fleet."""
 
     def __init__(
-        self, loaded: LoadedHub, gateways: Sequence[LoadedGateway], fleet: Sequence[Uplinks], backlog: int
+        self, loaded: LoadedHub, gateways: Sequence[LoadedGateway], fleet: Sequence[Child], backlog: int
     ) -> None:
         self._loaded = loaded
         self._gateways = gateways
@@ -249,27 +251,17 @@ class _Bench:
 
     def _busy(self) -> dict[str, float]:
         """Return the processor time that each kind of process has taken so far, in seconds."""
-        of = {process.name: _processor(process.popen.pid) for process in self._loaded.stage.processes}
+        of = {process.name: processor(process.popen.pid) for process in self._loaded.stage.processes}
         relays = sum(took for name, took in of.items() if name.startswith("relay"))
         server = self._loaded.server
         return {
             "relays": relays,
             "rest": sum(of.values()) - relays,
-            "database": sum(_processor(pid, ended=pid == server.processes()[0]) for pid in server.processes())
+            "database": sum(processor(pid, ended=pid == server.processes()[0]) for pid in server.processes())
             if server is not None
             else 0.0,
-            "uplinks": sum(_processor(one.pid) for one in self._fleet),
+            "uplinks": sum(processor(one.pid) for one in self._fleet),
         }
-
-
-def _processor(pid: int, *, ended: bool = False) -> float:
-    """Return the seconds of processor time of a process (proc(5), stat); ``ended``: and of its children that ended."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0.0
-    ticks = list(map(int, text.rpartition(")")[2].split()[11:15]))
-    return sum(ticks if ended else ticks[:2]) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(process: Process) -> float:
