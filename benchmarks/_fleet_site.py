@@ -1,0 +1,258 @@
+"""The site of the bench ``fleet``: PostgreSQL, Mosquitto, ``serve``, a relay that comes and goes, and all its voices.
+
+With a folder that is kept, the database is filled once and used again; its gateways were never heard of then.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import asyncpg
+
+from benchmarks._fleet_estate import SERIES, Estate, Group, forget_plans, make_estate
+from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
+from benchmarks.postgres import Postgres, postgres
+from deploy.demo.hub_client import HubClient
+from deploy.demo.processes import END_SECONDS, Process, Stage
+
+PATIENCE = 600.0
+LOOK_EVERY = 0.1
+SHARED_BUFFERS = "256MB"
+_STANDING = """
+SELECT count(*) FILTER (WHERE published_revision < desired_revision OR desired_revision = 0),
+count(*) FILTER (WHERE NOT online OR applied_revision <> desired_revision OR applied_digest IS DISTINCT FROM
+published_digest), coalesce(sum(desired_revision), 0) FROM gateways WHERE gateway_id LIKE 'gw-%'
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How many gateways the broker has not the desired plan of, how many do not run it, and all desired revisions."""
+
+    unpublished: int
+    unapplied: int
+    revisions: int
+
+
+class Voices:
+    """The process that speaks for all gateways."""
+
+    def __init__(self, broker: str, gateways: int, meters: int, series: int, log: pathlib.Path) -> None:
+        self._log = log
+        self._news = threading.Condition()
+        self._told: list[dict[str, Any]] = []
+        self._ended = False
+        with log.open("wb") as errors:
+            self._child = subprocess.Popen(
+                [
+                    sys.executable, "-m", "benchmarks._fleet_voices",
+                    broker, str(gateways), str(meters), ",".join(SERIES[:series]),
+                ],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        self._thread = threading.Thread(target=self._hear, daemon=True)
+        self._thread.start()
+        self._wait("ready")
+
+    def _hear(self) -> None:
+        for line in self._child.stdout or ():
+            with self._news:
+                self._told.append(json.loads(line))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def order(self, what: str, **more: object) -> dict[str, Any]:
+        """Give an order and wait until it is done; return what is told of it."""
+        with self._news:
+            self._told = [line for line in self._told if "did" not in line]
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.write(json.dumps({"do": what, **more}) + "\n")
+                self._child.stdin.flush()
+        return self._wait("did")
+
+    def begin_count(self) -> None:
+        """Count plans from now on."""
+        self.order("count")
+        with self._news:
+            self._told.clear()
+
+    def wait_for_plans(self, count: int) -> float | None:
+        """Wait until so many plans came since the count began; return when the last did, None if they did not."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended or self._plans() >= count, PATIENCE)
+            if self._plans() < count:
+                return None
+            return max(float(line["at"]) for line in self._told if "plans" in line)
+
+    @property
+    def plans(self) -> int:
+        """How many plans have come since the count began."""
+        with self._news:
+            return self._plans()
+
+    def _plans(self) -> int:
+        return max((int(line["plans"]) for line in self._told if "plans" in line), default=0)
+
+    def _wait(self, key: str) -> dict[str, Any]:
+        with self._news:
+            self._news.wait_for(lambda: self._ended or any(key in line for line in self._told), PATIENCE)
+            found = next((line for line in self._told if key in line), None)
+        if found is None:
+            tail = self._log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"the process of all gateways does not answer; its log {self._log} ends:\n{tail}")
+        return found
+
+    def end(self) -> None:
+        """End the process, at once if it does not listen."""
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
+        try:
+            self._child.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._thread.join(END_SECONDS)
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+
+class Looks:
+    """Asks the database directly how things stand, because nothing else should be asked meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._connection = self._loop.run_until_complete(asyncpg.connect(url))
+
+    def standing(self) -> Standing:
+        """How things stand now."""
+        row = self._loop.run_until_complete(self._connection.fetchrow(_STANDING))
+        return Standing(*map(int, row))
+
+    def wait(self, since: float, *, applied: bool) -> float | None:
+        """Wait until every desired plan is published (or ``applied`` too); return the seconds since then, or None."""
+        while time.monotonic() - since < PATIENCE:
+            asked = time.monotonic()
+            now = self.standing()
+            if not now.unpublished and not (applied and now.unapplied):
+                return asked - since
+            time.sleep(LOOK_EVERY)
+        return None
+
+    def close(self) -> None:
+        """End the connection."""
+        self._loop.run_until_complete(self._connection.close())
+        self._loop.close()
+
+
+class Site:
+    """All that runs, and what the bench does to it."""
+
+    def __init__(self, stage: Stage, server: Postgres, broker: Mosquitto, token: str) -> None:
+        self.stage = stage
+        self.server = server
+        self.broker = broker
+        self._place = ["--broker", broker.url, "--data", str(stage.folder), "--database", server.url()]
+        port = free_port()
+        self.rest = stage.start("rest", ["metergate-hub", "serve", "--port", str(port), *self._place], hello=True)
+        self.hub = HubClient(f"http://127.0.0.1:{port}", token)
+        self.relay: Process | None = None
+        self._relays = 0
+
+    def start_relay(self) -> Process:
+        """Start a relay, of which there is none; it returns when that is connected and has its first work."""
+        self._relays += 1
+        command = ["metergate-hub", "relay", *self._place, "--metrics-port", "0"]
+        self.relay = self.stage.start(f"relay-{self._relays}", command, hello=True)
+        return self.relay
+
+    def end_relay(self) -> None:
+        """End the relay in order."""
+        if self.relay is not None:
+            self.relay.end()
+            self.stage.processes.remove(self.relay)
+            self.relay = None
+
+
+def begin_peak(process: Process) -> None:
+    """Begin a new peak of resident memory (proc(5), clear_refs)."""
+    pathlib.Path(f"/proc/{process.popen.pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak(process: Process) -> float:
+    """Return the most memory that was resident since the peak began, in MiB."""
+    status = pathlib.Path(f"/proc/{process.popen.pid}/status").read_text(encoding="ascii")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+@dataclasses.dataclass
+class Kept:
+    """What is known of a database that was filled: its measures, the token, and what is edited."""
+
+    gateways: int
+    meters: int
+    token: str
+    estate: Estate
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Self | None:
+        """Read it, if it was ever written."""
+        if not path.exists():
+            return None
+        known = json.loads(path.read_text(encoding="utf-8"))
+        groups = (Group(**known["estate"][name]) for name in ("some", "all"))
+        return cls(known["gateways"], known["meters"], known["token"], Estate(*groups))
+
+    def write(self, path: pathlib.Path) -> None:
+        """Write it, when all is filled."""
+        path.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def fleet_site(keep: pathlib.Path | None, gateways: int, meters: int) -> Iterator[tuple[Site, Estate, float]]:
+    """Open the site for the length of the block, with no relay yet; also what is edited, and how long filling took.
+
+    Raises:
+        ValueError: when the folder has a database of other measures.
+    """
+    with contextlib.ExitStack() as stack:
+        if keep is None:
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metergate-fleet-")))
+        else:
+            folder = keep.resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+        notes = folder / "fleet.json"
+        kept = Kept.read(notes)
+        if kept is not None and (kept.gateways, kept.meters) != (gateways, meters):
+            raise ValueError(f"{folder} has {kept.gateways} gateways with {kept.meters} meters each: give another one")
+        server = stack.enter_context(postgres(folder / "postgres", SHARED_BUFFERS))
+        broker = stack.enter_context(mosquitto())
+        stage = stack.enter_context(Stage(folder, {"METERGATE_ENVIRONMENT": "benchmark"}))
+        stage.run(["metergate-hub", "migrate", "--database", server.url()])
+        if kept is not None:
+            token = kept.token
+        else:
+            name = f"bench {time.time():.0f}"
+            made = stage.run(["metergate-hub", "token", "create", name, "--database", server.url()])
+            token = made.strip().splitlines()[-1]
+        site = Site(stage, server, broker, token)
+        begun = time.monotonic()
+        estate = kept.estate if kept is not None else make_estate(site.hub, server, gateways, meters)
+        if kept is None:
+            Kept(gateways, meters, token, estate).write(notes)
+        forget_plans(server)
+        yield site, estate, time.monotonic() - begun
