@@ -159,7 +159,9 @@ def _tell_of_commits(engine: AsyncEngine) -> None:
             connection.info["wrote"] = True
 
     def forget(connection: Connection) -> None:
-        connection.info.pop("wrote", None)
+        # One that was cut in the middle of a statement has none left, and to ask it would hide why it was cut.
+        if not connection.invalidated:
+            connection.info.pop("wrote", None)
 
     def ring(_connection: object, record: ConnectionPoolEntry) -> None:
         if record.info.pop("wrote", False):

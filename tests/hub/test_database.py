@@ -137,3 +137,19 @@ async def test_a_writer_that_is_cancelled_while_it_waits_keeps_nobody_from_writi
     async with reading(engine) as session:
         names = set((await session.scalars(select(Organization.name))).all())
     assert {"first", "kept"} <= names
+
+
+async def test_who_is_cancelled_in_the_middle_of_a_statement_ends(engine: AsyncEngine) -> None:
+    async def write() -> None:
+        async with writing(engine) as session:
+            session.add(Organization(name="first", created_at=NOW, updated_at=NOW))
+            await session.flush()
+            if engine.dialect.name == "postgresql":
+                await session.execute(text("SELECT pg_sleep(60)"))
+            await asyncio.sleep(60)
+
+    writer = asyncio.ensure_future(write())
+    await asyncio.sleep(0.2)
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
