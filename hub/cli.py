@@ -19,6 +19,7 @@ from hub.backup import BackupError
 from hub.broker import BrokerError
 from hub.cli_access import membership_commands, token_commands, user_commands
 from hub.cli_backup import backup_command, restore_command
+from hub.cli_migrate import migrate_command
 from hub.cli_places import (
     DATABASE_VARIABLE,
     KEY_FILE_VARIABLE,
@@ -30,7 +31,7 @@ from hub.cli_places import (
     typed,
 )
 from hub.clocks import system_clock
-from hub.database import DatabaseError, async_url, migrate
+from hub.database import DatabaseError, async_url
 from hub.keys import KeyFileError
 from hub.logs import set_up_logs
 from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
@@ -109,6 +110,7 @@ def commands() -> None:
 commands.add_command(api)
 commands.add_command(backup_command)
 commands.add_command(restore_command)
+commands.add_command(migrate_command)
 commands.add_command(token_commands)
 commands.add_command(user_commands)
 commands.add_command(membership_commands)
@@ -208,15 +210,6 @@ def relay_command(
 
     set_up_logs()
     asyncio.run(relay(settings, system_clock()))
-
-
-@commands.command("migrate")
-@data_option
-@database_option
-def migrate_command(data: Path | None, database: str | None) -> None:
-    """Bring the database to this version."""
-    asyncio.run(migrate(database_of(data, database)))
-    click.echo("the database is up to date")
 
 
 @commands.group("ledger")

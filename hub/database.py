@@ -7,6 +7,7 @@ request would starve beside a relay that stores group after group. So within a p
 """
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 import time
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, event, inspect, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hub import sqlite_trips
@@ -57,8 +58,8 @@ _IDLE_SECONDS = 5.0
 _STATEMENTS = 500
 """Statements that each connection to PostgreSQL keeps prepared; lists of ids of each length are one of their own."""
 
-_MIGRATION_LOCK = 0x6D657465
-"""PostgreSQL advisory lock: of several processes that start at once, one migrates."""
+_SERVES = "schema_serves"
+"""Under this key ``hub_state`` has the oldest schema whose processes the database serves (``hub.migrating``)."""
 
 
 def is_out_of_strength(error: DBAPIError) -> bool:
@@ -213,28 +214,72 @@ def _turn(engine: AsyncEngine) -> AbstractAsyncContextManager[None]:
     return _turns.setdefault(engine, asyncio.Lock())
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Schema:
+    """What a database has.
+
+    Attributes:
+        name: Its schema; empty when it has none.
+        serves: The oldest schema whose processes it serves as they are; empty when it does not say.
+        head: The schema of this version.
+    """
+
+    name: str
+    serves: str
+    head: str
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a newer version has migrated it."""
+        return self.name > self.head
+
+    @property
+    def problem(self) -> str:
+        """What to do before this version can run on it; empty when it can."""
+        if self.name == self.head or (self.is_ahead and self.serves and self.serves <= self.head):
+            return ""
+        if self.is_ahead:
+            return (
+                f"the database has schema {self.name}, which is newer than this version's {self.head} and does not "
+                "serve it: update metergate, or go back with the newer version's "
+                f"metergate-hub migrate --to {self.head} --downgrade"
+            )
+        there = self.name or "none"
+        return f"the database has schema {there}, this version needs {self.head}: run metergate-hub migrate"
+
+
 async def migrate(url: str) -> None:
-    """Bring the schema to this version; safe to call from several processes at once.
+    """Bring the schema to this version, or leave it where a newer one has brought it; several processes may at once.
 
     Raises:
-        DatabaseError: when the database does not let us, with its place and what it said.
+        DatabaseError: when the database does not let us, with its place and what it said, or is too new.
     """
     target = async_url(url)
-    with _named(target):
-        if target.get_backend_name() == "sqlite" and target.database:
-            await asyncio.to_thread(Path(target.database).parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+    with named(target):
+        await asyncio.to_thread(make_place, target)
         engine = create_engine(url)
         try:
-            async with engine.begin() as connection:
-                await _lock(connection)
-                if await connection.run_sync(_schema_of) != schemas()[-1]:
-                    await connection.run_sync(_upgrade)
+            schema = await schema_of(engine)
+            if not schema.problem:
+                return
+            if schema.is_ahead:
+                raise DatabaseError(schema.problem)
+            # Where nothing is to be migrated, at nearly every start, Alembic is half a second for nothing.
+            from hub.migrating import move  # noqa: PLC0415 - see above
+
+            await move(engine)
         finally:
             await engine.dispose()
 
 
+def make_place(target: URL) -> None:
+    """Make the directory that a SQLite file lies in."""
+    if target.get_backend_name() == "sqlite" and target.database:
+        Path(target.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 @contextmanager
-def _named(target: URL) -> Iterator[None]:
+def named(target: URL) -> Iterator[None]:
     """Say which database it was, without its password and without what only a developer reads."""
     try:
         yield
@@ -244,48 +289,46 @@ def _named(target: URL) -> Iterator[None]:
         raise DatabaseError(f"the database {place} cannot be used: {said}") from error
 
 
-async def _lock(connection: AsyncConnection) -> None:
-    # On SQLite the transaction itself is the lock: it begins IMMEDIATE.
-    if connection.dialect.name == "postgresql":
-        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-
-
 def schemas() -> list[str]:
     """Return the schemas that this version knows, its own last: a migration's file name begins with what it makes."""
     return sorted(path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _schema_of(connection: Connection) -> str:
-    """Return the schema of a database; empty when it has none."""
-    if not inspect(connection).has_table("alembic_version"):
-        return ""
-    return str(connection.scalar(text("SELECT version_num FROM alembic_version")) or "")
+def read_schema(connection: Connection) -> Schema:
+    """Return what a database has."""
+    inspected, head = inspect(connection), schemas()[-1]
+    if not inspected.has_table("alembic_version"):
+        return Schema("", "", head)
+    name = str(connection.scalar(text("SELECT version_num FROM alembic_version")) or "")
+    serves = connection.scalar(text("SELECT value FROM hub_state WHERE key = :key"), {"key": _SERVES})
+    return Schema(name, str(serves or ""), head)
 
 
-def _upgrade(connection: Connection) -> None:
-    # Where nothing is to be migrated, at nearly every start, these are half a second for nothing.
-    from alembic import command  # noqa: PLC0415 - see above
-    from alembic.config import Config  # noqa: PLC0415 - see above
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+def note_served(connection: Connection, oldest: str) -> None:
+    """Note, with what a migration does, the oldest schema whose processes the database serves from now on."""
+    connection.execute(text("DELETE FROM hub_state WHERE key = :key"), {"key": _SERVES})
+    values = {"key": _SERVES, "oldest": oldest}
+    connection.execute(text("INSERT INTO hub_state (key, value) VALUES (:key, :oldest)"), values)
 
 
-async def schema_problem(engine: AsyncEngine) -> str:
-    """Say what to do when the schema is not this version's; empty when it is.
+async def schema_of(engine: AsyncEngine) -> Schema:
+    """Return what a database has.
 
     Raises:
         DatabaseError: when the database does not let us look.
     """
-    with _named(engine.url):
+    with named(engine.url):
         async with engine.connect() as connection:
-            there = await connection.run_sync(_schema_of)
-    wanted = schemas()[-1]
-    if there == wanted:
-        return ""
-    return f"the database has schema {there or 'none'}, this version needs {wanted}: run metergate-hub migrate"
+            return await connection.run_sync(read_schema)
+
+
+async def schema_problem(engine: AsyncEngine) -> str:
+    """Say what to do before this version can run on the database; empty when it can.
+
+    Raises:
+        DatabaseError: when the database does not let us look.
+    """
+    return (await schema_of(engine)).problem
 
 
 async def database_problems(engine: AsyncEngine) -> list[str]:

@@ -37,7 +37,7 @@ REFERENCES: Final = {
 }
 """The foreign keys of readings, in the order in which ingestion takes the tables."""
 
-_LOCK = 0x6D617274
+MOVING_LOCK: Final = 0x6D617274
 """PostgreSQL advisory lock: one process makes, fills or drops partitions at a time."""
 
 _REFUSED = ("55P03", "40P01")
@@ -127,7 +127,7 @@ async def take_turn(session: AsyncSession, refused: int = 0) -> bool:
     """
     seconds = min(LOCK_WAIT * 2 ** (refused // PATIENCE), LONGEST_WAIT)
     await run(session, f"SET LOCAL lock_timeout = {int(1000 * seconds)}")
-    return bool(await session.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")))
+    return bool(await session.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock({MOVING_LOCK})")))
 
 
 async def lock(session: AsyncSession) -> None:

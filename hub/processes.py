@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.broker import embedded_broker
 from hub.clocks import Clock
-from hub.database import DatabaseError, create_engine, migrate, schema_problem, writing
+from hub.database import DatabaseError, create_engine, migrate, schema_of, writing
 from hub.keys import open_key
 from hub.relay import run_relay
 from hub.secrets_ring import Ring, note_ring, ring_file
@@ -140,7 +140,7 @@ async def _work(
     pause = _DATABASE_PAUSES[0]
     while True:
         try:
-            problem = await schema_problem(hub.engine)
+            schema = await schema_of(hub.engine)
         except DatabaseError as error:
             if not error.passes:
                 stop.set()
@@ -150,9 +150,11 @@ async def _work(
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, _DATABASE_PAUSES[1])
             continue
-        if problem:
+        if schema.problem:
             stop.set()
-            return StartError(problem)
+            return StartError(schema.problem)
+        if schema.is_ahead:
+            _log.warning("schema_ahead", schema=schema.name, head=schema.head)
         break
     hub.usable.set()
     if relay is not None:

@@ -12,16 +12,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import late_readings, models, partitions
-from hub.database import MIGRATIONS, create_engine, writing
+from hub.database import create_engine, writing
 from hub.database import reading as looking
 from hub.ingest import store_deliveries
 from hub.late_readings import late_months, under_way
+from hub.migrating import move
 from hub.months import Month
 from hub.partitions import make_partitions, take_step
 from protocol.readings import NewMeterReading
@@ -213,14 +211,8 @@ async def test_a_meter_goes_while_its_readings_are_moved_and_a_migration_abandon
         await session.execute(sa.text("DELETE FROM ledger_pending"))
         await session.execute(sa.delete(models.MeterDevice).where(models.MeterDevice.id == gone))
 
-    def upgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
+    await move(engine, "0020")
+    await move(engine)
     async with looking(engine) as session:
         assert await under_way(session) is None
     assert len(await table(engine)) == 20

@@ -1,21 +1,19 @@
-"""Migrations go both ways, on both databases, with rows in the tables: what a version brought goes, readings stay."""
+"""After migrations went both ways the hub goes on: what is derived from readings is made anew, on both databases."""
 
 import datetime as dt
 import decimal
 
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models
-from hub.database import MIGRATIONS, reading, writing
+from hub.database import reading, writing
 from hub.expectations import mark
 from hub.ledger import catch_up, keep_some
+from hub.migrating import move
 from hub.totals import Scope
 from hub.totals_counted import count
 from hub.versions import Arrival, store
@@ -29,25 +27,6 @@ OLDEST = "0004"
 """Down to what the first gateways in the field were served by."""
 
 HOURS = 24
-
-
-def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _down(connection: Connection, version: str) -> None:
-    command.downgrade(_config(connection), version)
-
-
-def _up(connection: Connection, version: str) -> None:
-    command.upgrade(_config(connection), version)
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -100,19 +79,14 @@ async def _stored(engine: AsyncEngine, estate: Estate) -> tuple[int, int]:
     return found.expected, found.stored
 
 
-async def test_each_version_goes_down_and_up_again_and_readings_stay(engine: AsyncEngine) -> None:
+async def test_the_ledger_is_made_anew_after_the_way_back_and_readings_stay(engine: AsyncEngine) -> None:
     estate = await _fill(engine)
-    async with engine.begin() as connection:
-        script = ScriptDirectory(str(MIGRATIONS))
-        versions = [one.revision for one in script.walk_revisions(OLDEST, "head")]
-        for version in versions[1:]:
-            await connection.run_sync(_down, version)
-            assert await connection.run_sync(_revision) == version
-            assert await connection.scalar(sa.text("SELECT count(*) FROM readings")) == HOURS + 1
-        for version in reversed(versions[:-1]):
-            await connection.run_sync(_up, version)
+    await move(engine, OLDEST)
+    async with reading(engine) as session:
+        assert await session.scalar(sa.text("SELECT count(*) FROM readings")) == HOURS + 1
+    await move(engine)
+    async with engine.connect() as connection:
         assert await connection.run_sync(_differences) == []
-        assert await connection.scalar(sa.text("SELECT count(*) FROM readings")) == HOURS + 1
     # What configs expected went with its column: said again, the ledger is made anew from the readings.
     async with writing(engine) as session:
         told = [{"series": SERIES, "interval": "hour", "anchor_seconds": None, "archive": 3}]
@@ -125,10 +99,9 @@ async def test_each_version_goes_down_and_up_again_and_readings_stay(engine: Asy
 async def test_the_sums_of_a_ledger_that_is_there_are_made_by_the_migration(engine: AsyncEngine) -> None:
     estate = await _fill(engine)
     assert await _stored(engine, estate) == (2 * HOURS, HOURS + 1)
-    async with engine.begin() as connection:
-        before = await connection.run_sync(_revision)
-        await connection.run_sync(_down, "0013")
-        await connection.run_sync(_up, before or "head")
-        sums = (await connection.execute(sa.select(models.LedgerSum.chunks, models.LedgerSum.everyone))).all()
-        assert [tuple(one) for one in sums] == [(2, False)]
+    await move(engine, "0013")
+    await move(engine)
+    async with reading(engine) as session:
+        sums = (await session.execute(sa.select(models.LedgerSum.chunks, models.LedgerSum.everyone))).all()
+    assert [tuple(one) for one in sums] == [(2, False)]
     assert await _stored(engine, estate) == (2 * HOURS, HOURS + 1)

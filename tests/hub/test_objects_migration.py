@@ -1,32 +1,22 @@
 """Names that were not unique before are told apart by the migration that makes them so; nothing else changes."""
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models
-from hub.database import MIGRATIONS
+from hub.migrating import move
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW, make_estate
 
 __all__ = ["database_url", "engine"]
 
 
-def _to(connection: Connection, version: str, *, down: bool) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    (command.downgrade if down else command.upgrade)(config, version)
-
-
 async def test_the_oldest_keeps_its_name(engine: AsyncEngine) -> None:
     one, other = await make_estate(engine, gateway_id="a"), await make_estate(engine, gateway_id="b")
     long = "x" * 50
     names = ["all", "all", "all (2)", long, long, "All", "all"]
+    await move(engine, "0010")
     async with engine.begin() as connection:
-        await connection.run_sync(_to, "0010", down=True)
         for owner in (one.organization, other.organization):
             for number, name in enumerate(names):
                 values = {
@@ -37,7 +27,8 @@ async def test_the_oldest_keeps_its_name(engine: AsyncEngine) -> None:
                     "updated_at": NOW,
                 }
                 await connection.execute(sa.insert(models.AmrTaskGroup).values(values))
-        await connection.run_sync(_to, "head", down=False)
+    await move(engine)
+    async with engine.begin() as connection:
         for owner in (one.organization, other.organization):
             found = await connection.scalars(
                 sa.select(models.AmrTaskGroup.name)

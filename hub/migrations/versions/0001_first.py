@@ -13,6 +13,7 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+stop = ""
 
 
 def upgrade() -> None:  # noqa: PLR0915 - a list of tables, each once

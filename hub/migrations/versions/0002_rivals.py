@@ -9,6 +9,7 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+stop = "an index of all run reports is built under a lock: reports wait for it"
 
 
 def upgrade() -> None:
@@ -28,3 +29,10 @@ def upgrade() -> None:
         sqlite_where=failed,
         postgresql_where=failed,
     )
+
+
+def downgrade() -> None:
+    """Take them away again; who was a rival is found out anew."""
+    op.drop_index("ix_run_reports_failed", "run_reports")
+    for column in ("rival_at", "rival_key", "rival_returns", "rival_said_at", "rival_store", "said_at"):
+        op.drop_column("gateways", column)

@@ -9,6 +9,7 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+stop = "an index of all readings is built under a lock: readings wait for it"
 
 
 def upgrade() -> None:

@@ -9,6 +9,7 @@ revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
+stop = "processes of the schema before do not note for the ledger what they store"
 
 
 def upgrade() -> None:

@@ -9,6 +9,7 @@ revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
+stop = ""
 
 NAMED = {"amr_tasks": 150, "amr_task_groups": 150, "meter_device_configs": 50, "meter_device_types": 50}
 """Tables whose names are now unique in an organization, and the widths of the names."""

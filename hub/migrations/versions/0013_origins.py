@@ -7,6 +7,7 @@ revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
+stop = "every version of every reading is written again in one statement: readings wait for it"
 
 
 def upgrade() -> None:

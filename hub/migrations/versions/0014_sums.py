@@ -7,6 +7,7 @@ revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None
+stop = "the ledger's sums are made from all chunks under a lock, and processes of the schema before do not keep them"
 
 _PG_GONE = """
     CREATE FUNCTION ledger_chunk_gone() RETURNS trigger LANGUAGE plpgsql AS $$

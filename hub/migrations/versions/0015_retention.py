@@ -9,6 +9,7 @@ revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
+stop = ""
 
 
 def upgrade() -> None:

@@ -3,15 +3,16 @@
 import sqlalchemy as sa
 from alembic import op
 
-from hub import columns
+from hub import columns, online_changes
 
 revision = "0019"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
+stop = ""
 
-_NOT_DONE = sa.text("outcome <> 'done'")
-_OF_A_KIND = sa.text("kind <> ''")
+_NOT_DONE = "outcome <> 'done'"
+_OF_A_KIND = "kind <> ''"
 
 
 def upgrade() -> None:
@@ -38,9 +39,10 @@ def upgrade() -> None:
         sa.Column("updated_at", columns.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["organization"], ["organizations.id"], name="fk_command_batches_organization"),
         sa.PrimaryKeyConstraint("id", name="pk_command_batches"),
+        if_not_exists=True,
     )
     for column in ("organization", "created_at"):
-        op.create_index(f"ix_command_batches_{column}", "command_batches", [column], unique=False)
+        op.create_index(f"ix_command_batches_{column}", "command_batches", [column], unique=False, if_not_exists=True)
     op.create_table(
         "command_refusals",
         sa.Column("batch", sa.Uuid(), nullable=False),
@@ -52,6 +54,7 @@ def upgrade() -> None:
             ["batch"], ["command_batches.id"], name="fk_command_refusals_batch", ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("batch", "meter_device", name="pk_command_refusals"),
+        if_not_exists=True,
     )
     op.create_table(
         "idempotency_keys",
@@ -63,14 +66,13 @@ def upgrade() -> None:
         sa.Column("created_at", columns.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_idempotency_keys"),
         sa.UniqueConstraint("caller", "key", name="uq_idempotency_keys_caller_key"),
+        if_not_exists=True,
     )
-    op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"], unique=False)
-    op.add_column("commands", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
+    op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"], if_not_exists=True)
+    online_changes.add_column("commands", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
     # Without a foreign key: SQLite would make the table anew, and what refers to its rows would go with them.
-    op.add_column("commands", sa.Column("batch", sa.Uuid(), nullable=True))
-    op.add_column("commands", sa.Column("send_after", columns.UtcDateTime(), nullable=True))
-    op.create_index("ix_commands_batch_state", "commands", ["batch", "state"], unique=False)
-    op.create_index("ix_commands_created_at", "commands", ["created_at", "id"], unique=False)
+    online_changes.add_column("commands", sa.Column("batch", sa.Uuid(), nullable=True))
+    online_changes.add_column("commands", sa.Column("send_after", columns.UtcDateTime(), nullable=True))
     op.create_table(
         "command_events",
         sa.Column("number", columns.BigId, nullable=False),
@@ -85,22 +87,18 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["command"], ["commands.id"], name="fk_command_events_command", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("number", name="pk_command_events"),
         sqlite_autoincrement=True,
+        if_not_exists=True,
     )
-    op.create_index("ix_command_events_command_number", "command_events", ["command", "number"], unique=False)
-    op.add_column("run_reports", sa.Column("kind", sa.Text(), nullable=False, server_default=""))
+    op.create_index("ix_command_events_command_number", "command_events", ["command", "number"], if_not_exists=True)
+    online_changes.add_column("run_reports", sa.Column("kind", sa.Text(), nullable=False, server_default=""))
+    online_changes.add_index("ix_commands_batch_state", "commands", ["batch", "state"])
+    online_changes.add_index("ix_commands_created_at", "commands", ["created_at", "id"])
     for column in ("gateway", "task"):
-        op.drop_index(f"ix_run_reports_{column}", "run_reports")
-        op.create_index(f"ix_run_reports_{column}_ended", "run_reports", [column, "ended"], unique=False)
-    op.create_index("ix_run_reports_ended", "run_reports", ["ended", "id"], unique=False)
+        online_changes.add_index(f"ix_run_reports_{column}_ended", "run_reports", [column, "ended"])
+        online_changes.drop_index(f"ix_run_reports_{column}", "run_reports")
+    online_changes.add_index("ix_run_reports_ended", "run_reports", ["ended", "id"])
     for column, only in (("outcome", _NOT_DONE), ("kind", _OF_A_KIND)):
-        op.create_index(
-            f"ix_run_reports_{column}_ended",
-            "run_reports",
-            [column, "ended"],
-            unique=False,
-            sqlite_where=only,
-            postgresql_where=only,
-        )
+        online_changes.add_index(f"ix_run_reports_{column}_ended", "run_reports", [column, "ended"], where=only)
 
 
 def downgrade() -> None:

@@ -3,19 +3,22 @@
 import sqlalchemy as sa
 from alembic import op
 
+from hub import online_changes
+
 revision = "0020"
 down_revision = "0019"
 branch_labels = None
 depends_on = None
+stop = ""
 
 
 def upgrade() -> None:
     """Add the column and the index; policies go by the day, as before."""
-    op.add_column(
+    online_changes.add_column(
         "retention_policies",
         sa.Column("readings_whole_months", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
-    op.create_index("ix_reading_versions_timestamp", "reading_versions", ["timestamp"], unique=False)
+    online_changes.add_index("ix_reading_versions_timestamp", "reading_versions", ["timestamp"])
 
 
 def downgrade() -> None:
