@@ -46,6 +46,11 @@ UNREACHABLE = (
 _OUT_OF_STRENGTH = ("53", "57P", "58")
 """Classes of SQLSTATE: insufficient resources (a full disk), ended by its administrator, errors of its system."""
 
+CONNECTIONS, LEAST_CONNECTIONS = 20, 4
+"""The most connections of one process to PostgreSQL, unless it is told otherwise, and the fewest that it can do with:
+the keeper of deadlines holds one while it asks for others."""
+
+_KEPT_CONNECTIONS = 10
 _BUSY_SECONDS = 30
 _READING = ("SELECT", "BEGIN", "PRAGMA", "SHOW")
 """How statements begin that write nothing."""
@@ -98,13 +103,20 @@ def async_url(url: str) -> URL:
     return parsed.set(drivername=drivers[backend])
 
 
-def create_engine(url: str) -> AsyncEngine:
-    """Make the engine for a PostgreSQL or SQLite URL; nothing is connected yet."""
+def create_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
+    """Make the engine for a PostgreSQL or SQLite URL; nothing is connected yet.
+
+    ``connections`` bounds how many it has to PostgreSQL at once; half of them, and ten at most, are kept while nobody
+    uses them. Who finds none free waits for one.
+    """
     target = async_url(url)
     if target.get_backend_name() != "sqlite":
         arguments = {"prepared_statement_cache_size": _STATEMENTS}
         # The one that was used last first: what it has prepared serves again, and the others may grow old.
-        engine = create_async_engine(target, connect_args=arguments, pool_size=10, max_overflow=10, pool_use_lifo=True)
+        kept = min(_KEPT_CONNECTIONS, connections // 2)
+        engine = create_async_engine(
+            target, connect_args=arguments, pool_size=kept, max_overflow=connections - kept, pool_use_lifo=True
+        )
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
         _tell_of_commits(engine)
