@@ -144,7 +144,7 @@ def create_app(hub: Hub) -> Litestar:
             ),
             security=[{"token": []}, {"jwt": []}],
         ),
-        state=State({"hub": hub, "wake": hub.wake}),
+        state=State({"hub": hub}),
         before_send=[add_headers],
         request_max_body_size=hub.settings.body_bytes,
         logging_config=None,

@@ -30,6 +30,7 @@ from hub.backfill_rows import (
 )
 from hub.dispatch import BACKFILL, PENDING
 from hub.models import Backfill, Command, Gateway, MeterDevice, NetworkInterface
+from hub.notices import Notice, tell
 from protocol.commands import FINAL_STATES
 
 TTL_SECONDS = 12 * 3600
@@ -50,12 +51,15 @@ async def call_back(session: AsyncSession, now: dt.datetime) -> None:
         .join(Gateway, Gateway.id == Backfill.gateway)
         .where(*in_state(FETCHING), Gateway.backfill_paused, Backfill.command.is_not(None))
     )
-    await session.execute(
+    called_back = await session.scalars(
         sa.update(Command)
         .where(Command.id.in_(fetching), Command.state.not_in(FINAL_STATES), Command.cancel_requested.is_(False))
         .values(cancel_requested=True, updated_at=now)
+        .returning(Command.id)
         .execution_options(synchronize_session=False)
     )
+    if called_back.all():
+        await tell(session, Notice.COMMANDS)
 
 
 async def send(session: AsyncSession, now: dt.datetime) -> int:
@@ -89,6 +93,8 @@ async def send(session: AsyncSession, now: dt.datetime) -> int:
     # A row can only name a command that is there.
     await session.flush()
     await command_events.record(session, [command_events.told(command, PENDING, "", now) for _, command in sent])
+    if sent:
+        await tell(session, Notice.COMMANDS)
     for row, command in sent:
         row.state, row.command, row.updated_at = FETCHING, command.id, now
         log.info(

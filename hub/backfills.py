@@ -27,6 +27,7 @@ from hub.backfill_rows import CANCELLED, FETCHING, GAVE_UP, OPEN_STATES, OPERATO
 from hub.bodies import Body
 from hub.models import AmrTaskGroup, Command, Gateway, MeterDevice, NetworkInterface, device_groups
 from hub.models import Backfill as Row
+from hub.notices import Notice, tell
 from hub.paging import Condition, equals, is_uuid, since, until
 from hub.problems import Conflict, NotFound, Wrong, WrongField
 from hub.resource_routes import router_of
@@ -337,6 +338,7 @@ async def _call_back(session: AsyncSession, row: Row, now: dt.datetime) -> None:
             .values(cancel_requested=True, updated_at=now)
             .execution_options(synchronize_session=False)
         )
+        await tell(session, Notice.COMMANDS)
 
 
 @post("/{row_id:uuid}/pause", status_code=HTTP_200_OK, summary="Pause a backfill, or all of a request")

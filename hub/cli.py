@@ -28,6 +28,7 @@ from hub.cli_places import (
     database_option,
     json_option,
     key_file_from_environment,
+    listen_option,
     typed,
 )
 from hub.clocks import system_clock
@@ -146,6 +147,7 @@ def run_command(
 
 @commands.command("serve")
 @database_option
+@listen_option
 @host_option
 @port_option
 @broker_option
@@ -153,6 +155,7 @@ def run_command(
 @webhook_host_option
 def serve_command(
     database: str | None,
+    listen_database: str | None,
     host: str,
     port: int,
     broker: str | None,
@@ -162,6 +165,7 @@ def serve_command(
     """REST alone, on PostgreSQL. It needs no broker: relays have that."""
     settings = Settings(
         _postgresql(database),
+        listen_database=listen_database,
         data=data,
         broker=broker,
         host=host,
@@ -177,6 +181,7 @@ def serve_command(
 
 @commands.command("relay")
 @database_option
+@listen_option
 @broker_option
 @data_option
 @click.option(
@@ -185,6 +190,7 @@ def serve_command(
 @webhook_host_option
 def relay_command(
     database: str | None,
+    listen_database: str | None,
     broker: str | None,
     data: Path | None,
     metrics_port: int | None,
@@ -200,6 +206,7 @@ def relay_command(
         raise click.UsageError(f"a relay needs the hub's key: give --data DIR or set {KEY_FILE_VARIABLE}")
     settings = Settings(
         _postgresql(database),
+        listen_database=listen_database,
         data=data,
         broker=broker,
         hub_key_file=key_file_from_environment(),

@@ -11,6 +11,7 @@ from hub.database import async_url
 from hub.settings import DEFAULT_DATA, sqlite_url
 
 DATABASE_VARIABLE = "METERGATE_DATABASE"
+LISTEN_VARIABLE = "METERGATE_LISTEN_DATABASE"
 KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
 
 
@@ -30,11 +31,11 @@ def _checked_database(context: click.Context, parameter: click.Parameter, url: s
     try:
         target = async_url(url)
     except (ValueError, ArgumentError) as error:
-        raise click.UsageError(f"--database: {error}") from None
+        raise click.UsageError(f"{parameter.opts[0]}: {error}") from None
     if target.password is not None and typed(context, parameter):
         raise click.UsageError(
-            "--database holds a password, which everybody on this machine could read there: "
-            f"leave it out and set PGPASSWORD, or set {DATABASE_VARIABLE} to the whole URL"
+            f"{parameter.opts[0]} holds a password, which everybody on this machine could read there: "
+            f"leave it out and set PGPASSWORD, or set {parameter.envvar} to the whole URL"
         )
     return url
 
@@ -47,6 +48,12 @@ database_option = click.option(
     envvar=DATABASE_VARIABLE,
     callback=_checked_database,
     help=f"URL, such as postgresql://user@host/name [{DATABASE_VARIABLE}]; a password only there or in PGPASSWORD.",
+)
+listen_option = click.option(
+    "--listen-database",
+    envvar=LISTEN_VARIABLE,
+    callback=_checked_database,
+    help=f"Its URL past a pooler that delivers no notifications [{LISTEN_VARIABLE}]; --database unless given.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

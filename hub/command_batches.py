@@ -54,6 +54,7 @@ from hub.models import (
     device_groups,
 )
 from hub.models import CommandBatch as Row
+from hub.notices import Notice, tell
 from hub.paging import Page, equals, query_of, select_page
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
 from hub.resource_routes import router_of
@@ -250,6 +251,7 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[C
         row.cancel_requested, row.updated_at = True, now
         await session.flush()
         await note(session, RESOURCE, "cancel", row, after={"cancel_requested": True})
+        await tell(session, Notice.COMMANDS)
         return await answer(session, RESOURCE, row)
 
     return await in_transaction(request, work)

@@ -6,6 +6,7 @@ Rules.
   one. Who reads in the order of numbers (``hub.command_watch``) must know whether a number that is not there can come
   still; therefore each transaction holds a shared lock of its database from before its first number to its end.
   Nobody ever waits for it.
+- Each of these transactions tells those who follow (``hub.notices``).
 - What is older than ``KEPT`` goes, except the newest row: numbers are compared with it.
 """
 
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import Command, CommandEvent
+from hub.notices import Notice, tell
 
 KEPT = dt.timedelta(days=30)
 """How long it is told what state a command came into; the command itself tells its last one for ever."""
@@ -58,6 +60,7 @@ async def record(session: AsyncSession, events: Sequence[dict[str, Any]]) -> Non
     if connection.dialect.name == "postgresql":
         await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
     await connection.execute(sa.insert(CommandEvent), events)
+    await tell(session, Notice.STATES)
 
 
 async def writers(session: AsyncSession) -> frozenset[str]:

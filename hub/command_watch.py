@@ -1,12 +1,12 @@
-"""The watch over commands: all who wait for states in one process are served by one look at the database per tick.
+"""The watch over commands: all who wait for states in one process are served by one look at the database.
 
 Rules.
 - A *feed* gets every event above ``since`` that becomes visible, each once, in the order of numbers; with the rows up
   to ``since``, which are all there by then, that is everything, without loss or double.
 - A number that is missing below one that is there is waited for as long as a transaction lives that may bring it, and
   no longer: then it was undone and never comes. Nobody is told of a larger number before.
-- There is a look only while somebody waits. A feed that is not emptied in time says so (``lost``) and is begun anew
-  by its reader from the database.
+- There is a look only while somebody waits: when a notice says that there is something, and at intervals.
+- A feed that is not emptied in time says so (``lost``) and is begun anew by its reader from the database.
 
 The database may be another process's to write: nothing here depends on who does.
 """
@@ -28,11 +28,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub.command_events import bounds, writers
 from hub.database import UNREACHABLE, reading
 from hub.models import CommandEvent
+from hub.notices import Notice, notices_of, wait
 from hub.state import Hub
 from protocol.commands import FINAL_STATES
 
 TICK_SECONDS = 0.1
-"""Real seconds between two looks of a process, however many wait."""
+"""Real seconds between two looks of a process, however many wait, while notices are not known to arrive."""
+
+LIVE_TICK_SECONDS = 2.0
+"""The same while they are (``hub.notices``), and bring the next look at once."""
+
+REST_SECONDS = 0.01
+"""Real seconds between a look and the next at least: what changes meanwhile is looked at together."""
 
 PAUSE_SECONDS = 1.0
 """The same while the database does not answer."""
@@ -138,6 +145,11 @@ class Gaps:
         self._awaited: frozenset[str] | None = None
         self._extent = 0
 
+    @property
+    def open(self) -> bool:
+        """Whether a missing number is waited for."""
+        return self._awaited is not None
+
     def told(self, high: int, found: Sequence[Event]) -> int:
         """Return how many of the events after ``high`` follow each other without a gap."""
         count = 0
@@ -204,24 +216,30 @@ class Watch:
     async def _look_on(self, hub: Hub) -> None:
         """Look for ever, or until the process ends."""
         begun = False
+        notices = notices_of(hub.engine)
+        stir = notices.heard(Notice.STATES)
         try:
             while not hub.stopping.is_set():
-                pause = TICK_SECONDS
+                pause = LIVE_TICK_SECONDS if notices.live and not self._gaps.open else TICK_SECONDS
                 try:
                     if begun:
                         news = await self._news(hub.engine)
                         for feed in [*self._feeds]:
                             feed.put(news)
-                        pause = 0.0 if len(news) >= AT_ONCE else TICK_SECONDS
+                        if self._gaps.open:
+                            pause = TICK_SECONDS
+                        elif len(news) >= AT_ONCE:
+                            pause = 0.0
                     else:
                         self._high = await self._newest(hub.engine)
-                        begun = True
+                        begun, pause = True, 0.0
                         self._ready.set()
                 except (SQLAlchemyError, *UNREACHABLE) as error:
                     cause = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
                     _log.warning("database_failed", doing="watching commands", cause=cause)
-                    pause = PAUSE_SECONDS
-                await asyncio.sleep(pause)
+                    await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(REST_SECONDS)
+                await wait(stir, pause)
         finally:
             for feed in self._feeds:
                 feed.close()

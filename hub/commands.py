@@ -24,6 +24,7 @@ from hub.dispatch import OWN, PENDING
 from hub.etags import Edited, Looked
 from hub.models import Command as Row
 from hub.models import CommandUpdate, MeterDevice
+from hub.notices import Notice, tell
 from hub.paging import equals, is_uuid, parse_number, query_of, since, until
 from hub.problems import Conflict, NotFound
 from hub.resource_routes import router_of
@@ -259,6 +260,7 @@ async def cancel(request: HubRequest, row_id: FromPath[uuid.UUID]) -> Response[C
         row.cancel_requested, row.updated_at = True, hub.clock.now()
         await session.flush()
         await note(session, RESOURCE, "cancel", row, after={"cancel_requested": True})
+        await tell(session, Notice.COMMANDS)
         return await answer(session, RESOURCE, row)
 
     return await in_transaction(request, work)

@@ -48,6 +48,9 @@ SEND_AGAIN = dt.timedelta(seconds=15)
 EXPIRY_GRACE = dt.timedelta(seconds=30)
 """How long after its expiry a command that was sent may still be answered: the answer travels, clocks differ."""
 
+AT_ONCE = 500
+"""Commands that are published by one claim."""
+
 UNDER_WAY_PER_GATEWAY = 200
 """Commands of batches that one gateway has at once: an agent takes a thousand in all, and others come between."""
 
@@ -64,6 +67,20 @@ class Outgoing:
     gateway: str
     command: commands.Command
     expiry_seconds: int
+    written: dt.datetime | None = None
+    """When it was asked for, where it goes out for the first time and was to do so at once."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """What a look at open commands has found."""
+
+    to_send: bool
+    """Something may be published to a gateway that is online."""
+    overdue: bool
+    """Something is to be ended by the hub."""
+    waiting: bool
+    """Some of a batch wait for their turn."""
 
 
 async def claim_outgoing(
@@ -101,7 +118,7 @@ async def claim_outgoing(
             _Row.origin.in_(OWN),
         )
         .order_by(_Row.priority.desc(), _Row.created_at, _Row.id)
-        .limit(500)
+        .limit(AT_ONCE)
         # Another relay that looks at the same moment takes others, or none.
         .with_for_update(of=_Row, skip_locked=True)
     )
@@ -125,6 +142,7 @@ async def claim_outgoing(
         if size > MAX_BATCH_BYTES:
             events.append(_fail(row, f"the command has {size} bytes; at most {MAX_BATCH_BYTES} can be sent", now))
             continue
+        at_once = row.state == PENDING and row.batch is None and row.published_at is None
         if row.cancel_requested:
             row.cancel_published_at = now
         else:
@@ -134,7 +152,7 @@ async def claim_outgoing(
             row.state = SENT
         row.updated_at = now
         left = max(1, int((row.expires_at - now).total_seconds()))
-        outgoing.append(Outgoing(gateway_id, message, left))
+        outgoing.append(Outgoing(gateway_id, message, left, row.created_at if at_once and not gateways else None))
     await session.flush()
     await command_events.record(session, events)
     return outgoing
@@ -181,19 +199,15 @@ async def give_back(session: AsyncSession, outgoing: Sequence[Outgoing], now: dt
         await session.execute(update.execution_options(synchronize_session=False))
 
 
-async def has_work(session: AsyncSession, now: dt.datetime) -> bool:
-    """Whether a look at open commands is worth a writing transaction.
+async def look(session: AsyncSession, now: dt.datetime) -> Work:
+    """Look at open commands: what of them is worth a writing transaction.
 
     It is asked several times a second, also while ten thousand commands wait for their turn: each reason is a question
     of its own, so that what is cheap to see of a row is looked at first.
     """
     online = sa.select(Gateway.id).where(Gateway.online)
-    reasons = (
+    to_send = (
         (_Row.state == PENDING, _its_turn(now), _Row.gateway.in_(online)),
-        (_Row.state == PENDING, _Row.cancel_requested),
-        (_Row.state == PENDING, _Row.expires_at <= now),
-        (_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
-        (_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
         (
             _Row.state.in_(OPEN_STATES),
             _Row.cancel_requested,
@@ -202,8 +216,19 @@ async def has_work(session: AsyncSession, now: dt.datetime) -> bool:
         ),
         (_Row.state == SENT, _Row.updated_at < now - SEND_AGAIN, _Row.gateway.in_(online)),
     )
-    asked = sa.or_(*(sa.select(_Row.id).where(*reason).exists() for reason in reasons))
-    return bool(await session.scalar(sa.select(asked)))
+    overdue = (
+        (_Row.state == PENDING, _Row.cancel_requested),
+        (_Row.state == PENDING, _Row.expires_at <= now),
+        (_Row.state.in_((SENT, commands.ACCEPTED)), _Row.expires_at <= now - EXPIRY_GRACE),
+        (_Row.state == commands.RUNNING, _Row.expires_at <= now - RUNNING_GRACE),
+    )
+    waiting = ((_Row.state == PENDING, _Row.batch.is_not(None)),)
+    asked = [
+        sa.or_(*(sa.select(_Row.id).where(*reason).exists() for reason in reasons))
+        for reasons in (to_send, overdue, waiting)
+    ]
+    found = (await session.execute(sa.select(*asked))).one()
+    return Work(to_send=bool(found[0]), overdue=bool(found[1]), waiting=bool(found[2]))
 
 
 def _message(row: models.Command, gateway_id: str, now: dt.datetime) -> commands.Command:

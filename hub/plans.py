@@ -40,6 +40,7 @@ from hub.models import (
     group_tasks,
     receiver_meters,
 )
+from hub.notices import Notice, tell
 from hub.once import insert_once
 from hub.plans_kept import Made, keep
 from hub.problems import Conflict
@@ -238,6 +239,8 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
         await _remember_devices(session, row.id, content.meters(), now)
         raised.append(row.gateway_id)
     await keep(session, made, now)
+    if raised:
+        await tell(session, Notice.PLANS)
     return raised
 
 

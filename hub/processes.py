@@ -27,6 +27,7 @@ from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import DatabaseError, create_engine, migrate, schema_of, writing
 from hub.keys import open_key
+from hub.notices import Listener, Notice, notices_of
 from hub.relay import run_relay
 from hub.secrets_ring import Ring, note_ring, ring_file
 from hub.session_keys import SessionKeys, session_file
@@ -64,7 +65,7 @@ async def run(settings: Settings, clock: Clock) -> None:
         engine = await stack.enter_async_context(_engine(settings))
         key = open_key(_key_file(settings))
         sessions = SessionKeys(key, session_file(_key_file(settings)))
-        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event(), session_keys=sessions)
+        hub = Hub(settings, engine, clock, asyncio.Event(), session_keys=sessions)
         await _together(hub, rest=_listen(stack, settings), relay=lambda: _relay(hub, key))
 
 
@@ -80,7 +81,7 @@ async def relay(settings: Settings, clock: Clock) -> None:
     """MQTT alone; as many of these as needed share one PostgreSQL and one broker or cluster."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
-        hub = Hub(settings, engine, clock, asyncio.Event(), asyncio.Event())
+        hub = Hub(settings, engine, clock, asyncio.Event())
         key = open_key(_key_file(settings))
         await _together(hub, figures=_serve_figures(stack, settings), relay=lambda: _relay(hub, key))
 
@@ -90,7 +91,7 @@ async def _relay(hub: Hub, key: SigningKey) -> None:
     ring = Ring(key, ring_file(_key_file(hub.settings)))
     async with writing(hub.engine) as session:
         await note_ring(session, ring)
-    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), wake=hub.wake, opens=ring.unseal)
+    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), opens=ring.unseal)
 
 
 async def _together(
@@ -114,16 +115,21 @@ async def _together(
         if server is not None and rest is not None:
             serving = group.create_task(server.serve(sockets=[rest]), name="rest")
         working = group.create_task(_work(hub, relay, stop), name="work")
+        listener = Listener(hub.engine, hub.settings.listen_database or hub.settings.database)
+        listening = group.create_task(_hear_others(hub, listener), name="notices")
         announcing = group.create_task(_announce(hub, server, rest, figures), name="announcement")
         await stop.wait()
         _log.info("stopping")
         hub.stopping.set()
+        # Who waits for a command's state sees that nothing more comes.
+        notices_of(hub.engine).hear(Notice.STATES)
         if server is not None and serving is not None:
             while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn ends in order only what has begun
                 await asyncio.sleep(0.01)
             server.should_exit = True
             await serving
         announcing.cancel()
+        listening.cancel()
         working.cancel()
     refusal = None if working.cancelled() else working.result()
     if refusal is not None:
@@ -160,6 +166,12 @@ async def _work(
     if relay is not None:
         await relay()
     return None
+
+
+async def _hear_others(hub: Hub, listener: Listener) -> None:
+    """Hear what other processes tell, from when the database can be used."""
+    await hub.usable.wait()
+    await listener.keep_on()
 
 
 async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None, figures: str) -> None:

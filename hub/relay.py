@@ -10,15 +10,14 @@ Rules:
   turns (``_turn``), because a transaction that waits for the processor between two statements keeps its rows from
   whoever edits them.
 
-Theory of operation. Four tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in, and
+Theory of operation. Five tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in, and
 again with back-off), *storing* (batches, and their receipts: ``hub.storing`` has the whole path on a page),
-*listening* (life signs and what they are owed), *publishing* (plans and commands that the database has and the broker
-has not). ``hub.maintenance`` runs beside them. A message that cannot be published is simply not: the reason that it was
-to be published remains in the database.
+*listening* (life signs and what they are owed), and two that publish what the database has and the broker has not:
+*commands* (``hub.command_publishing``) and *plans*. ``hub.maintenance`` runs beside them. A message that cannot be
+published is simply not: the reason that it was to be published remains in the database.
 """
 
 import asyncio
-import contextlib
 import functools
 import random
 import uuid
@@ -29,10 +28,11 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import dispatch, plans
+from hub import plans
 from hub.backfilling import Filler
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
+from hub.command_publishing import CommandPublisher
 from hub.connection import Connection, connect, read_url
 from hub.database import reading, writing
 from hub.deadlines_kept import Keeper
@@ -42,8 +42,9 @@ from hub.key_sealing import Sealer
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
 from hub.models import Gateway
+from hub.notices import Notice, notices_of
 from hub.partitions import keep_partitions
-from hub.plans_kept import Made, note_published, standing_of
+from hub.plan_publishing import PlanPublisher
 from hub.secrets_box import unseal
 from hub.sending import Sending
 from hub.settings import Settings
@@ -55,13 +56,8 @@ from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError
 
-POLL_SECONDS = {"sqlite": 1.0, "postgresql": 0.25}
-"""Seconds between two looks for plans and commands. On SQLite only this process writes, and wakes the relay itself."""
-
 GOODBYE_SECONDS = 2.0
 """How long a relay that ends waits for the broker to take its last word."""
-
-PLANS_AT_ONCE = 8
 
 _log = structlog.get_logger(__name__)
 _connected = prometheus_client.Gauge("metergate_relay_connected", "Whether the relay is connected and subscribed")
@@ -74,12 +70,12 @@ async def run_relay(
     key: SigningKey,
     *,
     ready: asyncio.Event,
-    wake: asyncio.Event,
     opens: Unseal | None = None,
 ) -> None:
-    """Relay for ever. ``ready`` is set while it is connected and subscribed; ``wake`` makes it look at the database.
+    """Relay for ever. ``ready`` is set while it is connected and subscribed.
 
-    ``opens`` opens secrets; without it the hub's key does.
+    What is to be published it hears by ``hub.notices``, and looks for at intervals. ``opens`` opens secrets; without
+    it the hub's key does.
 
     Raises:
         ValueError: when ``settings.broker`` is no broker's URL.
@@ -87,7 +83,7 @@ async def run_relay(
     if settings.broker is None:
         raise ValueError("the relay needs a broker's URL")
     opens = opens or functools.partial(unseal, key)
-    relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, wake, opens)
+    relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, opens)
     await relay.run()
 
 
@@ -102,7 +98,6 @@ class Relay:
         clock: Clock,
         key: SigningKey,
         ready: asyncio.Event,
-        wake: asyncio.Event,
         opens: Unseal,
     ) -> None:
         self._settings = settings
@@ -110,14 +105,14 @@ class Relay:
         self._engine = engine
         self._clock = clock
         self._ready = ready
-        self._wake = wake
         self._opens = opens
         self._name = uuid.uuid4().hex[:12]
         self._signs = Signs(settings.queue_bytes // 4)
         self._turn = asyncio.Lock()
         self._sending = Sending(key)
         self._storing = Storing(settings, engine, clock, self._turn, self._sending)
-        self._to_publish: set[uuid.UUID] = set()
+        self._commands = CommandPublisher(engine, clock, self._sending)
+        self._plans = PlanPublisher(engine, clock, self._sending, self._turn)
 
     async def run(self) -> None:
         """Relay until cancelled."""
@@ -125,7 +120,9 @@ class Relay:
             group.create_task(self._stay_connected(), name="relay-connection")
             group.create_task(for_ever("storing", self._storing.step), name="relay-storing")
             group.create_task(for_ever("listening", self._listen), name="relay-listening")
-            group.create_task(for_ever("publishing", self._look_and_publish), name="relay-publishing")
+            # Two tasks: a command does not wait behind a thousand plans.
+            group.create_task(for_ever("publishing commands", self._commands.step), name="relay-commands")
+            group.create_task(for_ever("publishing plans", self._plans.step), name="relay-plans")
             group.create_task(
                 for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._storing.staged)),
                 name="relay-maintenance",
@@ -175,11 +172,8 @@ class Relay:
 
     async def _begin(self, connection: Connection) -> None:
         self._sending.connection = connection
-        async with reading(self._engine) as session:
-            # The broker may have lost them, and an agent may come before its life sign is heard.
-            found = await session.scalars(sa.select(Gateway.id).where(Gateway.desired_revision > 0))
-            self._to_publish.update(found.all())
-        self._wake.set()
+        await self._plans.owe_all()
+        notices_of(self._engine).hear(Notice.COMMANDS)
         await connection.publish(HELLO, self._hello())
         self._ready.set()
         _connected.set(1)
@@ -245,102 +239,8 @@ class Relay:
             )
         )
         wanting = {heard.gateway for heard in owed.heard if heard.plan}
-        if wanting:
-            self._to_publish |= wanting
-            self._wake.set()
-        await self._send_commands(owed.commands)
-
-    # Plans and commands
-
-    async def _look_and_publish(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with what it waits for.
-            async with asyncio.timeout(POLL_SECONDS[self._engine.dialect.name]):
-                await self._wake.wait()
-        self._wake.clear()
-        if self._sending.connection is None:
-            await self._end_overdue()
-            return
-        now = self._clock.now()
-        async with reading(self._engine) as session:
-            behind = await session.scalars(
-                sa.select(Gateway.id).where(Gateway.desired_revision > Gateway.published_revision)
-            )
-            self._to_publish.update(behind.all())
-            work = await dispatch.has_work(session, now)
-        if work:
-            # In one transaction: somebody waits for the command, and each one waits for its turn to write.
-            async with writing(self._engine) as session:
-                await dispatch.end_overdue(session, now)
-                outgoing = await dispatch.claim_outgoing(session, now)
-            await self._send_commands(outgoing)
-        some = [self._to_publish.pop() for _ in range(min(PLANS_AT_ONCE, len(self._to_publish)))]
-        await asyncio.gather(*(self._publish_plan(gateway) for gateway in some))
-        if self._to_publish and self._sending.connection is not None:
-            self._wake.set()
-
-    async def _end_overdue(self) -> None:
-        now = self._clock.now()
-        async with reading(self._engine) as session:
-            work = await dispatch.has_work(session, now)
-        if work:
-            async with writing(self._engine) as session:
-                await dispatch.end_overdue(session, now)
-
-    async def _send_commands(self, outgoing: list[dispatch.Outgoing]) -> None:
-        failed = []
-        for one in outgoing:
-            # The broker counts real seconds.
-            expiry = max(1, int(one.expiry_seconds / self._clock.rate))
-            if await self._sending.send(one.gateway, Channel.COMMAND, one.command, expiry=expiry):
-                _log.info("command_sent", gateway=one.gateway, command=str(one.command.cancels or one.command.id))
-            else:
-                failed.append(one)
-        if failed:
-            async with writing(self._engine) as session:
-                await dispatch.give_back(session, failed, self._clock.now())
-
-    async def _publish_plan(self, gateway: uuid.UUID) -> None:
-        """Publish the desired plan, and again while another revision is desired or was published meanwhile."""
-        while True:
-            async with reading(self._engine) as session:
-                rendered = await plans.render(session, gateway)
-            if rendered is None:
-                return
-            topic = topic_for(rendered.gateway, Channel.PLAN)
-            connection = self._sending.connection
-            if connection is None:
-                return
-            size, limit = len(rendered.body) + ENVELOPE_BYTES, min(connection.payload_bytes, MAX_MESSAGE_BYTES)
-            if size > limit:
-                advice = "raise the broker's maximum packet size, or give some of its meters to another gateway"
-                _log.error("plan_too_large", gateway=rendered.gateway, size=size, limit=limit, advice=advice)
-                return
-            payload = self._sending.seal(topic, rendered.body)
-            try:
-                await connection.publish(topic, payload, retain=True)
-            except BrokerError as error:
-                _log.warning("plan_not_published", gateway=rendered.gateway, cause=str(error))
-                return
-            if await self._note_published(gateway, rendered):
-                _log.info("plan_published", gateway=rendered.gateway, revision=rendered.revision, size=len(payload))
-                return
-
-    async def _note_published(self, gateway: uuid.UUID, rendered: plans.Rendered) -> bool:
-        """Note what was published; return whether it is what the broker should keep."""
-        async with self._turn, writing(self._engine) as session:
-            await session.execute(
-                sa.update(Gateway)
-                .where(Gateway.id == gateway, Gateway.published_revision <= rendered.revision)
-                .values(published_revision=rendered.revision, published_digest=rendered.digest)
-                .execution_options(synchronize_session=False)
-            )
-            row = (await session.execute(standing_of(gateway, rendered.revision))).one_or_none()
-            if row is not None and (row.published_at is None or row.digest != rendered.digest):
-                made_at = row.desired_at if row.desired_revision == rendered.revision else None
-                one, now = Made(gateway, rendered.revision, rendered.body), self._clock.now()
-                await note_published(session, one, made_at or now, now, kept=row.digest is not None)
-        return row is None or (row.desired_revision <= rendered.revision >= row.published_revision)
+        self._plans.owe(wanting)
+        await self._commands.send(owed.commands)
 
 
 def _read_sign(message: Incoming) -> LifeSign | None:

@@ -425,7 +425,6 @@ async def in_transaction(
 
     This is how REST writes, all of it. What the work changes is noted in the audit log as that of who asks, or of the
     ``author`` where nobody is known yet; work that changes something and notes nothing fails (``audit.note``).
-    After the commit the relay looks at once whether there is something to send.
     Two transactions may wait for each other, or somebody deletes what the other has just looked at: a second look says
     what is missing. Edits of a ``resource`` that plans are made of wait for each other from the beginning.
 
@@ -444,7 +443,6 @@ async def in_transaction(
             if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) not in _CROSSED:
                 raise
         else:
-            hub.wake.set()
             return done
         # Jitter, so that those who crossed do not meet again.
         await asyncio.sleep(random.uniform(0, 0.02 * 2**turn))  # noqa: S311 - no secret

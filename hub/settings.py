@@ -25,6 +25,8 @@ class Settings:
     """
 
     database: str
+    listen_database: str | None = None
+    """The same database as LISTEN reaches it, past a pooler that delivers no notifications; None: ``database``."""
     data: Path | None = None
     broker: str | None = None
     host: str = "127.0.0.1"

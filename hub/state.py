@@ -40,7 +40,7 @@ class Running:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hub:
-    """The parts of one process. ``wake`` is set after a commit that the relay should look at at once.
+    """The parts of one process.
 
     ``usable`` is set once the database was found to be there and of this version. ``relay_ready`` is set while the
     relay of this process is connected; None when it has none. ``stopping`` is set when the process is to end: whoever
@@ -51,7 +51,6 @@ class Hub:
     settings: Settings
     engine: AsyncEngine
     clock: Clock
-    wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     relay_ready: asyncio.Event | None = None
     usable: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     stopping: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

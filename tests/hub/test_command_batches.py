@@ -72,10 +72,10 @@ async def commands_of(rest: Rest, batch: str) -> list[Command]:
 async def claim(rest: Rest) -> int:
     """Return how many commands a relay would send now."""
     async with reading(rest.hub.engine) as session:
-        work = await dispatch.has_work(session, rest.clock.now())
+        work = await dispatch.look(session, rest.clock.now())
     async with writing(rest.hub.engine) as session:
         claimed = len(await dispatch.claim_outgoing(session, rest.clock.now()))
-    assert work or not claimed
+    assert work.to_send or not claimed
     return claimed
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import command_events, command_streams, command_updates, dispatch
+from hub import command_events, command_streams, command_updates, command_watch, dispatch
 from hub.command_watch import Event, Gaps
 from hub.database import create_engine, writing
 from hub.models import Command, CommandEvent
@@ -31,6 +31,12 @@ __all__ = ["database_url", "engine", "rest"]
 INVOKE = "/v1/metering/amr-tasks/invoke"
 _sequence = itertools.count(1)
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture(autouse=True)
+def _not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have SQLite's watch look often, as where nobody tells: here others write, which no hub on SQLite has."""
+    monkeypatch.setattr(command_watch, "LIVE_TICK_SECONDS", command_watch.TICK_SECONDS)
 
 
 @contextlib.asynccontextmanager

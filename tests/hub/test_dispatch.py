@@ -97,10 +97,10 @@ async def test_what_could_not_be_published_is_found_again(engine: AsyncEngine) -
     async with writing(engine) as session:
         await dispatch.give_back(session, outgoing, NOW)
     async with looking(engine) as session:
-        assert await dispatch.has_work(session, NOW)
+        assert (await dispatch.look(session, NOW)).to_send
     assert len(await claim(engine)) == 1
     async with looking(engine) as session:
-        assert not await dispatch.has_work(session, NOW)
+        assert await dispatch.look(session, NOW) == dispatch.Work(to_send=False, overdue=False, waiting=False)
 
 
 async def test_updates_end_alike_in_any_order_and_number(engine: AsyncEngine) -> None:
@@ -157,7 +157,7 @@ async def test_the_hub_ends_what_nobody_else_ends(engine: AsyncEngine) -> None:
         (NOW + MINUTE + dispatch.RUNNING_GRACE, {begun: commands.INTERRUPTED}),
     ):
         async with looking(engine) as session:
-            assert await dispatch.has_work(session, at) == bool(changed)
+            assert (await dispatch.look(session, at)).overdue == bool(changed)
         async with writing(engine) as session:
             assert await dispatch.end_overdue(session, at) == len(changed)
         expected |= changed

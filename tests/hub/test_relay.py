@@ -24,6 +24,7 @@ from hub.database import reading as looking
 from hub.database import writing
 from hub.failures import all_or_each
 from hub.ingest import Delivery
+from hub.notices import Notice, tell
 from hub.relay import run_relay
 from hub.settings import Settings
 from protocol.commands import Command, CommandUpdate
@@ -56,14 +57,11 @@ class Relays:
     def __init__(self, engine: AsyncEngine, url: str, queue_bytes: int = 1 << 20) -> None:
         self._engine = engine
         self._settings = Settings(database="", broker=url, queue_bytes=queue_bytes)
-        self.wake = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         ready = asyncio.Event()
-        task = asyncio.create_task(
-            run_relay(self._settings, self._engine, Clock(), HUB_KEY, ready=ready, wake=self.wake)
-        )
+        task = asyncio.create_task(run_relay(self._settings, self._engine, Clock(), HUB_KEY, ready=ready))
         self._running.append(task)
         await asyncio.wait_for(ready.wait(), PATIENCE)
 
@@ -304,7 +302,7 @@ async def test_a_gateway_that_comes_online_gets_plan_and_open_commands(
         last = command(estate)
         async with writing(engine) as session:
             session.add(last)
-        relays.wake.set()
+            await tell(session, Notice.COMMANDS)
         await until(lambda: agent.commands[-1].id == last.id)
         assert [one.id for one in agent.commands] == [sent.id, sent.id, last.id]
         assert len(agent.plans) == before
@@ -349,11 +347,13 @@ async def test_a_cancelled_command_is_called_back_and_an_unsent_one_ends_at_once
         await agent.say_online()
         async with writing(engine) as session:
             session.add(sent)
+            await tell(session, Notice.COMMANDS)
         await until(lambda: bool(agent.commands))
         async with writing(engine) as session:
             await session.execute(
                 sa.update(models.Command).where(models.Command.id == sent.id).values(cancel_requested=True)
             )
+            await tell(session, Notice.COMMANDS)
         await until(lambda: len(agent.commands) == 2)
         assert agent.commands[1].cancels == sent.id
 
