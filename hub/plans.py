@@ -11,27 +11,23 @@ Rules:
   still counts.
 """
 
+import asyncio
 import dataclasses
 import datetime as dt
-import hashlib
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import sqlalchemy as sa
-import structlog
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.hosts import host_of, sim_addresses
-from hub.identities import identity_field
+from hub.many import among, batched
 from hub.models import (
-    AmrTask,
-    Caller,
     DeviceGateway,
     Gateway,
+    GatewayPlan,
     MeterDevice,
-    MeterDeviceConfig,
     MeterDeviceType,
     NetworkInterface,
     Receiver,
@@ -42,19 +38,21 @@ from hub.models import (
 )
 from hub.notices import Notice, tell
 from hub.once import insert_once
+from hub.plan_contents import Content, read_contents
 from hub.plans_kept import Made, keep
 from hub.problems import Conflict
-from hub.sealed_keys import read_needs
 from protocol import plans
 from protocol.envelopes import ENVELOPE_BYTES
 from protocol.meter_keys import SEALED_BYTES
-from protocol.wire import MAX_MESSAGE_BYTES, ContractError, encode
+from protocol.wire import MAX_MESSAGE_BYTES, encode
 
-_T = TypeVar("_T")
+GATEWAYS_AT_ONCE = 100
+"""Plans that are read, rendered and written together: some ten statements, and a tenth of a second of processor."""
+
+_INLINE = 5
+_ALONE = "plans_alone"
 _EDITS = 0x6D706C6E
 """PostgreSQL advisory lock: one transaction edits plans at a time."""
-
-_log = structlog.get_logger(__name__)
 
 
 class PlanTooLargeError(Conflict):
@@ -66,49 +64,6 @@ class PlanTooLargeError(Conflict):
             "give some of its meters or tasks to another gateway"
         )
         self.gateway = gateway
-
-
-@dataclasses.dataclass(slots=True)
-class Content:
-    """What a plan says, without its revision and time."""
-
-    lines: list[plans.Line] = dataclasses.field(default_factory=list)
-    devices: list[plans.Device] = dataclasses.field(default_factory=list)
-    tasks: list[plans.Task] = dataclasses.field(default_factory=list)
-    callers: list[plans.CallerGrant] = dataclasses.field(default_factory=list)
-    receivers: list[plans.Receiver] = dataclasses.field(default_factory=list)
-    keys_wait: bool = False
-    """Whether keys of its meters have to be sealed (``hub.key_sealing``); no part of what is said."""
-    unsealed: int = 0
-    """Of how many meters there will be keys, and are none yet."""
-
-    def digest(self) -> bytes:
-        """Digest by which two contents are compared: 16 bytes of SHA-256."""
-        state = hashlib.sha256()
-        for items in (self.lines, self.devices, self.tasks, self.callers):
-            state.update(encode(cast("Any", items)))
-        if self.receivers:
-            # Only then: what was the same before there were receivers stays the same.
-            state.update(encode(cast("Any", self.receivers)))
-        return state.digest()[:16]
-
-    def render(self, gateway: str, revision: int, issued: dt.datetime) -> bytes:
-        """Render the document."""
-        return plans.render_plan(
-            gateway,
-            revision,
-            issued,
-            lines=self.lines,
-            devices=self.devices,
-            tasks=self.tasks,
-            callers=self.callers,
-            receivers=self.receivers,
-        )
-
-    def meters(self) -> list[uuid.UUID]:
-        """The meters whose readings this gateway brings, polled or pushed, each once."""
-        pushed = (meter.device for receiver in self.receivers for meter in receiver.meters)
-        return list(dict.fromkeys([*(device.id for device in self.devices), *pushed]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,6 +151,7 @@ async def one_at_a_time(session: AsyncSession) -> None:
 
     On SQLite the transaction itself is that lock: it begins IMMEDIATE.
     """
+    session.info[_ALONE] = True
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(sa.text(f"SELECT pg_advisory_xact_lock({_EDITS})"))
 
@@ -204,44 +160,111 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
     """Raise the desired revision of those gateways whose content is no longer what it was; return their ids.
 
     Call it in the edit's own transaction, after the flush, with every gateway that had or has to do with what was
-    edited (before and after).
+    edited (before and after). Where nobody else edits plans (``one_at_a_time``) only the gateways that change are
+    locked, and only to be written: their relays go on while ten thousand plans are read and rendered.
 
     Raises:
         PlanTooLargeError: when a changed plan would not fit into a message; roll back.
     """
     if not gateways:
         return []
-    locked = await session.execute(
-        select(Gateway.id, Gateway.gateway_id, Gateway.content_digest, Gateway.desired_revision, Gateway.keys_wanted)
-        .where(Gateway.id.in_(gateways))
-        .order_by(Gateway.gateway_id)
+    alone = _ALONE in session.info
+    made: dict[uuid.UUID, _Draft] = {}
+    waiting: set[uuid.UUID] = set()
+    rows = await _standing(session, gateways, locked=not alone)
+    for some in batched(list(rows.values()), GATEWAYS_AT_ONCE):
+        for draft in await _draft(session, some, now):
+            if draft.keys_wait and not rows[draft.gateway].keys_wanted:
+                waiting.add(draft.gateway)
+            if draft.digest != rows[draft.gateway].content_digest:
+                made[draft.gateway] = draft
+    if alone and made:
+        # Meanwhile a first life sign may have given one of them its plan, or a restore have lifted its revision.
+        rows = await _standing(session, made, locked=True)
+        moved = [row for row in rows.values() if row.desired_revision + 1 != made[row.id].revision]
+        for some in batched(moved, GATEWAYS_AT_ONCE):
+            made |= {draft.gateway: draft for draft in await _draft(session, some, now)}
+    changed = [made[key] for key, row in rows.items() if key in made and made[key].digest != row.content_digest]
+    await _write(session, changed, waiting, now)
+    return [draft.gateway_id for draft in changed]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a gateway's plan would be: the next revision, rendered, if its content is another than before."""
+
+    gateway: uuid.UUID
+    gateway_id: str
+    revision: int
+    digest: bytes
+    body: bytes | None
+    """None where the content is what it was."""
+    meters: list[uuid.UUID]
+    keys_wait: bool
+
+
+async def _standing(
+    session: AsyncSession, gateways: Collection[uuid.UUID], *, locked: bool
+) -> dict[uuid.UUID, Row[Any]]:
+    """Return how these gateways stand, in the order of their ids in topics, in which they are locked."""
+    statement = select(
+        Gateway.id, Gateway.gateway_id, Gateway.content_digest, Gateway.desired_revision, Gateway.keys_wanted
+    ).order_by(Gateway.gateway_id)
+    if locked:
         # Not FOR UPDATE: ingestion holds key shares of gateways, and the two would form a ring.
-        .with_for_update(key_share=True)
-    )
-    raised: list[str] = []
-    made: list[Made] = []
-    rows = locked.all()
+        statement = statement.with_for_update(key_share=True)
+    found = await session.execute(statement.where(among(session, Gateway.id, gateways)))
+    return {row.id: cast("Row[Any]", row) for row in found}
+
+
+async def _draft(session: AsyncSession, rows: Sequence[Row[Any]], now: dt.datetime) -> list[_Draft]:
+    """Read what these gateways should run; render what is another than before."""
     contents = await read_contents(session, [row.id for row in rows])
-    for row in rows:
-        content = contents[row.id]
-        if content.keys_wait and not row.keys_wanted:
-            await session.execute(sa.update(Gateway).where(Gateway.id == row.id).values(keys_wanted=True))
-        digest = content.digest()
-        if digest == row.content_digest:
-            continue
-        revision = row.desired_revision + 1
-        made.append(Made(row.id, revision, _render_within_size(row.gateway_id, content, revision, now)))
+
+    def work() -> list[_Draft]:
+        drafts = []
+        for row in rows:
+            content, revision, body = contents[row.id], row.desired_revision + 1, None
+            digest = content.digest()
+            if digest != row.content_digest:
+                body = _render_within_size(row.gateway_id, content, revision, now)
+            drafts.append(_Draft(row.id, row.gateway_id, revision, digest, body, content.meters(), content.keys_wait))
+        return drafts
+
+    # Beside it others are answered; for a few gateways a thread would be the larger part.
+    return await asyncio.to_thread(work) if len(rows) > _INLINE else work()
+
+
+_RAISE = (
+    sa.update(Gateway)
+    .where(Gateway.id == sa.bindparam("of_id"))
+    .values(
+        desired_revision=sa.bindparam("revision"),
+        desired_at=sa.bindparam("at"),
+        content_digest=sa.bindparam("digest"),
+        updated_at=sa.bindparam("at"),
+    )
+)
+
+
+async def _write(session: AsyncSession, drafts: Sequence[_Draft], waiting: set[uuid.UUID], now: dt.datetime) -> None:
+    """Write the new revisions, and which gateways wait for keys."""
+    for keyless in batched(sorted(waiting), GATEWAYS_AT_ONCE):
         await session.execute(
             sa.update(Gateway)
-            .where(Gateway.id == row.id)
-            .values(desired_revision=revision, desired_at=now, content_digest=digest, updated_at=now)
+            .where(Gateway.id.in_(keyless))
+            .values(keys_wanted=True)
+            .execution_options(synchronize_session=False)
         )
-        await _remember_devices(session, row.id, content.meters(), now)
-        raised.append(row.gateway_id)
-    await keep(session, made, now)
-    if raised:
-        await tell(session, Notice.PLANS)
-    return raised
+    if not drafts:
+        return
+    connection = await session.connection()
+    values = [{"of_id": one.gateway, "revision": one.revision, "at": now, "digest": one.digest} for one in drafts]
+    await connection.execute(_RAISE, values)
+    for some in batched(drafts, GATEWAYS_AT_ONCE):
+        await keep(session, [Made(one.gateway, one.revision, one.body) for one in some if one.body is not None], now)
+        await _remember_devices(session, {one.gateway: one.meters for one in some}, now)
+    await tell(session, Notice.PLANS)
 
 
 async def lift_above(session: AsyncSession, gateway: uuid.UUID, revision: int, now: dt.datetime) -> None:
@@ -255,17 +278,41 @@ async def lift_above(session: AsyncSession, gateway: uuid.UUID, revision: int, n
 
 async def render(session: AsyncSession, gateway: uuid.UUID) -> Rendered | None:
     """Render the plan of the desired revision; None while the gateway was never given one."""
-    row = (
-        await session.execute(
-            select(Gateway.gateway_id, Gateway.desired_revision, Gateway.desired_at).where(Gateway.id == gateway)
+    return (await render_many(session, [gateway])).get(gateway)
+
+
+async def render_many(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Rendered]:
+    """Render the plans of the desired revisions; none of gateways that were never given one."""
+    found = await session.execute(
+        select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, Gateway.desired_at).where(
+            Gateway.id.in_(gateways), Gateway.desired_at.is_not(None)
         )
-    ).one_or_none()
-    if row is None or row.desired_at is None:
-        return None
-    content = (await read_contents(session, [gateway]))[gateway]
-    return Rendered(
-        row.gateway_id, row.desired_revision, content.render(row.gateway_id, row.desired_revision, row.desired_at)
     )
+    rows = {row.id: row for row in found}
+    if not rows:
+        return {}
+    contents = await read_contents(session, rows)
+    return {
+        key: Rendered(
+            row.gateway_id,
+            row.desired_revision,
+            contents[key].render(row.gateway_id, row.desired_revision, row.desired_at),
+        )
+        for key, row in rows.items()
+    }
+
+
+async def read_desired(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Rendered]:
+    """Return the plans of the desired revisions as they were kept when edits made them; rendered where none was."""
+    same = sa.and_(GatewayPlan.gateway == Gateway.id, GatewayPlan.revision == Gateway.desired_revision)
+    rows = await session.execute(
+        select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, GatewayPlan.body)
+        .join(GatewayPlan, same)
+        .where(Gateway.id.in_(gateways))
+    )
+    found = {row.id: Rendered(row.gateway_id, row.desired_revision, row.body) for row in rows}
+    left = [key for key in gateways if key not in found]
+    return found | await render_many(session, left) if left else found
 
 
 def _render_within_size(gateway: str, content: Content, revision: int, now: dt.datetime) -> bytes:
@@ -285,195 +332,20 @@ def _lists(content: Content) -> Iterable[list[Any]]:
 
 
 async def _remember_devices(
-    session: AsyncSession, gateway: uuid.UUID, devices: list[uuid.UUID], now: dt.datetime
+    session: AsyncSession, devices: Mapping[uuid.UUID, Sequence[uuid.UUID]], now: dt.datetime
 ) -> None:
-    rows = [{"device": device, "gateway": gateway, "since": now} for device in devices]
+    """Remember which meters stand on the plans of these gateways; most are known already."""
+    polled = (
+        select(DeviceGateway.device, DeviceGateway.gateway)
+        .join(MeterDevice, MeterDevice.id == DeviceGateway.device)
+        .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
+        .where(NetworkInterface.gateway.in_(devices), DeviceGateway.gateway == NetworkInterface.gateway)
+    )
+    known = {(row.device, row.gateway) for row in await session.execute(polled)}
+    rows = [
+        {"device": device, "gateway": gateway, "since": now}
+        for gateway, named in devices.items()
+        for device in named
+        if (device, gateway) not in known
+    ]
     await insert_once(session, DeviceGateway, rows, "device", "gateway")
-
-
-async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:
-    """Read what the plans of these gateways should say, everything in one order."""
-    contents = {gateway: Content() for gateway in gateways}
-    lines: dict[uuid.UUID, uuid.UUID] = {}
-    interfaces = select(NetworkInterface).where(NetworkInterface.gateway.in_(gateways)).order_by(NetworkInterface.id)
-    rows = (await session.scalars(interfaces.where(NetworkInterface.is_blocked.is_(False)))).all()
-    addresses = await sim_addresses(session, rows)
-    for interface in rows:
-        line = _line(interface, host_of(interface, addresses))
-        if line is not None and interface.gateway is not None:
-            contents[interface.gateway].lines.append(line)
-            lines[interface.id] = interface.gateway
-    tasks = await _read_tasks(session, gateways)
-    used: dict[uuid.UUID, dict[uuid.UUID, AmrTask]] = {gateway: {} for gateway in gateways}
-    statement = (
-        select(MeterDevice, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
-        .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-        .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
-        .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-        .where(NetworkInterface.gateway.in_(gateways))
-        .order_by(MeterDevice.id)
-    )
-    for meter, timezone, mappings in (await session.execute(statement)).all():
-        if meter.network_interface not in lines:
-            continue
-        gateway = lines[meter.network_interface]
-        own = tasks.get(meter.id, {})
-        device = _item("device", meter.name, lambda: _device(meter, timezone, mappings, sorted(own)))  # noqa: B023 - called at once
-        if device is not None:
-            contents[gateway].devices.append(device)
-            used[gateway].update(own)
-    for gateway, named in used.items():
-        made = (_item("task", named[key].name, lambda: _task(named[key])) for key in sorted(named))  # noqa: B023 - as above
-        contents[gateway].tasks.extend(task for task in made if task is not None)
-    callers = select(Caller).where(Caller.gateway.in_(gateways)).order_by(Caller.name)
-    for caller in (await session.scalars(callers)).all():
-        grant = _item("caller", caller.name, lambda: _grant(caller))  # noqa: B023 - as above
-        if grant is not None:
-            contents[caller.gateway].callers.append(grant)
-    await _read_receivers(session, contents)
-    return contents
-
-
-async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Content]) -> None:
-    """Add the active receivers of the gateways with their meters."""
-    statement = select(Receiver).where(Receiver.gateway.in_(contents), Receiver.is_active).order_by(Receiver.id)
-    receivers = (await session.scalars(statement)).all()
-    if not receivers:
-        return
-    meters: dict[uuid.UUID, list[tuple[MeterDevice, str | None, list[Any] | None]]] = {}
-    pairs = (
-        select(receiver_meters.c.receiver, MeterDevice, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
-        .join(MeterDevice, MeterDevice.id == receiver_meters.c.device)
-        .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
-        .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-        .where(receiver_meters.c.receiver.in_([row.id for row in receivers]))
-        .order_by(MeterDevice.id)
-    )
-    for receiver, meter, timezone, mappings in (await session.execute(pairs)).all():
-        meters.setdefault(receiver, []).append((meter, timezone, mappings))
-    sealed: dict[uuid.UUID, dict[uuid.UUID, bytes]] = {}
-    for need in await read_needs(session, {row.gateway for row in receivers}):
-        sealed.setdefault(need.receiver, {})[need.device] = need.sealed
-        contents[need.gateway].keys_wait |= need.waits
-        contents[need.gateway].unsealed += need.given and need.box is None
-    for row in receivers:
-        item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, []), sealed.get(row.id, {})))  # noqa: B023 - called at once
-        if item is not None:
-            contents[row.gateway].receivers.append(item)
-
-
-async def _read_tasks(
-    session: AsyncSession, gateways: Collection[uuid.UUID]
-) -> dict[uuid.UUID, dict[uuid.UUID, AmrTask]]:
-    """Read the active tasks of the gateways' meters, own and in groups, each once for a meter."""
-    meters = (
-        select(MeterDevice.id)
-        .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-        .where(NetworkInterface.gateway.in_(gateways))
-    )
-    own = select(device_tasks.c.device, device_tasks.c.task).where(device_tasks.c.device.in_(meters))
-    grouped = (
-        select(device_groups.c.device, group_tasks.c.task)
-        .join(group_tasks, group_tasks.c.group == device_groups.c.group)
-        .where(device_groups.c.device.in_(meters))
-    )
-    pairs = own.union(grouped).subquery()
-    statement = select(pairs.c.device, AmrTask).join(AmrTask, AmrTask.id == pairs.c.task).where(AmrTask.is_active)
-    found: dict[uuid.UUID, dict[uuid.UUID, AmrTask]] = {}
-    for device, task in (await session.execute(statement)).all():
-        found.setdefault(device, {})[task.id] = task
-    return found
-
-
-def _item(kind: str, name: str, make: Callable[[], _T]) -> _T | None:
-    """Make an item; one that no agent could read is left out and logged, the rest of the plan goes on."""
-    try:
-        item = make()
-        encode(cast("Any", item))
-    except ContractError as error:
-        _log.warning("plan_item_left_out", kind=kind, item=name, cause=str(error))
-        return None
-    return item
-
-
-def _line(interface: NetworkInterface, host: str | None) -> plans.Line | None:
-    if interface.serial_port:
-        endpoint = interface.serial_port
-    elif host and interface.port is not None:
-        endpoint = f"socket://[{host}]:{interface.port}" if ":" in host else f"socket://{host}:{interface.port}"
-    else:
-        return None
-    return _item(
-        "line",
-        interface.name or endpoint,
-        lambda: plans.Line(
-            id=interface.id,
-            name=interface.name or endpoint[:150],
-            endpoint=endpoint,
-            rate=interface.rate,
-            fixed_rate=interface.fixed_rate,
-            parity=interface.parity,
-            wake_up=interface.wake_up,
-            echo=interface.echo,
-        ),
-    )
-
-
-def _device(
-    meter: MeterDevice, timezone: str | None, mappings: list[Any] | None, tasks: list[uuid.UUID]
-) -> plans.Device:
-    return plans.Device(
-        id=meter.id,
-        name=meter.name,
-        line=cast("uuid.UUID", meter.network_interface),
-        timezone=meter.timezone or timezone or "UTC",
-        address=meter.iec62056_21_address or "",
-        serial=meter.manufacturer_serial or None,
-        tasks=tasks,
-        mappings=[plans.SeriesMapping(entry["archive"], entry["source"], entry["series"]) for entry in mappings or []],
-    )
-
-
-def _task(task: AmrTask) -> plans.Task:
-    return plans.Task(
-        id=task.id,
-        name=task.name,
-        schedule=task.schedule,
-        run_offset_seconds=task.run_offset_seconds,
-        context=task.meter_execution_type,
-        call=task.task_call,
-        kwargs=task.task_kwargs or {},
-        missed=task.missed_policy,
-    )
-
-
-def _receiver(
-    row: Receiver, meters: list[tuple[MeterDevice, str | None, list[Any] | None]], sealed: Mapping[uuid.UUID, bytes]
-) -> plans.Receiver:
-    field = identity_field(row.receiver)
-    return plans.Receiver(
-        id=row.id,
-        name=row.name,
-        receiver=row.receiver,
-        endpoint=row.endpoint,
-        kwargs=row.receiver_kwargs,
-        meters=[
-            plans.PushMeter(
-                device=meter.id,
-                name=meter.name,
-                identity=(getattr(meter, field) if field else None) or "",
-                timezone=meter.timezone or timezone or "UTC",
-                mappings=[
-                    plans.SeriesMapping(entry["archive"], entry["source"], entry["series"])
-                    for entry in mappings or []
-                    if not entry["archive"]
-                ],
-                keys=sealed.get(meter.id, b""),
-            )
-            for meter, timezone, mappings in meters
-        ],
-    )
-
-
-def _grant(caller: Caller) -> plans.CallerGrant:
-    return plans.CallerGrant(caller.name, caller.public_key, list(caller.allowed), caller.expires)

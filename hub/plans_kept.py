@@ -83,45 +83,110 @@ async def _forget_old(session: AsyncSession, gateways: Sequence[uuid.UUID]) -> N
     )
 
 
-def standing_of(
-    gateway: uuid.UUID, revision: int
-) -> sa.Select[int, dt.datetime | None, int, bytes, dt.datetime | None]:
-    """Return the question how desired and published a gateway's revisions are, and what is kept of this one."""
-    same = sa.and_(GatewayPlan.gateway == Gateway.id, GatewayPlan.revision == revision)
-    return (
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """A revision that the broker has taken."""
+
+    gateway: uuid.UUID
+    revision: int
+    body: bytes
+    digest: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How desired and published a gateway's revisions are, and what is kept of one of them."""
+
+    desired_revision: int
+    desired_at: dt.datetime | None
+    published_revision: int
+    published_digest: bytes | None
+    kept_digest: bytes | None
+    published_at: dt.datetime | None
+
+    def knows(self, one: Published) -> bool:
+        """Whether it is noted that this revision was published, as it was, or a later one."""
+        noted = (self.published_revision, self.published_digest) == (one.revision, one.digest)
+        kept = self.kept_digest == one.digest and self.published_at is not None
+        return kept and (noted or self.published_revision > one.revision)
+
+    def settled(self, one: Published) -> bool:
+        """Whether this revision is what the broker should keep."""
+        return self.desired_revision <= one.revision >= self.published_revision
+
+
+async def standing_of(
+    session: AsyncSession, published: Sequence[Published], *, locked: bool = False
+) -> dict[uuid.UUID, Standing]:
+    """Return how these gateways stand, and what is kept of these revisions of theirs; ``locked``: until the end."""
+    same = sa.tuple_(GatewayPlan.gateway, GatewayPlan.revision)
+    columns = (GatewayPlan.gateway, GatewayPlan.digest, GatewayPlan.published_at)
+    statement = (
         sa.select(
+            Gateway.id,
             Gateway.desired_revision,
             Gateway.desired_at,
             Gateway.published_revision,
-            GatewayPlan.digest,
-            GatewayPlan.published_at,
+            Gateway.published_digest,
         )
-        .outerjoin(GatewayPlan, same)
-        .where(Gateway.id == gateway)
+        .where(Gateway.id.in_([one.gateway for one in published]))
+        .order_by(Gateway.gateway_id)
     )
+    if locked:
+        # Before what is kept is looked at: whoever makes revisions locks the gateway first as well.
+        statement = statement.with_for_update(key_share=True)
+    rows = (await session.execute(statement)).all()
+    kept = await session.execute(
+        sa.select(*columns).where(same.in_([(one.gateway, one.revision) for one in published]))
+    )
+    known = {row.gateway: (row.digest, row.published_at) for row in kept}
+    return {row.id: Standing(*row[1:], *known.get(row.id, (None, None))) for row in rows}
+
+
+_NOTE = (
+    sa.update(Gateway)
+    .where(Gateway.id == sa.bindparam("of_id"))
+    .values(published_revision=sa.bindparam("revision"), published_digest=sa.bindparam("of_digest"))
+)
+_NOTE_KEPT = (
+    sa.update(GatewayPlan)
+    .where(GatewayPlan.gateway == sa.bindparam("of_gateway"), GatewayPlan.revision == sa.bindparam("of_revision"))
+    .values(published_at=sa.func.coalesce(GatewayPlan.published_at, sa.bindparam("at", type_=UtcDateTime())))
+)
+_NOTE_OTHER = _NOTE_KEPT.values(body=sa.bindparam("as_body"), digest=sa.bindparam("as_digest"))
 
 
 async def note_published(
-    session: AsyncSession, one: Made, made_at: dt.datetime, now: dt.datetime, *, kept: bool
-) -> None:
-    """Note that a plan was published, as it was; if it is not ``kept`` yet, it is then.
+    session: AsyncSession, published: Sequence[Published], now: dt.datetime
+) -> dict[uuid.UUID, Standing]:
+    """Note that plans were published, as they were; return how their gateways stood before.
 
-    ``made_at`` is when it became the desired one. The gateway's row has to be locked: whoever makes revisions locks it
-    first as well.
+    One that is not kept yet is kept then. A later revision that was published is not noted away.
     """
-    if not kept:
-        await insert_once(session, GatewayPlan, [_row(one, made_at) | {"published_at": now}], "gateway", "revision")
-        return
-    await session.execute(
-        sa.update(GatewayPlan)
-        .where(GatewayPlan.gateway == one.gateway, GatewayPlan.revision == one.revision)
-        .values(
-            published_at=sa.func.coalesce(GatewayPlan.published_at, _instant(now)),
-            body=one.body,
-            digest=plan_digest(one.body),
-        )
-        .execution_options(synchronize_session=False)
-    )
+    standings = await standing_of(session, published, locked=True)
+    there = [one for one in published if one.gateway in standings]
+    connection = await session.connection()
+
+    async def write(statement: sa.Update, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            await connection.execute(statement, rows)
+
+    later = [one for one in there if standings[one.gateway].published_revision <= one.revision]
+    await write(_NOTE, [{"of_id": one.gateway, "revision": one.revision, "of_digest": one.digest} for one in later])
+    kept = [one for one in there if standings[one.gateway].kept_digest is not None]
+    keys = {one.gateway: {"of_gateway": one.gateway, "of_revision": one.revision, "at": now} for one in kept}
+    same = [one for one in kept if standings[one.gateway].kept_digest == one.digest]
+    await write(_NOTE_KEPT, [keys[one.gateway] for one in same])
+    other = [one for one in kept if standings[one.gateway].kept_digest != one.digest]
+    await write(_NOTE_OTHER, [keys[one.gateway] | {"as_body": one.body, "as_digest": one.digest} for one in other])
+    rows = []
+    for one in there:
+        standing = standings[one.gateway]
+        if standing.kept_digest is None:
+            desired = standing.desired_at if standing.desired_revision == one.revision else None
+            rows.append(_row(Made(one.gateway, one.revision, one.body), desired or now) | {"published_at": now})
+    await insert_once(session, GatewayPlan, rows, "gateway", "revision")
+    return standings
 
 
 async def note_applied(session: AsyncSession, gateway: uuid.UUID, report: PlanApplied, now: dt.datetime) -> None:

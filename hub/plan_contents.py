@@ -1,0 +1,336 @@
+"""What the plans of gateways should say: read set by set, in one order, as the items that go into the documents.
+
+Rules:
+- Whoever reads contents reads them of many gateways at once: what a plan is made of is ten statements, for one gateway
+  as for hundreds. Meters come as rows, tasks and configs once for all that have them.
+- An item that no agent could read is left out and logged; the rest of the plan goes on.
+"""
+
+import dataclasses
+import datetime as dt
+import hashlib
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import structlog
+from sqlalchemy import Row, Table, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.hosts import host_of, sim_addresses
+from hub.identities import identity_field
+from hub.models import (
+    AmrTask,
+    Caller,
+    MeterDevice,
+    MeterDeviceConfig,
+    MeterDeviceType,
+    NetworkInterface,
+    Receiver,
+    device_groups,
+    device_tasks,
+    group_tasks,
+    receiver_meters,
+)
+from hub.sealed_keys import read_needs
+from protocol import plans
+from protocol.wire import ContractError, encode
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class Content:
+    """What a plan says, without its revision and time."""
+
+    lines: list[plans.Line] = dataclasses.field(default_factory=list)
+    devices: list[plans.Device] = dataclasses.field(default_factory=list)
+    tasks: list[plans.Task] = dataclasses.field(default_factory=list)
+    callers: list[plans.CallerGrant] = dataclasses.field(default_factory=list)
+    receivers: list[plans.Receiver] = dataclasses.field(default_factory=list)
+    keys_wait: bool = False
+    """Whether keys of its meters have to be sealed (``hub.key_sealing``); no part of what is said."""
+    unsealed: int = 0
+    """Of how many meters there will be keys, and are none yet."""
+
+    def digest(self) -> bytes:
+        """Digest by which two contents are compared: 16 bytes of SHA-256."""
+        state = hashlib.sha256()
+        for items in (self.lines, self.devices, self.tasks, self.callers):
+            state.update(encode(cast("Any", items)))
+        if self.receivers:
+            # Only then: what was the same before there were receivers stays the same.
+            state.update(encode(cast("Any", self.receivers)))
+        return state.digest()[:16]
+
+    def render(self, gateway: str, revision: int, issued: dt.datetime) -> bytes:
+        """Render the document."""
+        return plans.render_plan(
+            gateway,
+            revision,
+            issued,
+            lines=self.lines,
+            devices=self.devices,
+            tasks=self.tasks,
+            callers=self.callers,
+            receivers=self.receivers,
+        )
+
+    def meters(self) -> list[uuid.UUID]:
+        """The meters whose readings this gateway brings, polled or pushed, each once."""
+        pushed = (meter.device for receiver in self.receivers for meter in receiver.meters)
+        return list(dict.fromkeys([*(device.id for device in self.devices), *pushed]))
+
+
+async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:
+    """Read what the plans of these gateways should say, everything in one order."""
+    contents = {gateway: Content() for gateway in gateways}
+    lines: dict[uuid.UUID, uuid.UUID] = {}
+    interfaces = select(NetworkInterface).where(NetworkInterface.gateway.in_(gateways)).order_by(NetworkInterface.id)
+    rows = (await session.scalars(interfaces.where(NetworkInterface.is_blocked.is_(False)))).all()
+    addresses = await sim_addresses(session, rows)
+    for interface in rows:
+        line = _line(interface, host_of(interface, addresses))
+        if line is not None and interface.gateway is not None:
+            contents[interface.gateway].lines.append(line)
+            lines[interface.id] = interface.gateway
+    tasks = await _read_tasks(session, gateways)
+    used: dict[uuid.UUID, set[uuid.UUID]] = {gateway: set() for gateway in gateways}
+    polled = _METERS.join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface).where(
+        NetworkInterface.gateway.in_(gateways)
+    )
+    meters = cast("Sequence[Row[Any]]", (await session.execute(polled.order_by(MeterDevice.id))).all())
+    kinds = await _read_kinds(session, {meter.type for meter in meters})
+    for meter in meters:
+        gateway = lines.get(meter.network_interface)
+        if gateway is None:
+            continue
+        own = tasks.of(meter.id)
+        device = _item("device", meter.name, lambda: _device(meter, kinds.get(meter.type, _NO_KIND), own))  # noqa: B023 - called at once
+        if device is not None:
+            contents[gateway].devices.append(device)
+            used[gateway].update(own)
+    for gateway, named in used.items():
+        contents[gateway].tasks.extend(tasks.made[key] for key in sorted(named) if key in tasks.made)
+    callers = select(Caller).where(Caller.gateway.in_(gateways)).order_by(Caller.name)
+    for caller in (await session.scalars(callers)).all():
+        grant = _item("caller", caller.name, lambda: _grant(caller))  # noqa: B023 - as above
+        if grant is not None:
+            contents[caller.gateway].callers.append(grant)
+    await _read_receivers(session, contents)
+    return contents
+
+
+_METERS = select(
+    MeterDevice.id,
+    MeterDevice.name,
+    MeterDevice.network_interface,
+    MeterDevice.iec62056_21_address,
+    MeterDevice.dlms_logical_device_name,
+    MeterDevice.dlms_system_title,
+    MeterDevice.manufacturer_serial,
+    MeterDevice.timezone,
+    MeterDevice.type,
+)
+"""Meters as rows: as objects they would take ten times as long."""
+
+
+class _Kind(NamedTuple):
+    """What meters have from their type's config."""
+
+    timezone: str
+    mappings: Sequence[Mapping[str, Any]]
+
+
+_NO_KIND = _Kind("UTC", ())
+
+
+async def _read_kinds(session: AsyncSession, types: Collection[uuid.UUID | None]) -> dict[uuid.UUID, _Kind]:
+    """Read the configs of these types, each once however many meters have it."""
+    found = await session.execute(
+        select(MeterDeviceType.id, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
+        .join(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
+        .where(MeterDeviceType.id.in_([key for key in types if key is not None]))
+    )
+    return {row.id: _Kind(row.timezone or "UTC", row.mappings or ()) for row in found}
+
+
+async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Content]) -> None:
+    """Add the active receivers of the gateways with their meters."""
+    statement = select(Receiver).where(Receiver.gateway.in_(contents), Receiver.is_active).order_by(Receiver.id)
+    receivers = (await session.scalars(statement)).all()
+    if not receivers:
+        return
+    pushing = (
+        _METERS.add_columns(receiver_meters.c.receiver)
+        .join(receiver_meters, receiver_meters.c.device == MeterDevice.id)
+        .where(receiver_meters.c.receiver.in_([row.id for row in receivers]))
+    )
+    rows = (await session.execute(pushing.order_by(MeterDevice.id))).all()
+    kinds = await _read_kinds(session, {meter.type for meter in rows})
+    meters: dict[uuid.UUID, list[tuple[Row[Any], _Kind]]] = {}
+    for meter in rows:
+        meters.setdefault(meter.receiver, []).append((meter, kinds.get(meter.type, _NO_KIND)))
+    sealed: dict[uuid.UUID, dict[uuid.UUID, bytes]] = {}
+    for need in await read_needs(session, {row.gateway for row in receivers}):
+        sealed.setdefault(need.receiver, {})[need.device] = need.sealed
+        contents[need.gateway].keys_wait |= need.waits
+        contents[need.gateway].unsealed += need.given and need.box is None
+    for row in receivers:
+        item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, []), sealed.get(row.id, {})))  # noqa: B023 - called at once
+        if item is not None:
+            contents[row.gateway].receivers.append(item)
+
+
+@dataclasses.dataclass(slots=True)
+class _Tasks:
+    """The active tasks of some meters: which there are, own and in groups, and the items that plans have of them."""
+
+    made: dict[uuid.UUID, plans.Task]
+    active: set[uuid.UUID]
+    grouped: dict[uuid.UUID, set[uuid.UUID]]
+    """Tasks of groups."""
+    own: dict[uuid.UUID, set[uuid.UUID]]
+    groups: dict[uuid.UUID, set[uuid.UUID]]
+    _known: dict[frozenset[uuid.UUID], list[uuid.UUID]] = dataclasses.field(default_factory=dict)
+
+    def of(self, meter: uuid.UUID) -> list[uuid.UUID]:
+        """The active tasks of a meter, however they reached it, each once and in one order."""
+        groups = self.groups.get(meter, set())
+        if meter not in self.own:
+            # Meters have the same few groups: what those come to is found out once.
+            key = frozenset(groups)
+            if key not in self._known:
+                self._known[key] = self._together(groups, set())
+            return self._known[key]
+        return self._together(groups, self.own[meter])
+
+    def _together(self, groups: Iterable[uuid.UUID], own: set[uuid.UUID]) -> list[uuid.UUID]:
+        return sorted(own.union(*(self.grouped.get(group, set()) for group in groups)) & self.active)
+
+
+async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) -> _Tasks:
+    """Read the active tasks of the gateways' meters."""
+
+    async def pairs(table: Table, near: str, far: str) -> dict[uuid.UUID, set[uuid.UUID]]:
+        found: dict[uuid.UUID, set[uuid.UUID]] = {}
+        statement = (
+            select(table.c[near], table.c[far])
+            .join(MeterDevice, MeterDevice.id == table.c[near])
+            .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
+            .where(NetworkInterface.gateway.in_(gateways))
+        )
+        for one, other in await session.execute(statement):
+            found.setdefault(one, set()).add(other)
+        return found
+
+    own = await pairs(device_tasks, "device", "task")
+    groups = await pairs(device_groups, "device", "group")
+    grouped: dict[uuid.UUID, set[uuid.UUID]] = {}
+    named = set().union(*groups.values())
+    for group, task in await session.execute(
+        select(group_tasks.c.group, group_tasks.c.task).where(group_tasks.c.group.in_(named))
+    ):
+        grouped.setdefault(group, set()).add(task)
+    wanted = set().union(*own.values(), *grouped.values())
+    active = (await session.scalars(select(AmrTask).where(AmrTask.id.in_(wanted), AmrTask.is_active))).all()
+    made = {task.id: _item("task", task.name, lambda: _task(task)) for task in active}  # noqa: B023 - called at once
+    return _Tasks(
+        made={key: item for key, item in made.items() if item is not None},
+        active={task.id for task in active},
+        grouped=grouped,
+        own=own,
+        groups=groups,
+    )
+
+
+def _item(kind: str, name: str, make: Callable[[], _T]) -> _T | None:
+    """Make an item; one that no agent could read is left out and logged, the rest of the plan goes on."""
+    try:
+        item = make()
+        encode(cast("Any", item))
+    except ContractError as error:
+        _log.warning("plan_item_left_out", kind=kind, item=name, cause=str(error))
+        return None
+    return item
+
+
+def _line(interface: NetworkInterface, host: str | None) -> plans.Line | None:
+    if interface.serial_port:
+        endpoint = interface.serial_port
+    elif host and interface.port is not None:
+        endpoint = f"socket://[{host}]:{interface.port}" if ":" in host else f"socket://{host}:{interface.port}"
+    else:
+        return None
+    return _item(
+        "line",
+        interface.name or endpoint,
+        lambda: plans.Line(
+            id=interface.id,
+            name=interface.name or endpoint[:150],
+            endpoint=endpoint,
+            rate=interface.rate,
+            fixed_rate=interface.fixed_rate,
+            parity=interface.parity,
+            wake_up=interface.wake_up,
+            echo=interface.echo,
+        ),
+    )
+
+
+def _device(meter: Row[Any], kind: _Kind, tasks: list[uuid.UUID]) -> plans.Device:
+    return plans.Device(
+        id=meter.id,
+        name=meter.name,
+        line=meter.network_interface,
+        timezone=meter.timezone or kind.timezone,
+        address=meter.iec62056_21_address or "",
+        serial=meter.manufacturer_serial or None,
+        tasks=tasks,
+        mappings=[plans.SeriesMapping(entry["archive"], entry["source"], entry["series"]) for entry in kind.mappings],
+    )
+
+
+def _task(task: AmrTask) -> plans.Task:
+    return plans.Task(
+        id=task.id,
+        name=task.name,
+        schedule=task.schedule,
+        run_offset_seconds=task.run_offset_seconds,
+        context=task.meter_execution_type,
+        call=task.task_call,
+        kwargs=task.task_kwargs or {},
+        missed=task.missed_policy,
+    )
+
+
+def _receiver(row: Receiver, meters: list[tuple[Row[Any], _Kind]], sealed: Mapping[uuid.UUID, bytes]) -> plans.Receiver:
+    field = identity_field(row.receiver)
+    return plans.Receiver(
+        id=row.id,
+        name=row.name,
+        receiver=row.receiver,
+        endpoint=row.endpoint,
+        kwargs=row.receiver_kwargs,
+        meters=[
+            plans.PushMeter(
+                device=meter.id,
+                name=meter.name,
+                identity=(getattr(meter, field) if field else None) or "",
+                timezone=meter.timezone or kind.timezone,
+                mappings=[
+                    plans.SeriesMapping(entry["archive"], entry["source"], entry["series"])
+                    for entry in kind.mappings
+                    if not entry["archive"]
+                ],
+                keys=sealed.get(meter.id, b""),
+            )
+            for meter, kind in meters
+        ],
+    )
+
+
+def _grant(caller: Caller) -> plans.CallerGrant:
+    return plans.CallerGrant(caller.name, caller.public_key, list(caller.allowed), caller.expires)
