@@ -3,7 +3,8 @@
 In this order: the receipted tail; then scheduled archive reads stop, because the meter is the deeper buffer; then rows
 without a receipt go, archive rows first (the meter is asked for them again), then reports of runs and of pushes that
 could not be read, and last what nobody can read again: momentary values, events, steps of commands. No row without a
-receipt goes without a loss record, which is written in the same transaction.
+receipt goes without a loss record, which is written in the same transaction. What this process has sent goes only when
+nothing else is left: the hub may have it, and a record would count as lost what is not.
 """
 
 import datetime as dt
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
-from agent.outbox import READINGS_TABLE, REPORTS_TABLE
+from agent.outbox import READINGS_TABLE, REPORTS_TABLE, Sent
 from protocol.commands import CommandUpdate
 from protocol.readings import FROM_METER, NewMeterReading
 from protocol.reports import LossRecord, MeterSystemEvent, PlanApplied, RunReport, UndecodablePush, decode_report
@@ -38,6 +39,7 @@ _MOST_SHED = 16 * 1024**2
 _RUNS, _PLANS, _EVENTS, _STEPS = "run reports", "plan reports", "events", "command results"
 _PUSHES = "undecodable pushes"
 _CHUNK = 500
+_SENT = "; they had been sent, and their receipt had not come: the hub may have them"
 _ASKED_AGAIN = "; the meter is asked for them again"
 _ASK_AGAIN = "; the meter is asked for them again where a task reads this archive, else ask for what it still holds"
 
@@ -62,9 +64,12 @@ class Budget:
         stopped: Why scheduled archive reads have stopped, for people; empty when they have not.
     """
 
-    def __init__(self, db: sqlite3.Connection, now: Callable[[], dt.datetime], budget: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, now: Callable[[], dt.datetime], budget: int, readings: Sent, reports: Sent
+    ) -> None:
         self._db = db
         self._now = now
+        self._sent = {READINGS_TABLE: readings, REPORTS_TABLE: reports}
         self.budget = budget
         self.stopped = ""
         (self._page,) = db.execute("PRAGMA page_size").fetchone()
@@ -116,6 +121,9 @@ class Budget:
 
     def _shed(self) -> int:
         """Give up the rows that matter least; return how many."""
+        return self._shed_of(sent=False) or self._shed_of(sent=True)
+
+    def _shed_of(self, *, sent: bool) -> int:
         wanted = min(int(self._limit * _SHED_SHARE), _MOST_SHED)
         count = 0
         for table, candidates in (
@@ -126,10 +134,11 @@ class Budget:
         ):
             rows = list[_Row]()
             while wanted > 0 and (row := next(candidates, None)) is not None:
-                rows.append(row)
-                wanted -= row.size
+                if (row.sequence in self._sent[table]) is sent:
+                    rows.append(row)
+                    wanted -= row.size
             if rows:
-                self._give_up(table, rows)
+                self._give_up(table, rows, _SENT if sent else "")
                 count += len(rows)
         return count
 
@@ -180,7 +189,7 @@ class Budget:
             yield from rows
             after = rows[-1][0]
 
-    def _give_up(self, table: str, rows: list[_Row]) -> None:
+    def _give_up(self, table: str, rows: list[_Row], besides: str) -> None:
         self._db.executemany(
             f"DELETE FROM {table} WHERE seq = ?",  # noqa: S608 - our own table names
             [(row.sequence,) for row in rows],
@@ -190,7 +199,7 @@ class Budget:
         for row in rows:
             remedy = "" if not row.archive else _ASKED_AGAIN if row.run in scheduled else _ASK_AGAIN
             groups.setdefault((row.device, row.meter, row.series, remedy), []).append(row)
-        cause = f"the outbox's disk budget of {self.budget} bytes was spent before the hub had them"
+        cause = f"the outbox's disk budget of {self.budget} bytes was spent before the hub had them{besides}"
         now = self._now().timestamp()
         records = [
             LossRecord(

@@ -7,6 +7,7 @@ Only ``accept`` may mark rows as delivered, and only if the receipt's digest is 
 Receipted rows stay as a tail, for a hub that was restored from a backup and asks again (``send_again``).
 """
 
+import bisect
 import datetime as dt
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -38,6 +39,31 @@ SCHEMA = "".join(
 )
 
 
+class Sent:
+    """Which sequences this process has sent: the hub may have those rows, though their receipt has not come yet."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+
+    def __contains__(self, sequence: int) -> bool:
+        at = bisect.bisect_right(self._spans, (sequence, MAX_SEQUENCE)) - 1
+        return at >= 0 and sequence <= self._spans[at][1]
+
+    def add(self, first: int, last: int, through: int) -> None:
+        """Note a batch; what lies up to ``through`` has its receipts and is forgotten."""
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted([*self._spans, (first, last)]):
+            if merged and start <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+            elif end > through:
+                merged.append((start, end))
+        self._spans = merged
+
+    def clear(self) -> None:
+        """Forget them all: the sequences are others' now."""
+        self._spans.clear()
+
+
 class Rows(NamedTuple):
     """Rows with sequences from ``first`` on, without a gap."""
 
@@ -52,6 +78,7 @@ class Outbox:
         self.channel = channel
         self.grown = False
         """Whether rows were added since somebody last looked; the store tells the uplink after the commit."""
+        self.sent = Sent()
         self._db = db
         self._now = now
         self._table = _TABLES[channel]
@@ -146,6 +173,7 @@ class Outbox:
         For a hub that was restored: a receipt from before it names rows that are no longer there, so that it delivers
         nothing when it is played again.
         """
+        self.sent.clear()
         last = self.last()
         step = max(0, last - first + 1)
         self._db.execute(f"UPDATE {self._table} SET seq = seq + ? WHERE seq >= ?", (step, first))  # noqa: S608 - ours

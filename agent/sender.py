@@ -151,6 +151,7 @@ class Sender:
             self._tip = batch.name.last
         else:
             self._formed = batch.name.last
+        self._outbox.sent.add(batch.name.first, batch.name.last, self._outbox.through())
         self._window.sent(batch.name, body, self._clock.monotonic(), fresh=fresh)
         await self._publish(connection, batch.name, body)
         return True

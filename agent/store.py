@@ -96,9 +96,9 @@ class Store:
             unless_opened.pop_all()
 
     def _set_up(self, gateway: str, clock: Clock, budget: int) -> None:
-        self.budget = Budget(self._db, clock.now, budget)
         self.readings = outbox.Outbox(self._db, Channel.READINGS, clock.now)
         self.reports = outbox.Outbox(self._db, Channel.REPORT, clock.now)
+        self.budget = Budget(self._db, clock.now, budget, self.readings.sent, self.reports.sent)
         self.runs = journal.Runs(self._db, clock.now)
         self.commands = journal.Commands(self._db, clock.now)
         self.looks = looks.Looks(self._db)

@@ -77,6 +77,35 @@ def test_the_receipted_tail_goes_first_and_without_a_record(tmp_path: pathlib.Pa
     store.close()
 
 
+def test_what_is_on_its_way_is_not_called_lost(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    count = fill(store, 1.0, FROM_GATEWAY)
+    rows = store.readings.next_rows(0, 5_000)
+    assert rows is not None
+    name = batch_of(store.id, rows.first, rows.bodies).name
+    store.readings.sent.add(name.first, name.last, 0)
+    relieve(store)
+    told = losses(store)
+    assert sum(record.count for record in told) == count - store.readings.depth() > 0
+    # The hub had it, and its receipt comes now: of none of these rows a record says that it is lost.
+    with store.transaction():
+        assert store.readings.accept(name) == len(rows.bodies)
+    sent = [decode(body, NewMeterReading).timestamp for body in rows.bodies]
+    assert not [at for at in sent for record in told if record.start <= at <= record.end]
+    store.close()
+
+
+def test_what_is_on_its_way_goes_when_nothing_else_is_left_and_the_record_says_so(tmp_path: pathlib.Path) -> None:
+    store = opened(tmp_path)
+    count = fill(store, 1.0, FROM_GATEWAY)
+    store.readings.sent.add(1, count, 0)
+    relieve(store)
+    told = losses(store)
+    assert sum(record.count for record in told) == count - store.readings.depth() > 0
+    assert all("the hub may have them" in record.reason for record in told)
+    store.close()
+
+
 def test_archive_reads_stop_and_begin_again(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     fill(store, STOP_AT + 0.02, FROM_METER)
