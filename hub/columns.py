@@ -6,6 +6,7 @@ digits, instants are aware, both ways.
 
 import datetime as dt
 import decimal
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, Numeric, Text
@@ -43,6 +44,10 @@ class ExactDecimal(TypeDecorator[decimal.Decimal]):
         """Give back the Decimal."""
         return None if value is None else decimal.Decimal(value)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], decimal.Decimal | None] | None:
+        """Leave what PostgreSQL's driver gives: it is a Decimal. In a list there are thousands of them."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
     """An instant: ``timestamptz``, on SQLite microseconds since 1970. Naive datetimes are refused, UTC comes back."""
@@ -69,6 +74,10 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         if value is None:
             return None
         return from_microseconds(value) if isinstance(value, int) else value.astimezone(dt.UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], dt.datetime | None] | None:
+        """Leave what PostgreSQL's driver gives: it is in UTC. In a list there are thousands of them."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
 
 
 def to_microseconds(instant: dt.datetime) -> int:

@@ -1,19 +1,23 @@
 """Lists: ``limit`` and ``offset`` in, ``{"count", "next", "previous", "results"}`` out; filters by name.
 
-With ``cursor`` (``hub.cursors``) in place of ``offset`` a list is walked, and ``count`` is left out.
+With ``cursor`` (``hub.cursors``) in place of ``offset`` a list is walked, and ``count`` is left out. What is counted is
+counted to its end only where that is quick (``_count``).
 
 A query parameter that the list does not have is refused by name, because a misspelt filter would answer everything.
 """
 
 import datetime as dt
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ClauseElement, ColumnElement, Executable, Result, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from hub.cursors import CURSOR, Walk, keyset_of, next_link, read_cursor, write_cursor
 from hub.problems import Wrong, WrongField, wrong
@@ -23,12 +27,21 @@ T = TypeVar("T")
 DEFAULT_LIMIT = 100
 LARGEST_LIMIT = 1000
 _LARGEST_OFFSET = 2**31 - 1
+_COUNTED = 10_000
+"""Rows that are counted one by one without further thought."""
+
+_COUNTED_STILL = 1_000_000
+"""Rows that are counted one by one if the database thinks that there are no more."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One page of a list; ``next`` and ``previous`` are URLs. Who asks by a cursor gets no ``count``."""
+    """One page of a list; ``next`` and ``previous`` are URLs. Who asks by a cursor gets no ``count``.
+
+    ``count_estimated`` is there, and true, where so many rows were found that the database's estimate is told.
+    """
 
     count: int | msgspec.UnsetType = msgspec.UNSET
+    count_estimated: bool | msgspec.UnsetType = msgspec.UNSET
     next: str | None
     previous: str | None
     results: list[T]
@@ -146,23 +159,74 @@ async def select_page(
     extra: Sequence[str] = (),
     only: Sequence[ColumnElement[bool]] = (),
     walk: Walk | None = None,
-) -> tuple[Page[Any], Sequence[T]]:
+    columns: Sequence[Any] = (),
+) -> tuple[Page[Any], Sequence[Any]]:
     """Select one page of a table; return the page without results, and the rows to make them from.
 
     ``only`` are conditions beside the filters: whose rows there are for who asks. A cursor goes along ``walk`` rather
-    than ``order``, if that is given.
+    than ``order``, if that is given. With ``columns`` rows are tuples of these, without they are the table's objects.
     """
     query = query_of(request, [*filters, *extra, "limit", "offset", CURSOR])
     window = window_of(query)
     conditions = [*only, *(filters[name](name, text) for name, text in query.items() if name in filters)]
+    selected: Select[Any] = select(*columns) if columns else select(model)
     if CURSOR in query:
         if "offset" in query:
             raise wrong("offset", "a cursor says itself where the page begins")
-        return await _walk(session, request, select(model).where(*conditions), walk(query) if walk else order, window)
-    statement = select(model).where(*conditions).order_by(*order)
-    count = (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one()
-    rows = (await session.execute(statement.limit(window.limit).offset(window.offset))).scalars().all()
-    return frame(request, window, count), rows
+        way = walk(query) if walk else order
+        return await _walk(session, request, selected.where(*conditions), way, window)
+    count, estimated = await _count(session, model, conditions)
+    statement = selected.where(*conditions).order_by(*order).limit(window.limit).offset(window.offset)
+    rows = _rows(await session.execute(statement))
+    if not estimated:
+        return frame(request, window, count), rows
+    through = window.offset + len(rows)
+    if len(rows) == window.limit:
+        page = frame(request, window, max(count, through + 1))
+    else:
+        # This is the end, or behind it.
+        estimated = not rows
+        page = frame(request, window, through if rows else min(count, window.offset))
+    return msgspec.structs.replace(page, count_estimated=True) if estimated else page, rows
+
+
+def _rows(result: Result[Any]) -> Sequence[Any]:
+    """Return tuples, or objects where the table's were selected."""
+    return result.all() if len(result.keys()) > 1 else result.scalars().all()
+
+
+async def _count(
+    session: AsyncSession, model: type[Any], conditions: Sequence[ColumnElement[bool]]
+) -> tuple[int, bool]:
+    """Count what is found, and say whether that is only an estimate: of so many rows that counting them takes long.
+
+    The estimate is the one that PostgreSQL plans with, from the statistics of the table.
+    """
+    some = select(literal(1)).select_from(model).where(*conditions).limit(_COUNTED + 1).subquery()
+    count = (await session.execute(select(func.count()).select_from(some))).scalar_one()
+    if count <= _COUNTED:
+        return count, False
+    if session.get_bind().dialect.name == "postgresql":
+        statement = _Explained(select(literal(1)).select_from(model).where(*conditions))
+        told = (await session.execute(statement)).scalar_one()
+        estimate = int((json.loads(told) if isinstance(told, str) else told)[0]["Plan"]["Plan Rows"])
+        if estimate > _COUNTED_STILL:
+            return max(estimate, count), True
+    return (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one(), False
+
+
+class _Explained(Executable, ClauseElement):
+    """What PostgreSQL plans for a statement, as JSON."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(_Explained)
+def _explain(element: _Explained, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's own interface
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **options)}"
 
 
 async def _walk(
@@ -176,7 +240,7 @@ async def _walk(
         statement = statement.where(keyset.after(place))
     # One row more than is answered tells whether there is more.
     limit = window.limit
-    rows = (await session.execute(statement.order_by(*keyset.order).limit(limit + 1))).scalars().all()
+    rows = _rows(await session.execute(statement.order_by(*keyset.order).limit(limit + 1)))
     after = next_link(request, limit, write_cursor(request, keyset, rows[limit - 1])) if len(rows) > limit else None
     return Page(next=after, previous=None, results=[]), rows[:limit]
 

@@ -1,131 +1,36 @@
 """Readings: what is stored of meters, each reading once, with every version that ever arrived of it."""
 
 import datetime as dt
-import decimal
-import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
 from litestar import Response, post
 from litestar.params import JSONBody
-from sqlalchemy import ColumnElement, and_, delete, select, tuple_
+from sqlalchemy import ColumnElement, and_, delete, select
 from sqlalchemy import text as text_of
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit, ledger_pending, versions
-from hub.bodies import Body
 from hub.etags import Tagged
 from hub.judging import FUTURE, OLDEST
-from hub.models import Batch, MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
+from hub.models import MeterDevice, MeterDeviceType, Organization, ReadingSeries, ReadingVersion, config_series
 from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
+from hub.readings_shown import COLUMNS, MeterReadings, MeterReadingsBody, same_key, shown
 from hub.resource_routes import router_of
-from hub.resources import EVERYTHING, Resource, Values, answer, in_transaction, show
+from hub.resources import EVERYTHING, Resource, answer, in_transaction, show
 from hub.state import HubRequest, hub_of
 from hub.unjudged import Span, note
-from hub.validation import FLAGS, names_of
-from protocol.wire import ContractError, Instant, checked_decimal
+from hub.validation import FLAGS
+from protocol.wire import ContractError, checked_decimal
 
 FROM_STAFF = "staff"
 """Provenance: somebody, or another system, gave the reading through REST."""
 
 
-class MeterReadingsBody(Body, kw_only=True):
-    """A reading as staff sends it."""
-
-    read_only = frozenset(
-        {
-            "id",
-            "created_at",
-            "unit",
-            "collected",
-            "provenance",
-            "clock_offset",
-            "version_count",
-            "versions",
-            "flags",
-        }
-    )
-    organization: uuid.UUID
-    meter_device: uuid.UUID
-    series: uuid.UUID
-    timestamp: Instant
-    value: decimal.Decimal
-
-
-class Version(msgspec.Struct, kw_only=True):
-    """One of several values that arrived for the same reading; ``provenance`` and ``gateway`` say which way it came."""
-
-    value: str
-    first_collected: dt.datetime
-    collected: dt.datetime
-    provenance: str
-    gateway: uuid.UUID | None
-
-
-class MeterReadings(MeterReadingsBody, kw_only=True):
-    """A reading; all from ``unit`` on is additive. ``versions`` is there when there is more than one."""
-
-    id: int
-    created_at: dt.datetime
-    unit: str
-    collected: dt.datetime
-    provenance: str
-    clock_offset: float | None
-    version_count: int
-    flags: list[str]
-    versions: list[Version] | msgspec.UnsetType = msgspec.UNSET
-
-
-async def _more(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    # A pushed reading has no unit of its own: it is in that of its series.
-    silent = {row.series for row in rows if not row.unit}
-    units: dict[uuid.UUID, str] = {}
-    if silent:
-        statement = select(ReadingSeries.id, ReadingSeries.unit).where(ReadingSeries.id.in_(silent))
-        units = {row.id: row.unit for row in await session.execute(statement)}
-    several = await _versions(session, rows)
-    return [
-        {"unit": row.unit or units.get(row.series, ""), "flags": names_of(row.flags), **values}
-        for row, values in zip(rows, several, strict=True)
-    ]
-
-
-async def _versions(session: AsyncSession, rows: Sequence[Row]) -> list[Values]:
-    several = [row for row in rows if row.version_count > 1]
-    found: dict[tuple[uuid.UUID, uuid.UUID, dt.datetime], list[Version]] = {}
-    for some in (several[start : start + 300] for start in range(0, len(several), 300)):
-        statement = (
-            select(ReadingVersion, Batch.gateway)
-            .join(Batch, Batch.id == ReadingVersion.batch, isouter=True)
-            .where(_same_key(some))
-            .order_by(ReadingVersion.collected, ReadingVersion.id)
-        )
-        for version, gateway in await session.execute(statement):
-            found.setdefault((version.meter_device, version.series, version.timestamp), []).append(
-                Version(
-                    value=format(version.value, "f"),
-                    first_collected=version.first_collected,
-                    collected=version.collected,
-                    provenance=version.provenance,
-                    gateway=gateway,
-                )
-            )
-    return [
-        {"versions": found[key]} if (key := (row.meter_device, row.series, row.timestamp)) in found else {}
-        for row in rows
-    ]
-
-
-def _same_key(rows: Sequence[Row]) -> ColumnElement[bool]:
-    key = tuple_(ReadingVersion.meter_device, ReadingVersion.series, ReadingVersion.timestamp)
-    return key.in_([(row.meter_device, row.series, row.timestamp) for row in rows])
-
-
 async def _forget(session: AsyncSession, row: Row, _request: HubRequest) -> None:
-    await session.execute(delete(ReadingVersion).where(_same_key([row])))
+    await session.execute(delete(ReadingVersion).where(same_key([(row.meter_device, row.series, row.timestamp)])))
     key = (row.meter_device.int, row.series.int, row.timestamp)
     await ledger_pending.note(session, [key], removed=True)
     # The readings after it are judged by the one that is now before them.
@@ -215,7 +120,8 @@ RESOURCE = Resource(
         "end_time": until(Row.timestamp),
         "flag": _has_flag,
     },
-    more=_more,
+    columns=COLUMNS,
+    shown=shown,
     forget=_forget,
     order=(Row.timestamp,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
@@ -230,9 +136,9 @@ async def create_reading(request: HubRequest, data: JSONBody[MeterReadingsBody])
 
     async def work(session: AsyncSession) -> Response[MeterReadings]:
         row = await store_one(session, data, hub.clock.now())
-        shown = (await show(session, RESOURCE, [row]))[0]
-        audit.note(session, audit.CREATE, RESOURCE.noun, row.id, row.organization, after=shown)
-        return await answer(session, RESOURCE, row, shown)
+        told = (await show(session, RESOURCE, [row]))[0]
+        audit.note(session, audit.CREATE, RESOURCE.noun, row.id, row.organization, after=told)
+        return await answer(session, RESOURCE, row, told)
 
     return await in_transaction(request, work)
 

@@ -31,7 +31,9 @@ async def list_page(request: HubRequest, resource: Resource) -> Response[Page[An
         extra = ("ordering",) if resource.orderings else ()
         only = resource.only(access_of(request))
         walk = None if request.query_params.get("ordering") else resource.walk
-        page, rows = await select_page(session, request, resource.model, resource.filters, order, extra, only, walk)
+        page, rows = await select_page(
+            session, request, resource.model, resource.filters, order, extra, only, walk, resource.columns
+        )
         page.results.extend(await show(session, resource, rows))
     return Response(page, headers={"Link": f'<{page.next}>; rel="next"'} if page.next else None)
 

@@ -108,6 +108,8 @@ class Resource:
     ``owner(session, row)`` whose a row is then, for the audit log.
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     ``walk(filters)`` is what a cursor goes along instead, by the names of the filters: unique, and with an index.
+    ``shown(session, rows)`` makes the answer's objects in place of ``more``, where there may be thousands of them: of
+    whole rows, or of the ``columns`` that lists select then.
     """
 
     noun: str
@@ -135,6 +137,8 @@ class Resource:
     order: tuple[Any, ...] = ()
     orderings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     walk: Walk | None = None
+    columns: tuple[Any, ...] = ()
+    shown: Callable[[AsyncSession, Sequence[Any]], Awaitable[Sequence[Any]]] | None = None
 
     def __post_init__(self) -> None:
         if self.owned is None and not hasattr(self.model, "organization"):
@@ -215,6 +219,8 @@ async def look(session: AsyncSession, resource: Resource, row: Any, request: Hub
 
 async def show(session: AsyncSession, resource: Resource, rows: Sequence[Any]) -> list[Any]:
     """Make the answer's objects of rows, with a fixed number of queries however many there are."""
+    if resource.shown is not None:
+        return [*await resource.shown(session, rows)]
     linked = {link.field: await _linked(session, link, [row.id for row in rows]) for link in resource.links}
     more = await resource.more(session, rows)
     names = [name for name in resource.out.__struct_fields__ if hasattr(resource.model, name)]
