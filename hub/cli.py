@@ -5,7 +5,6 @@ start them: whoever wants a token does not wait for a web framework.
 """
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +18,8 @@ from hub.backup import BackupError
 from hub.broker import BrokerError
 from hub.cli_access import membership_commands, token_commands, user_commands
 from hub.cli_backup import backup_command, restore_command
+from hub.cli_broker import BROKER_VARIABLE, broker_option
+from hub.cli_doctor import doctor_command
 from hub.cli_migrate import migrate_command
 from hub.cli_places import (
     DATABASE_VARIABLE,
@@ -29,7 +30,6 @@ from hub.cli_places import (
     json_option,
     key_file_from_environment,
     listen_option,
-    typed,
 )
 from hub.clocks import system_clock
 from hub.database import DatabaseError, async_url
@@ -38,59 +38,15 @@ from hub.logs import set_up_logs
 from hub.settings import DEFAULT_DATA, DEFAULT_MQTT_PORT, DEFAULT_PORT, Settings, StartError, sqlite_url
 from protocol.wire import ContractError
 
-BROKER_VARIABLE = "METERGATE_BROKER"
-BROKER_PASSWORD_VARIABLE = "METERGATE_BROKER_PASSWORD"  # noqa: S105 - the name of a variable
-BROKER_PASSWORD_FILE_VARIABLE = "METERGATE_BROKER_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 WEBHOOK_HOSTS_VARIABLE = "METERGATE_WEBHOOK_HOSTS"
 
 _PORT = click.IntRange(0, 65535)
-
-
-def _checked_broker(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    """Accept a broker's URL, and put the password into it that the environment or a file has.
-
-    Raises:
-        click.UsageError: when it is no such URL, or holds a password where everybody can read it.
-    """
-    if not url:
-        return None
-    from hub.connection import read_url, with_password  # noqa: PLC0415 - only where there is a broker
-
-    try:
-        broker = read_url(url)
-        if broker.password is not None and typed(context, parameter):
-            raise click.UsageError(
-                "--broker holds a password, which everybody on this machine could read there: "
-                f"leave it out and set {BROKER_PASSWORD_VARIABLE} or {BROKER_PASSWORD_FILE_VARIABLE}, "
-                f"or set {BROKER_VARIABLE} to the whole URL"
-            )
-        password = _broker_password()
-        return url if password is None or broker.password is not None else with_password(url, password)
-    except ValueError as error:
-        raise click.UsageError(f"--broker: {error}") from None
-
-
-def _broker_password() -> str | None:
-    file = os.environ.get(BROKER_PASSWORD_FILE_VARIABLE)
-    if not file:
-        return os.environ.get(BROKER_PASSWORD_VARIABLE) or None
-    try:
-        return Path(file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{BROKER_PASSWORD_FILE_VARIABLE}: {file} cannot be read: {error}") from None
 
 
 port_option = click.option(
     "--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="REST; 0 takes a free one."
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address that REST listens on.")
-broker_option = click.option(
-    "--broker",
-    envvar=BROKER_VARIABLE,
-    callback=_checked_broker,
-    help=f"URL, such as mqtt://user@host:1883 [{BROKER_VARIABLE}]; a password only there, in "
-    f"{BROKER_PASSWORD_VARIABLE}, or in the file that {BROKER_PASSWORD_FILE_VARIABLE} names.",
-)
 webhook_host_option = click.option(
     "--webhook-host",
     "webhook_hosts",
@@ -110,6 +66,7 @@ def commands() -> None:
 
 commands.add_command(api)
 commands.add_command(backup_command)
+commands.add_command(doctor_command)
 commands.add_command(restore_command)
 commands.add_command(migrate_command)
 commands.add_command(token_commands)
@@ -185,8 +142,12 @@ def serve_command(
 @broker_option
 @data_option
 @click.option(
-    "--metrics-port", type=_PORT, default=None, help="Figures for Prometheus on 127.0.0.1; none unless given."
+    "--metrics-port",
+    type=_PORT,
+    default=None,
+    help="Health (/health) and figures for Prometheus (/metrics); none unless given, 0 takes a free port.",
 )
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address that health and figures are on.")
 @webhook_host_option
 def relay_command(
     database: str | None,
@@ -194,6 +155,7 @@ def relay_command(
     broker: str | None,
     data: Path | None,
     metrics_port: int | None,
+    metrics_host: str,
     webhook_hosts: tuple[str, ...],
 ) -> None:
     """MQTT alone, between PostgreSQL and an MQTT 5 broker.
@@ -210,6 +172,7 @@ def relay_command(
         data=data,
         broker=broker,
         hub_key_file=key_file_from_environment(),
+        metrics_host=metrics_host,
         metrics_port=metrics_port,
         webhook_hosts=_hosts(webhook_hosts),
     )

@@ -14,9 +14,11 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import prometheus_client
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.counted import count
 from hub.models import Command, CommandEvent
 from hub.notices import Notice, tell
 
@@ -27,6 +29,8 @@ _LOCK = 0x6D636576
 """PostgreSQL advisory lock, shared: its holders may still bring numbers that are not there yet."""
 
 _FORGOTTEN_AT_ONCE = 5_000
+
+_states = prometheus_client.Counter("metergate_command_states", "Commands that have come into this state", ["state"])
 
 SUBJECT = (Command.id, Command.organization, Command.gateway, Command.meter_device, Command.batch)
 """What a statement that changes states returns of each row, for ``told``."""
@@ -60,6 +64,7 @@ async def record(session: AsyncSession, events: Sequence[dict[str, Any]]) -> Non
     if connection.dialect.name == "postgresql":
         await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
     await connection.execute(sa.insert(CommandEvent), events)
+    count(session, _states, (event["state"] for event in events))
     await tell(session, Notice.STATES)
 
 

@@ -341,17 +341,3 @@ async def schema_problem(engine: AsyncEngine) -> str:
         DatabaseError: when the database does not let us look.
     """
     return (await schema_of(engine)).problem
-
-
-async def database_problems(engine: AsyncEngine) -> list[str]:
-    """Return the reasons why this database does not keep the hub's promises; empty when it does."""
-    async with reading(engine) as session:
-        if engine.dialect.name == "sqlite":
-            await session.execute(text("SELECT 1"))
-            return []
-        setting = (await session.execute(text("SHOW synchronous_commit"))).scalar_one()
-        if setting == "off":
-            return [
-                "PostgreSQL runs with synchronous_commit=off: a receipted reading may be lost in a crash; turn it on"
-            ]
-        return []

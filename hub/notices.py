@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import enum
 import random
+import time
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from hub.clocks import Clock
+from hub.commits import commits_of
 from hub.database import create_engine
 
 PROOF_SECONDS = 30.0
@@ -79,6 +81,8 @@ class Notices:
     def __init__(self, *, live: bool) -> None:
         self.live = live
         """Whether notices are known to arrive; without that who waits looks for itself, often."""
+        self.lost_at: float | None = None
+        """Since when (``time.monotonic``) a process that listens hears nothing; None while it hears, or is not to."""
         self._waiting: dict[Notice, weakref.WeakSet[asyncio.Event]] = {one: weakref.WeakSet() for one in Notice}
 
     def heard(self, *notices: Notice) -> asyncio.Event:
@@ -174,6 +178,7 @@ class Listener:
         if self._engine.dialect.name == "sqlite":
             _live.set(1)
             return
+        self._set_live(live=False)
         for pause in self._pauses():
             try:
                 await self._listen()
@@ -199,6 +204,10 @@ class Listener:
 
     def _set_live(self, *, live: bool) -> None:
         self._notices.live = live
+        if live:
+            self._notices.lost_at = None
+        elif self._notices.lost_at is None:
+            self._notices.lost_at = time.monotonic()
         _live.set(live)
 
     async def _listen(self) -> None:
@@ -265,5 +274,9 @@ class Listener:
     def _take(self, _connection: object, _process: int, channel: str, _payload: object) -> None:
         if channel == self._proof:
             self._proven.set()
-        else:
-            self._notices.hear(Notice(channel))
+            return
+        notice = Notice(channel)
+        if notice is Notice.PLANS:
+            # An edit of another process: keys to be sealed, readings to be judged again.
+            commits_of(self._engine).ring()
+        self._notices.hear(notice)

@@ -16,9 +16,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import prometheus_client
 import structlog
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.database import DatabaseError, create_engine, migrate, schema_of, writing
+from hub.door import door
 from hub.keys import open_key
 from hub.notices import Listener, Notice, notices_of
 from hub.relay import run_relay
@@ -66,7 +67,7 @@ async def run(settings: Settings, clock: Clock) -> None:
         key = open_key(_key_file(settings))
         sessions = SessionKeys(key, session_file(_key_file(settings)))
         hub = Hub(settings, engine, clock, asyncio.Event(), session_keys=sessions)
-        await _together(hub, rest=_listen(stack, settings), relay=lambda: _relay(hub, key))
+        await _together(hub, opened=_rest_listener(stack, settings), relay=lambda: _relay(hub, key))
 
 
 async def serve(settings: Settings, clock: Clock) -> None:
@@ -74,16 +75,16 @@ async def serve(settings: Settings, clock: Clock) -> None:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
         hub = Hub(settings, engine, clock, session_keys=_session_keys(settings))
-        await _together(hub, rest=_listen(stack, settings))
+        await _together(hub, opened=_rest_listener(stack, settings))
 
 
 async def relay(settings: Settings, clock: Clock) -> None:
     """MQTT alone; as many of these as needed share one PostgreSQL and one broker or cluster."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_engine(settings))
-        hub = Hub(settings, engine, clock, asyncio.Event())
+        hub = Hub(settings, engine, clock, asyncio.Event(), relays_only=True)
         key = open_key(_key_file(settings))
-        await _together(hub, figures=_serve_figures(stack, settings), relay=lambda: _relay(hub, key))
+        await _together(hub, opened=_door_listener(stack, settings), relay=lambda: _relay(hub, key))
 
 
 async def _relay(hub: Hub, key: SigningKey) -> None:
@@ -97,27 +98,27 @@ async def _relay(hub: Hub, key: SigningKey) -> None:
 async def _together(
     hub: Hub,
     *,
-    rest: socket.socket | None = None,
+    opened: socket.socket | None = None,
     relay: Callable[[], Coroutine[None, None, None]] | None = None,
-    figures: str = "",
 ) -> None:
     """Run the parts until a signal comes or one of them fails.
 
-    REST answers at once, so that its health says what is waited for; the relay begins when the database can be used.
+    REST, or the door of a relay, answers at once, so that health says what is waited for; the relay begins when the
+    database can be used.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = _server(hub) if rest is not None else None
+    server = _server(hub) if opened is not None else None
     async with asyncio.TaskGroup() as group:
         serving = None
-        if server is not None and rest is not None:
-            serving = group.create_task(server.serve(sockets=[rest]), name="rest")
+        if server is not None and opened is not None:
+            serving = group.create_task(server.serve(sockets=[opened]), name="http")
         working = group.create_task(_work(hub, relay, stop), name="work")
         listener = Listener(hub.engine, hub.settings.listen_database or hub.settings.database)
         listening = group.create_task(_hear_others(hub, listener), name="notices")
-        announcing = group.create_task(_announce(hub, server, rest, figures), name="announcement")
+        announcing = group.create_task(_announce(hub, server, opened), name="announcement")
         await stop.wait()
         _log.info("stopping")
         hub.stopping.set()
@@ -174,15 +175,16 @@ async def _hear_others(hub: Hub, listener: Listener) -> None:
     await listener.keep_on()
 
 
-async def _announce(hub: Hub, server: uvicorn.Server | None, rest: socket.socket | None, figures: str) -> None:
+async def _announce(hub: Hub, server: uvicorn.Server | None, opened: socket.socket | None) -> None:
     """Print the first line once everything that this process offers answers."""
     await hub.usable.wait()
-    urls = {"metrics": figures} if figures else {}
-    if server is not None and rest is not None:
+    urls: dict[str, str] = {}
+    if server is not None and opened is not None:
         while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.01)
-        host, port = rest.getsockname()[:2]
-        urls["rest"] = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+        host, port = opened.getsockname()[:2]
+        url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+        urls |= {"metrics": f"{url}/metrics", "health": f"{url}/health"} if hub.relays_only else {"rest": url}
     if hub.relay_ready is not None:
         await hub.relay_ready.wait()
         urls["mqtt"] = without_secrets(hub.settings.broker or "")
@@ -198,51 +200,51 @@ def without_secrets(url: str) -> str:
 
 
 def _server(hub: Hub) -> uvicorn.Server:
-    # Only here: a relay has no use for the resources, and starts sooner and smaller without them.
-    from hub.app import create_app  # noqa: PLC0415 - as above
+    application: Any
+    if hub.relays_only:
+        application = door(hub)
+    else:
+        # Only here: a relay has no use for the resources, and starts sooner and smaller without them.
+        from hub.app import create_app  # noqa: PLC0415 - as above
 
+        application = create_app(hub)
     return _Server(
         uvicorn.Config(
-            create_app(hub),
+            application,
             log_config=None,
             access_log=False,
             server_header=False,
+            lifespan="off" if hub.relays_only else "auto",
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )
 
 
-def _listen(stack: AsyncExitStack, settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _rest_listener(stack: AsyncExitStack, settings: Settings) -> socket.socket:
+    return _listen(stack, settings.host, settings.port, "REST", "--port")
+
+
+def _door_listener(stack: AsyncExitStack, settings: Settings) -> socket.socket | None:
+    """Listen for who asks a relay how it is; None when nobody is to."""
+    if settings.metrics_port is None:
+        return None
+    return _listen(stack, settings.metrics_host, settings.metrics_port, "the relay's door", "--metrics-port")
+
+
+def _listen(stack: AsyncExitStack, host: str, port: int, what: str, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's delay off only for sockets that know their protocol: without it, each answer on a connection
     # that is kept open waits 40 ms for the client's delayed acknowledgement.
     listener = stack.enter_context(contextlib.closing(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
         raise StartError(
-            f"REST cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+            f"{what} cannot listen on {host}:{port}: {error.strerror}; choose another with {option}"
         ) from error
     listener.listen(_BACKLOG)
     return listener
-
-
-def _serve_figures(stack: AsyncExitStack, settings: Settings) -> str:
-    """Serve what this process counts, in a thread of its own; return the URL, empty when it was not asked for."""
-    if settings.metrics_port is None:
-        return ""
-    try:
-        server, thread = prometheus_client.start_http_server(settings.metrics_port, "127.0.0.1")
-    except OSError as error:
-        raise StartError(
-            f"figures cannot be served on 127.0.0.1:{settings.metrics_port}: {error.strerror}; "
-            "choose another with --metrics-port"
-        ) from error
-    stack.callback(thread.join)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
-    return f"http://127.0.0.1:{server.server_port}/metrics"
 
 
 @asynccontextmanager

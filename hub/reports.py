@@ -10,13 +10,30 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
+import prometheus_client
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import command_updates, judging, models
+from hub.counted import count
 from hub.once import insert_once
 from hub.plans_kept import note_applied
 from protocol import commands, reports
+
+OTHER = "other"
+"""What an outcome is counted as that this version does not know."""
+
+_OUTCOMES = frozenset(
+    {
+        *(reports.DONE, reports.FAILED, reports.MISSED, reports.WRONG_METER),
+        *(reports.REFUSED, reports.CANCELLED, reports.INTERRUPTED),
+    }
+)
+_runs = prometheus_client.Counter(
+    "metergate_runs",
+    "Runs that gateways have reported, by outcome; one that comes twice counts twice",
+    ["outcome"],
+)
 
 
 async def store_reports(
@@ -52,6 +69,7 @@ async def store_reports(
             case commands.CommandUpdate():
                 updates.append((position, report))
     await insert_once(session, models.RunReport, runs, "id")
+    count(session, _runs, (run["outcome"] if run["outcome"] in _OUTCOMES else OTHER for run in runs))
     await insert_once(session, models.LossRecord, losses, "id")
     await insert_once(session, models.UndecodablePush, pushes, "id")
     left |= await _store_events(session, gateway, organization, events, now)

@@ -33,8 +33,9 @@ class Settings:
     port: int = DEFAULT_PORT
     mqtt_port: int = DEFAULT_MQTT_PORT
     hub_key_file: Path | None = None
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
-    """Loopback port for the figures of a relay that has no REST beside it; 0 takes a free one, None none."""
+    """Where a relay that has no REST beside it says how it is; port 0 takes a free one, None has it say nothing."""
     queue_bytes: int = 16 * 1024 * 1024
     """What a relay holds of unprocessed messages; beyond it messages are dropped without a receipt."""
     quarantine_rows: int = 10_000

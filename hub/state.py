@@ -43,15 +43,16 @@ class Hub:
     """The parts of one process.
 
     ``usable`` is set once the database was found to be there and of this version. ``relay_ready`` is set while the
-    relay of this process is connected; None when it has none. ``stopping`` is set when the process is to end: whoever
-    waits for something answers now. ``exports`` are those under way. ``session_keys`` are of users' sessions, None
-    where nobody can sign in.
+    relay of this process is connected; None when it has none. ``relays_only`` says that it has no REST. ``stopping``
+    is set when the process is to end: whoever waits for something answers now. ``exports`` are those under way.
+    ``session_keys`` are of users' sessions, None where nobody can sign in.
     """
 
     settings: Settings
     engine: AsyncEngine
     clock: Clock
     relay_ready: asyncio.Event | None = None
+    relays_only: bool = False
     usable: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     stopping: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     session_keys: SessionKeys | None = None
