@@ -29,7 +29,7 @@ from protocol.reports import LineFigures, Online, Resend
 from protocol.topics import Channel
 from protocol.wire import MAX_MESSAGE_BYTES
 
-SIGNS_AT_ONCE = 50
+SIGNS_AT_ONCE = 200
 """Life signs that are noted in one transaction; it locks the rows of their gateways."""
 
 ASK_AGAIN = dt.timedelta(minutes=1)
@@ -133,10 +133,8 @@ async def note_life_signs(engine: AsyncEngine, signs: Sequence[LifeSign], now: d
         fresh = [key for key in online if by_id[key].content_digest is None]
         await plans.raise_changed(session, fresh, now)
         resends = await _missing(session, online, now)
-        heard = []
-        for key, sign in online.items():
-            plan = await _needs_plan(session, by_id[key], sign, now, again=key in fresh)
-            heard.append(Heard(key, sign.gateway, plan, resends.get(key, ())))
+        wanting = await _wanting_plans(session, by_id, online, fresh, now)
+        heard = [Heard(key, sign.gateway, key in wanting, resends.get(key, ())) for key, sign in online.items()]
         return Owed(heard, await dispatch.claim_outgoing(session, now, gateways=online))
 
 
@@ -238,31 +236,55 @@ def _named(line: LineFigures) -> dict[str, object]:
     return {name: getattr(line, name) for name in line.__struct_fields__}
 
 
-async def _needs_plan(session: AsyncSession, gateway: Gateway, sign: Online, now: dt.datetime, *, again: bool) -> bool:
-    """Whether the gateway should get its plan (again); lifts the revision above one that this database did not give.
+async def _wanting_plans(
+    session: AsyncSession,
+    rows: Mapping[uuid.UUID, Gateway],
+    online: Mapping[uuid.UUID, Online],
+    fresh: Collection[uuid.UUID],
+    now: dt.datetime,
+) -> set[uuid.UUID]:
+    """Return the gateways that should get their plans (again).
 
-    ``again``: the row may have changed in this transaction.
+    Revisions are lifted above those that this database did not give.
+
+    ``fresh``: the rows of these were changed in this transaction, beside the objects.
     """
-    if again:
-        await session.refresh(gateway, ["desired_revision", "published_revision", "published_digest"])
-    if sign.plan_revision == gateway.desired_revision:
-        noted = gateway.published_revision == gateway.desired_revision
-        if noted and sign.plan_digest == gateway.published_digest:
-            return False
-        rendered = await plans.render(session, gateway.id)
-        if rendered is not None and rendered.digest == sign.plan_digest:
-            # Not noted: the relay that sent it could not write that down. Sent once more, it is.
-            return not noted
-    if sign.plan_revision >= gateway.desired_revision and sign.plan_revision > 0:
-        _log.warning(
-            "gateway_ahead",
-            gateway=sign.gateway,
-            revision=sign.plan_revision,
-            desired=gateway.desired_revision,
-            advice="the database was put back from a backup; the plan is published anew above the gateway's",
-        )
-        await plans.lift_above(session, gateway.id, sign.plan_revision, now)
-    return True
+    if fresh:
+        changed = sa.select(Gateway).where(Gateway.id.in_(fresh)).execution_options(populate_existing=True)
+        (await session.scalars(changed)).all()
+    unsure = [key for key, sign in online.items() if _runs_desired(rows[key], sign) and not _is_noted(rows[key], sign)]
+    desired = await plans.read_desired(session, unsure) if unsure else {}
+    wanting = set()
+    for key, sign in online.items():
+        gateway = rows[key]
+        if _runs_desired(gateway, sign):
+            if _is_noted(gateway, sign):
+                continue
+            if key in desired and desired[key].digest == sign.plan_digest:
+                # Not noted: the relay that sent it could not write that down. Sent once more, it is.
+                if gateway.published_revision != gateway.desired_revision:
+                    wanting.add(key)
+                continue
+        wanting.add(key)
+        if sign.plan_revision >= gateway.desired_revision and sign.plan_revision > 0:
+            _log.warning(
+                "gateway_ahead",
+                gateway=sign.gateway,
+                revision=sign.plan_revision,
+                desired=gateway.desired_revision,
+                advice="the database was put back from a backup; the plan is published anew above the gateway's",
+            )
+            await plans.lift_above(session, gateway.id, sign.plan_revision, now)
+    return wanting
+
+
+def _runs_desired(gateway: Gateway, sign: Online) -> bool:
+    return sign.plan_revision == gateway.desired_revision
+
+
+def _is_noted(gateway: Gateway, sign: Online) -> bool:
+    """Whether it is noted that what the gateway runs was published."""
+    return gateway.published_revision == sign.plan_revision and gateway.published_digest == sign.plan_digest
 
 
 _Key = tuple[uuid.UUID, bytes, str]

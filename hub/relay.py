@@ -24,24 +24,20 @@ import uuid
 from collections.abc import Sequence
 
 import prometheus_client
-import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import plans
 from hub.backfilling import Filler
 from hub.clerk import keep_ledger
 from hub.clocks import Clock
 from hub.command_publishing import CommandPublisher
 from hub.connection import Connection, connect, read_url
-from hub.database import reading, writing
 from hub.deadlines_kept import Keeper
 from hub.failures import DATABASE_ERRORS, RETRY_SECONDS, all_or_each, first_line, for_ever
 from hub.flagging import keep_judging
 from hub.key_sealing import Sealer
 from hub.lifesigns import LifeSign, Signs, note_life_signs
 from hub.maintenance import maintain
-from hub.models import Gateway
 from hub.notices import Notice, notices_of
 from hub.partitions import keep_partitions
 from hub.plan_publishing import PlanPublisher
@@ -52,9 +48,9 @@ from hub.storing import Storing
 from hub.webhooks import Sender, Unseal
 from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
-from protocol.envelopes import ENVELOPE_BYTES, SigningKey, open_envelope
-from protocol.topics import HELLO, Channel, parse_topic, relay_filters, topic_for
-from protocol.wire import MAX_MESSAGE_BYTES, ContractError
+from protocol.envelopes import SigningKey, open_envelope
+from protocol.topics import HELLO, Channel, parse_topic, relay_filters
+from protocol.wire import ContractError
 
 GOODBYE_SECONDS = 2.0
 """How long a relay that ends waits for the broker to take its last word."""

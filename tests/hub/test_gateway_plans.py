@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hub import models, plans
 from hub.database import reading as looking
 from hub.database import writing
-from hub.plans_kept import KEPT, Made, keep, note_published, standing_of
+from hub.plans_kept import KEPT, Made, Published, keep, note_published
 from hub.plans_shown import compare, read_document
 from hub.reports import store_reports
 from protocol.plans import (
@@ -41,12 +41,8 @@ async def publish(rest: Rest, fleet: Fleet) -> plans.Rendered:
     async with writing(rest.hub.engine) as session:
         rendered = await plans.render(session, gateway)
         assert rendered is not None
-        await session.execute(
-            sa.update(models.Gateway).values(published_revision=rendered.revision, published_digest=rendered.digest)
-        )
-        row = (await session.execute(standing_of(gateway, rendered.revision))).one()
-        one = Made(gateway, rendered.revision, rendered.body)
-        await note_published(session, one, rest.clock.now(), rest.clock.now(), kept=row.digest is not None)
+        one = Published(gateway, rendered.revision, rendered.body, rendered.digest)
+        await note_published(session, [one], rest.clock.now())
     return rendered
 
 
