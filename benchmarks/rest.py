@@ -35,6 +35,10 @@ _CONFIGURED = textwrap.dedent(
     # What no schema can say: a 400 that a text is no sheet, a 422 names ids that nothing has, a 404 an object, a 503
     # what this hub is not set up for.
     expected-statuses = ["2xx", "3xx", "400", "401", "403", "404", "409", "412", "422", "429", "503"]
+
+    [checks.negative_data_rejection]
+    # 412: what If-Match names is looked at before what is to be stored.
+    expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "413", "415", "422", "429"]
     """
 )
 _STAFF, _USER = "staff", "user"

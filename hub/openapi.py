@@ -18,8 +18,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from hub.completeness import SCOPES
 from hub.deprecated import DEPRECATED
 from hub.exports import FORMATS
-from hub.paging import LARGEST_LIMIT
-from hub.problems import PROBLEM_JSON, ProblemDocument
+from hub.paging import LARGEST_LIMIT, Condition
+from hub.problems import PROBLEM_JSON, ProblemDocument, Wrong
 from hub.readings import RESOURCE as READINGS
 from hub.resources import Resource
 
@@ -52,6 +52,9 @@ _KINDS: Final[Mapping[str, Document]] = {
     "offset": _number(0, 2**31 - 1),
 }
 """Of what kind a parameter is, by its name; text unless said here."""
+
+_TRIED: Final = (("00000000-0000-0000-0000-000000000000", _ID), ("2000-01-01T00:00:00Z", _INSTANT))
+"""What is given to a filter to find out what it takes."""
 
 _SAID: Final[Mapping[str, str]] = {
     "limit": f"How many of the list; at most {LARGEST_LIMIT} are answered.",
@@ -207,7 +210,24 @@ def _query_of(resource: Resource) -> Asked:
     """Return the query of a resource's list."""
     names = [*resource.filters, *(("ordering",) if resource.orderings else ()), "limit", "offset", "cursor"]
     orders = [f"{sign}{name}" for name in resource.orderings for sign in ("", "-")]
-    return Asked(names, kinds={"ordering": {"type": "string", "enum": orders}})
+    # Of one name there are filters by id and by text: found by trying, which cannot be forgotten.
+    kinds = {name: found for name, by in resource.filters.items() if (found := _kind_of(name, by)) is not None}
+    return Asked(names, kinds={**kinds, "ordering": {"type": "string", "enum": orders}})
+
+
+def _kind_of(name: str, condition: Condition) -> Document | None:
+    """Return what a filter takes, if it is text, an id or an instant."""
+    if _takes(condition, name, "-"):
+        return _TEXT
+    return next((kind for text, kind in _TRIED if _takes(condition, name, text)), None)
+
+
+def _takes(condition: Condition, name: str, text: str) -> bool:
+    try:
+        condition(name, text)
+    except Wrong:
+        return False
+    return True
 
 
 class DescribedJson(JsonRenderPlugin):

@@ -65,6 +65,27 @@ async def test_every_parameter_that_an_operation_knows_is_in_the_document_and_no
     assert not wrong
 
 
+async def test_parameters_of_lists_are_of_the_kind_that_the_document_says(rest: Rest, document: Document) -> None:
+    wrong = []
+    for path, method, operation in operations(document):
+        window = {"limit", "offset"} <= queried(operation)
+        if method != "get" or not path.startswith("/v1") or not window or "{" in path:
+            continue
+        for told in operation["parameters"]:
+            schema = told["schema"]
+            if told["in"] != "query" or schema["type"] != "string" or "enum" in schema or told["name"] == "cursor":
+                continue
+            taken = [
+                not (await rest.client.get(path, params={told["name"]: text})).json().get("errors", [])
+                for text in ("no id and no time", ID, "2026-01-01T00:00:00Z")
+            ]
+            # Words that only few of are known are text too: none of the three is taken then.
+            wanted = {"uuid": [False, True, False], "date-time": [False, False, True]}.get(schema.get("format", ""))
+            if taken != wanted and (wanted is not None or any(taken) is not all(taken)):
+                wrong.append(f"{path}?{told['name']}: {schema}, but {taken}")
+    assert not wrong
+
+
 async def test_every_refusal_has_the_one_form(document: Document) -> None:
     for path, method, operation in operations(document):
         for status, answer in operation["responses"].items():
