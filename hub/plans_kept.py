@@ -189,29 +189,45 @@ async def note_published(
     return standings
 
 
-async def note_applied(session: AsyncSession, gateway: uuid.UUID, report: PlanApplied, now: dt.datetime) -> None:
-    """Note that a gateway runs a plan, and what of it it cannot run. The gateway's row has to be locked.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """A gateway's word that it runs a revision."""
+
+    gateway: uuid.UUID
+    report: PlanApplied
+
+
+_AT = sa.case(
+    (GatewayPlan.made_at <= sa.bindparam("told", type_=UtcDateTime()), sa.bindparam("told", type_=UtcDateTime())),
+    else_=sa.bindparam("heard", type_=UtcDateTime()),
+)
+_NOTE_APPLIED = (
+    sa.update(GatewayPlan)
+    .where(
+        GatewayPlan.gateway == sa.bindparam("of_gateway"),
+        GatewayPlan.revision == sa.bindparam("of_revision"),
+        GatewayPlan.digest == sa.bindparam("of_digest"),
+    )
+    .values(applied_at=sa.func.coalesce(GatewayPlan.applied_at, _AT), problems=sa.bindparam("of_problems"))
+)
+
+
+async def note_applied(session: AsyncSession, applied: Sequence[Applied], now: dt.datetime) -> None:
+    """Note that gateways run plans, and what of them they cannot run. The gateways' rows have to be locked.
 
     A plan of the same number with another digest, from before a database was put back, is another plan. When it was is
     told by the gateway's clock, which may be wrong: then it is when we heard of it.
     """
-    told = min(report.at, now)
-    at = sa.case((GatewayPlan.made_at <= told, _instant(told)), else_=_instant(now))
-    await session.execute(
-        sa.update(GatewayPlan)
-        .where(
-            GatewayPlan.gateway == gateway,
-            GatewayPlan.revision == report.revision,
-            GatewayPlan.digest == report.digest,
-        )
-        .values(
-            applied_at=sa.func.coalesce(GatewayPlan.applied_at, at),
-            problems=[msgspec.structs.asdict(problem) for problem in report.problems],
-        )
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _instant(when: dt.datetime) -> sa.BindParameter[dt.datetime]:
-    # In a function or a case SQLAlchemy does not know the column that it is for.
-    return sa.literal(when, UtcDateTime())
+    rows = [
+        {
+            "of_gateway": one.gateway,
+            "of_revision": one.report.revision,
+            "of_digest": one.report.digest,
+            "told": min(one.report.at, now),
+            "heard": now,
+            "of_problems": [msgspec.structs.asdict(problem) for problem in one.report.problems],
+        }
+        for one in applied
+    ]
+    if rows:
+        await (await session.connection()).execute(_NOTE_APPLIED, rows)

@@ -7,7 +7,7 @@ Everything has a UUID made when it was stored, so a repeated report changes noth
 import datetime as dt
 import uuid
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import msgspec
 import prometheus_client
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import command_updates, judging, models
 from hub.counted import count
 from hub.once import insert_once
-from hub.plans_kept import note_applied
+from hub.plans_kept import Applied, note_applied
 from protocol import commands, reports
 
 OTHER = "other"
@@ -36,6 +36,14 @@ _runs = prometheus_client.Counter(
 )
 
 
+class Told(NamedTuple):
+    """What one gateway reports, in its order."""
+
+    gateway: uuid.UUID
+    organization: uuid.UUID
+    reports: Sequence[reports.Report]
+
+
 async def store_reports(
     session: AsyncSession,
     gateway: uuid.UUID,
@@ -43,76 +51,117 @@ async def store_reports(
     found: Sequence[reports.Report],
     now: dt.datetime,
 ) -> dict[int, str]:
-    """Store the reports of one gateway in the caller's transaction.
+    """Store the reports of one gateway, as ``store_all_reports`` does.
 
     Returns:
-        The positions of those that belong to nothing that the hub knows, with the reason: they go into quarantine.
+        The positions of those that belong to nothing that the hub knows, with the reason.
     """
-    left: dict[int, str] = {}
+    left = await store_all_reports(session, [Told(gateway, organization, found)], now)
+    return {position: reason for (_, position), reason in left.items()}
+
+
+async def store_all_reports(
+    session: AsyncSession, told: Sequence[Told], now: dt.datetime
+) -> dict[tuple[uuid.UUID, int], str]:
+    """Store what gateways report in the caller's transaction, each gateway named once.
+
+    Returns:
+        Gateway and position of those that belong to nothing that the hub knows, with the reason: they go into
+        quarantine.
+    """
+    left: dict[tuple[uuid.UUID, int], str] = {}
     runs: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
-    events: list[tuple[int, reports.MeterSystemEvent]] = []
-    updates: list[tuple[int, commands.CommandUpdate]] = []
     pushes: list[dict[str, Any]] = []
-    for position, report in enumerate(found):
-        match report:
-            case reports.RunReport():
-                runs.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
-            case reports.LossRecord():
-                losses.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
-            case reports.MeterSystemEvent():
-                events.append((position, report))
-            case reports.PlanApplied():
-                await _note_applied(session, gateway, report, now)
-            case reports.UndecodablePush():
-                pushes.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
-            case commands.CommandUpdate():
-                updates.append((position, report))
+    applied: list[Applied] = []
+    events: dict[uuid.UUID, list[tuple[int, reports.MeterSystemEvent]]] = {}
+    updates: dict[uuid.UUID, list[tuple[int, commands.CommandUpdate]]] = {}
+    for gateway, _, found in told:
+        for position, report in enumerate(found):
+            match report:
+                case reports.RunReport():
+                    runs.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
+                case reports.LossRecord():
+                    losses.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
+                case reports.MeterSystemEvent():
+                    events.setdefault(gateway, []).append((position, report))
+                case reports.PlanApplied():
+                    applied.append(Applied(gateway, report))
+                case reports.UndecodablePush():
+                    pushes.append(msgspec.structs.asdict(report) | {"gateway": gateway, "received_at": now})
+                case commands.CommandUpdate():
+                    updates.setdefault(gateway, []).append((position, report))
+    await _note_applied(session, applied, now)
     await insert_once(session, models.RunReport, runs, "id")
     count(session, _runs, (run["outcome"] if run["outcome"] in _OUTCOMES else OTHER for run in runs))
     await insert_once(session, models.LossRecord, losses, "id")
     await insert_once(session, models.UndecodablePush, pushes, "id")
-    left |= await _store_events(session, gateway, organization, events, now)
-    left |= await command_updates.apply_updates(session, gateway, organization, updates, now)
+    for gateway, organization, _ in told:
+        unknown = await _store_events(session, gateway, organization, events.get(gateway, []), now)
+        unknown |= await command_updates.apply_updates(session, gateway, organization, updates.get(gateway, []), now)
+        left |= {(gateway, position): reason for position, reason in unknown.items()}
     return left
 
 
-async def _note_applied(
-    session: AsyncSession, gateway: uuid.UUID, report: reports.PlanApplied, now: dt.datetime
-) -> None:
-    """Note what a gateway runs, unless something newer is known; and what of that plan it cannot run.
+_NOTE_APPLIED = (
+    sa.update(models.Gateway)
+    .where(models.Gateway.id == sa.bindparam("of_id"))
+    .values(
+        {
+            name: sa.bindparam(f"new_{name}")
+            for name in (
+                "applied_revision",
+                "applied_digest",
+                "applied_problems",
+                "applied_session",
+                "applied_sequence",
+                "updated_at",
+            )
+        }
+    )
+)
+
+
+async def _note_applied(session: AsyncSession, applied: Sequence[Applied], now: dt.datetime) -> None:
+    """Note what gateways run, unless something newer is known; and what of that plan they cannot run.
 
     A life sign names plan and state as well and may overtake the report, but only the report has the problems: they are
     taken whenever they are those of the plan that is known to run.
     """
+    if not applied:
+        return
     table = models.Gateway
-    problems = [msgspec.structs.asdict(problem) for problem in report.problems]
-    newer = sa.or_(
-        table.applied_session < report.session,
-        sa.and_(table.applied_session == report.session, table.applied_sequence < report.sequence),
+    found = await session.execute(
+        sa.select(table.id, table.applied_revision, table.applied_digest, table.applied_session, table.applied_sequence)
+        .where(table.id.in_({one.gateway for one in applied}))
+        .order_by(table.gateway_id)
+        .with_for_update(key_share=True)
     )
-    same_plan = sa.and_(table.applied_revision == report.revision, table.applied_digest == report.digest)
-    same = await session.execute(
-        sa.update(table)
-        .where(table.id == gateway, sa.not_(newer), same_plan)
-        .values(applied_problems=problems, updated_at=now)
-        .execution_options(synchronize_session=False)
-    )
-    later = await session.execute(
-        sa.update(table)
-        .where(table.id == gateway, newer)
-        .values(
-            applied_revision=report.revision,
-            applied_digest=report.digest,
-            applied_problems=problems,
-            applied_session=report.session,
-            applied_sequence=report.sequence,
-            updated_at=now,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    if any(cast("sa.CursorResult[Any]", done).rowcount for done in (same, later)):
-        await note_applied(session, gateway, report, now)
+    known = {
+        row.id: (row.applied_session, row.applied_sequence, row.applied_revision, row.applied_digest) for row in found
+    }
+    news: dict[uuid.UUID, dict[str, Any]] = {}
+    taken = []
+    for one in applied:
+        report = one.report
+        before = known.get(one.gateway)
+        state = (report.session, report.sequence, report.revision, report.digest)
+        if before is None or (before[:2] >= state[:2] and before[2:] != state[2:]):
+            continue
+        known[one.gateway] = state = max(before, state, key=lambda which: which[:2])
+        taken.append(one)
+        news[one.gateway] = {
+            "of_id": one.gateway,
+            "new_applied_session": state[0],
+            "new_applied_sequence": state[1],
+            "new_applied_revision": report.revision,
+            "new_applied_digest": report.digest,
+            "new_applied_problems": [msgspec.structs.asdict(problem) for problem in report.problems],
+            "new_updated_at": now,
+        }
+    if taken:
+        await (await session.connection()).execute(_NOTE_APPLIED, list(news.values()))
+        await note_applied(session, taken, now)
 
 
 async def _store_events(
