@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import asyncpg
@@ -24,6 +24,9 @@ from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
 from benchmarks.postgres import Postgres, postgres
 from deploy.demo.hub_client import HubClient
 from deploy.demo.processes import END_SECONDS, Process, Stage
+from hub.connection import IN_FLIGHT, read_url
+from mqtt.connection import Outgoing, connect
+from protocol.envelopes import SigningKey
 
 PATIENCE = 600.0
 LOOK_EVERY = 0.1
@@ -32,6 +35,9 @@ _STANDING = """
 SELECT count(*) FILTER (WHERE published_revision < desired_revision OR desired_revision = 0),
 count(*) FILTER (WHERE NOT online OR applied_revision <> desired_revision OR applied_digest IS DISTINCT FROM
 published_digest), coalesce(sum(desired_revision), 0) FROM gateways WHERE gateway_id LIKE 'gw-%'
+"""
+_BODIES = """
+SELECT body FROM gateway_plans p JOIN gateways g ON g.id = p.gateway AND g.desired_revision = p.revision
 """
 
 
@@ -90,10 +96,10 @@ class Voices:
             self._told.clear()
 
     def wait_for_plans(self, count: int) -> float | None:
-        """Wait until so many plans came since the count began; return when the last did, None if they did not."""
+        """Wait until plans of so many gateways came since the count began; return when the last did, None if not."""
         with self._news:
-            self._news.wait_for(lambda: self._ended or self._plans() >= count, PATIENCE)
-            if self._plans() < count:
+            self._news.wait_for(lambda: self._ended or self._most("gateways") >= count, PATIENCE)
+            if self._most("gateways") < count:
                 return None
             return max(float(line["at"]) for line in self._told if "plans" in line)
 
@@ -101,10 +107,10 @@ class Voices:
     def plans(self) -> int:
         """How many plans have come since the count began."""
         with self._news:
-            return self._plans()
+            return self._most("plans")
 
-    def _plans(self) -> int:
-        return max((int(line["plans"]) for line in self._told if "plans" in line), default=0)
+    def _most(self, figure: str) -> int:
+        return max((int(line[figure]) for line in self._told if figure in line), default=0)
 
     def _wait(self, key: str) -> dict[str, Any]:
         with self._news:
@@ -152,6 +158,11 @@ class Looks:
             time.sleep(LOOK_EVERY)
         return None
 
+    def bodies(self) -> list[bytes]:
+        """The plans that are desired now."""
+        rows = self._loop.run_until_complete(self._connection.fetch(_BODIES))
+        return [bytes(row["body"]) for row in rows]
+
     def close(self) -> None:
         """End the connection."""
         self._loop.run_until_complete(self._connection.close())
@@ -185,6 +196,27 @@ class Site:
             self.relay.end()
             self.stage.processes.remove(self.relay)
             self.relay = None
+
+
+async def publish_bare(broker: str, bodies: Sequence[bytes]) -> float:
+    """Sign and publish plans as fast as one connection takes them, and nothing else; return the seconds that takes."""
+    key = SigningKey.generate()
+    topics = [f"bare/{number}" for number in range(len(bodies))]
+    async with connect(read_url(broker), None, in_flight=IN_FLIGHT) as connection:
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def publish(topic: str, payload: bytes) -> None:
+            async with slots:
+                await connection.publish(Outgoing(topic, payload, retain=True))
+
+        begun = time.monotonic()
+        await asyncio.gather(
+            *(publish(topic, key.seal(topic, body)) for topic, body in zip(topics, bodies, strict=True))
+        )
+        seconds = time.monotonic() - begun
+        # The broker should not keep them.
+        await asyncio.gather(*(publish(topic, b"") for topic in topics))
+    return seconds
 
 
 def begin_peak(process: Process) -> None:

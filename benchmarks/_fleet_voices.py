@@ -9,11 +9,10 @@
 - ``{"do": "prepare", "at": TIMESTAMP}``: make a batch of each gateway: a reading of each series of all its meters.
 - ``{"do": "burst", "within": SECONDS}``: publish them, evenly over so long, and again as an agent's window has it; the
   line with ``{"did": "burst"}`` comes when each has its receipt.
-- ``{"do": "bare", "plans": N}``: publish so many retained plans that came, signed anew, with nothing else to do; what
-  that took is what any relay must at least take.
 - ``{"do": "part"}``: end the connection (the broker goes); ``{"did": "part"}``.
 
-Each plan that comes is counted: a line tells how many came since the last ``{"do": "count"}``, and when the last one.
+Each plan that comes is counted: a line tells how many came since the last ``{"do": "count"}``, of how many gateways,
+and when the last one of these had its first.
 """
 
 import asyncio
@@ -171,9 +170,9 @@ class Fleet:
         self._meters = meters
         self._series = series
         self._out: asyncio.Queue[tuple[Outgoing, asyncio.Future[None] | None]] = asyncio.Queue()
-        self._plans: dict[str, bytes] = {}
         self._came = 0
         self._came_at = 0.0
+        self._fresh: set[str] = set()
         self._told = 0
         self._receipts: dict[BatchName, float] = {}
         self._burst: set[BatchName] = set()
@@ -190,7 +189,6 @@ class Fleet:
             "greet": self._greet,
             "prepare": self._prepare,
             "burst": self._send_burst,
-            "bare": self._bare,
             "part": self._part,
             "count": self._count,
         }
@@ -263,8 +261,9 @@ class Fleet:
         if channel is Channel.PLAN:
             if not retained:
                 self._came += 1
-                self._came_at = time.monotonic()
-            self._plans[topic] = body
+                if topic not in self._fresh:
+                    self._fresh.add(topic)
+                    self._came_at = time.monotonic()
             report = voice.apply(body)
             if report is not None:
                 self._say(report)
@@ -304,10 +303,11 @@ class Fleet:
             await asyncio.sleep(TELL_EVERY)
             if self._told != self._came:
                 self._told = self._came
-                _tell(plans=self._came, at=self._came_at)
+                _tell(plans=self._came, gateways=len(self._fresh), at=self._came_at)
 
     async def _count(self, _order: dict[str, Any]) -> dict[str, Any]:
         self._came = self._told = 0
+        self._fresh.clear()
         return {}
 
     async def _greet(self, _order: dict[str, Any]) -> dict[str, Any]:
@@ -374,26 +374,6 @@ class Fleet:
                 if voice.window.overdue(now) and voice.batch is not None:
                     self._resent += 1
                     self._say(voice.batch)
-
-    async def _bare(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Sign and publish as many plans as fast as one connection takes them: nothing else."""
-        key = SigningKey.generate()
-        bodies = [(f"bare/{topic}", body) for topic, body in self._plans.items()]
-        bodies = (bodies * (order["plans"] // max(1, len(bodies)) + 1))[: order["plans"]]
-        async with connect(self._access, None, in_flight=IN_FLIGHT) as connection:
-            slots = asyncio.Semaphore(IN_FLIGHT)
-
-            async def one(topic: str, body: bytes) -> None:
-                async with slots:
-                    await connection.publish(Outgoing(topic, key.seal(topic, body), retain=True))
-
-            begun = time.monotonic()
-            await asyncio.gather(*(one(topic, body) for topic, body in bodies))
-            seconds = time.monotonic() - begun
-            # The broker should not keep them.
-            for topic in dict(bodies):
-                await connection.publish(Outgoing(topic, b"", retain=True))
-        return {"seconds": seconds, "bytes": sum(len(body) for _, body in bodies)}
 
 
 async def run(fleet: Fleet) -> None:

@@ -15,6 +15,7 @@ speaks for all gateways as their agents would, each with a key of its own (``_fl
 """
 
 import argparse
+import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -38,7 +39,7 @@ from benchmarks._fleet_figures import (
     Change,
     Figures,
 )
-from benchmarks._fleet_site import Looks, Site, Voices, begin_peak, fleet_site, peak
+from benchmarks._fleet_site import Looks, Site, Voices, begin_peak, fleet_site, peak, publish_bare
 from benchmarks.loaded_hub import Watch, timed
 from deploy.demo.hub_client import TIMEOUT_SECONDS
 
@@ -107,7 +108,7 @@ class _Bench:
 
     def measure_bare(self) -> None:
         """Measure what the broker takes from one connection that only signs and publishes."""
-        self._bare = float(self._voices.order("bare", plans=self._gateways)["seconds"])
+        self._bare = asyncio.run(publish_bare(self._site.broker.url, self._looks.bodies()))
 
     def compared(self, change: Change) -> Change:
         """Give a change that was measured before the bare loop what that took."""
