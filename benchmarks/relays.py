@@ -53,8 +53,19 @@ KILLED, STOPPED = "killed", "stopped"
 _SIGNALS = {KILLED: signal.SIGKILL, STOPPED: signal.SIGTERM}
 
 
-def run(gateways: int, readings: int, rows: int, edits: int, relays: Sequence[int]) -> Figures:
-    """Measure; ``readings`` are those of one round, ``relays`` how many relays each round has."""
+def run(
+    gateways: int, readings: int, rows: int, edits: int, relays: Sequence[int], ended: Sequence[str] = (KILLED, STOPPED)
+) -> Figures:
+    """Measure.
+
+    Args:
+        gateways: So many.
+        readings: Of one round, all gateways together.
+        rows: Of a batch.
+        edits: Whose plans are counted.
+        relays: How many relays the rounds have whose throughput is measured.
+        ended: The ways in which one of two relays is ended.
+    """
     with loaded_hub(POSTGRESQL, 1, LOCK_SETTINGS) as loaded:
         _say(f"{gateways} gateways are made")
         made = make_gateways(loaded, gateways)
@@ -64,7 +75,7 @@ def run(gateways: int, readings: int, rows: int, edits: int, relays: Sequence[in
         try:
             publishers.wait_until_ready()
             bench = _Bench(loaded, made, publishers, max(1, readings // gateways), rows)
-            return bench.run(edits, relays)
+            return bench.run(edits, relays, ended)
         finally:
             publishers.end()
 
@@ -104,11 +115,11 @@ class _Bench:
             raise RuntimeError("relays share a PostgreSQL only")
         self._server = loaded.server
 
-    def run(self, edits: int, relays: Sequence[int]) -> Figures:
+    def run(self, edits: int, relays: Sequence[int], ended: Sequence[str]) -> Figures:
         """Do all of it."""
         self._order(do="meet")
         throughput = self._throughput(relays)
-        takeovers = [self._takeover(how) for how in _SIGNALS]
+        takeovers = [self._takeover(how) for how in ended]
         published = self._published(edits)
         found = read_log(self._server.log)
         return Figures(throughput, takeovers, published, self._most, found.deadlocks, found.waits, found.waited_for)

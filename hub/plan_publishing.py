@@ -5,11 +5,13 @@ Rules:
 - No lock is held while the network is waited for. After the PUBACKs what was published is compared with what is desired
   now, and with what another relay published meanwhile (which may have been overwritten at the broker): where they
   differ the gateway is owed its plan again. Only what is news is written down, in one transaction for all.
+- Of several relays one publishes a revision (``hub.plan_claims``): all of them hear of an edit, and of a life sign.
 - A plan that cannot be published is simply not: that it is behind remains in the database, and at each connection all
   are owed, because the broker may have lost what it kept.
 """
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Iterable, Mapping
 
@@ -23,6 +25,7 @@ from hub.connection import Connection
 from hub.database import reading, writing
 from hub.models import Gateway
 from hub.notices import Notice, look_seconds, notices_of, wait
+from hub.plan_claims import ALWAYS, HEARD_SECONDS, LEASE_SECONDS, claim
 from hub.plans_kept import Published, note_published, standing_of
 from hub.sending import Sending
 from mqtt.connection import BrokerError
@@ -45,20 +48,28 @@ class PlanPublisher:
         self._sending = sending
         self._turn = turn
         self._wake = notices_of(engine).heard(Notice.PLANS)
-        self._owed: dict[uuid.UUID, None] = {}
+        # By gateway from which monotonic instant on it is enough that another relay begins to publish its plan.
+        self._owed: dict[uuid.UUID, float] = {}
         self._flying: frozenset[uuid.UUID] = frozenset()
 
     def owe(self, gateways: Iterable[uuid.UUID]) -> None:
         """Hear that these gateways should get their plans; those that are being published get them anyway."""
-        self._owed.update(dict.fromkeys(gateway for gateway in gateways if gateway not in self._flying))
+        self._add((gateway for gateway in gateways if gateway not in self._flying), HEARD_SECONDS)
         if self._owed:
             self._wake.set()
+
+    def _add(self, gateways: Iterable[uuid.UUID], seconds: float) -> None:
+        """Owe these their plans, unless another relay began to publish them within so many seconds, or does later."""
+        since = self._clock.monotonic() - seconds
+        for gateway in gateways:
+            self._owed[gateway] = max(since, self._owed.get(gateway, since))
 
     async def owe_all(self) -> None:
         """Owe every gateway its plan: the broker may have lost them, and an agent may come before it is heard."""
         async with reading(self._engine) as session:
             found = await session.scalars(sa.select(Gateway.id).where(Gateway.desired_revision > 0))
-            self._owed.update(dict.fromkeys(found))
+            # What another relay publishes from now on is there for whoever came to the broker before this relay.
+            self._add(found, 0.0)
         self._wake.set()
 
     async def step(self) -> None:
@@ -70,25 +81,27 @@ class PlanPublisher:
             behind = await session.scalars(
                 sa.select(Gateway.id).where(Gateway.desired_revision > Gateway.published_revision)
             )
-            self._owed.update(dict.fromkeys(behind))
+            self._add(behind, LEASE_SECONDS)
         while self._owed and (connection := self._sending.connection) is not None:
             await self._publish_some(connection)
 
     async def _publish_some(self, connection: Connection) -> None:
-        some = [gateway for gateway, _ in zip(self._owed, range(PLANS_AT_ONCE), strict=False)]
+        now = self._clock.monotonic()
+        some = {gateway: now - since for gateway, since in itertools.islice(self._owed.items(), PLANS_AT_ONCE)}
         for gateway in some:
             del self._owed[gateway]
         self._flying = left = frozenset(some)
         try:
+            mine = await claim(self._engine, some)
             async with reading(self._engine) as session:
-                found = await plans.read_desired(session, some)
+                found = await plans.read_desired(session, list(mine)) if mine else {}
             done = await asyncio.gather(*(self._publish(connection, plan) for plan in found.values()))
             published = {gateway: plan for (gateway, plan), sent in zip(found.items(), done, strict=True) if sent}
             left = await self._settle(published) if published else frozenset()
         finally:
             # Also when the database fails.
             self._flying = frozenset()
-            self._owed.update(dict.fromkeys(left))
+            self._add(left, ALWAYS)
 
     async def _publish(self, connection: Connection, plan: plans.Rendered) -> bool:
         """Publish a plan; return whether the broker has it."""

@@ -25,9 +25,10 @@ class Gateway(Identified, Base):
 
     ``content_digest`` is the digest of the plan's content without revision and time of issue: only a change of it
     raises ``desired_revision``; ``desired_at`` is when it was raised. ``session``, ``sequence`` order state-like
-    messages: a lower one is ignored. ``rival_*``, ``past_stores``, ``said_at`` are of ``hub.rivals``. While
-    ``backfill_paused`` nothing that is missing is fetched from it. ``sealing_key`` is what keys of its meters are
-    sealed with, as it said last; while ``keys_wanted`` some wait for that.
+    messages: a lower one is ignored. ``publishing_*`` are of ``hub.plan_claims``; ``rival_*``, ``past_stores`` and
+    ``said_at`` are of ``hub.rivals``. While ``backfill_paused`` nothing that is missing is fetched from it.
+    ``sealing_key`` is what keys of its meters are sealed with, as it said last; while ``keys_wanted`` some wait for
+    that.
     """
 
     __tablename__ = "gateways"
@@ -42,6 +43,8 @@ class Gateway(Identified, Base):
     content_digest: Mapped[bytes | None]
     published_revision: Mapped[int] = mapped_column(BigInteger, default=0)
     published_digest: Mapped[bytes | None]
+    publishing_revision: Mapped[int | None] = mapped_column(BigInteger)
+    publishing_at: Mapped[dt.datetime | None]
     applied_revision: Mapped[int] = mapped_column(BigInteger, default=0)
     applied_digest: Mapped[bytes | None]
     applied_problems: Mapped[list[Any]] = mapped_column(default=list)
