@@ -20,19 +20,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import sqlalchemy as sa
 import structlog
-from sqlalchemy import bindparam
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import versions
+from hub.among import among
+from hub.arrived_batches import Arrived, count_batches, note_batches
 from hub.database import writing
-from hub.judging import Claim, look_up
-from hub.models import Batch, Gateway
-from hub.once import upsert
+from hub.judging import Claim, Directory, look_up
+from hub.models import Gateway
+from hub.plain_readings import Columns, Plain, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
 from hub.reports import store_reports
 from hub.staging import find_repeated, stage
 from protocol import readings, reports
-from protocol.envelopes import ForgedError, Signed, fingerprint, open_envelope
+from protocol.envelopes import ForgedError, fingerprint, open_envelope
 from protocol.readings import BatchName
 from protocol.topics import Channel, Topic, parse_topic
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode
@@ -73,8 +74,23 @@ class Outcome:
         self.receipts.setdefault((topic.gateway, topic.channel.value, outcome), []).append(name)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A delivery that somebody has signed, or an unreadable one; taken apart as far as that needs no database."""
+
+    delivery: Delivery
+    topic: Topic
+    key: bytes | None = None
+    """Who signed it; None when there is no envelope."""
+    batch: readings.Batch | None = None
+    plain: Plain | None = None
+    """All rows of the batch, when there is nothing special about any."""
+    cause: str = ""
+    """Why there is no batch."""
+
+
 @dataclasses.dataclass(slots=True)
-class _Opened:
+class _Admitted:
     """A delivery on its way: taken apart as far as it can be read."""
 
     delivery: Delivery
@@ -82,26 +98,41 @@ class _Opened:
     gateway: uuid.UUID
     organization: uuid.UUID
     batch: readings.Batch | None = None
+    plain: Plain | None = None
     claims: list[Claim] = dataclasses.field(default_factory=list)
     told: list[reports.Report] = dataclasses.field(default_factory=list)
     report_rows: list[bytes] = dataclasses.field(default_factory=list)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
-    id: int | None = None
-    new: bool = False
+    arrived: Arrived | None = None
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def batch_id(self) -> int | None:
+        """The batch's row, once it has one."""
+        return self.arrived.id if self.arrived is not None else None
 
 
 async def store_deliveries(
     engine: AsyncEngine, deliveries: Sequence[Delivery], now: dt.datetime, quarantine_rows: int
 ) -> Outcome:
-    """Store a group of deliveries in one transaction; when this returns it is committed."""
+    """Open and store a group of deliveries in one transaction; when this returns it is committed."""
+    counts: Counter[str] = Counter()
+    opened = [one for delivery in deliveries if (one := open_delivery(delivery, counts)) is not None]
+    outcome = await store_opened(engine, opened, now, quarantine_rows)
+    outcome.counts += counts
+    return outcome
+
+
+async def store_opened(
+    engine: AsyncEngine, opened: Sequence[Opened], now: dt.datetime, quarantine_rows: int
+) -> Outcome:
+    """Store a group in one transaction; when this returns it is committed."""
     outcome = Outcome()
-    signed = list(_verified(deliveries, outcome))
-    if not signed:
+    if not opened:
         return outcome
     async with writing(engine) as session:
-        opened = await _store(session, signed, outcome, now, quarantine_rows)
-    for one in opened:
+        stored = await _store(session, opened, outcome, now, quarantine_rows)
+    for one in stored:
         _receipt(one, outcome)
     return outcome
 
@@ -109,8 +140,10 @@ async def store_deliveries(
 async def store_again(session: AsyncSession, delivery: Delivery, now: dt.datetime, quarantine_rows: int) -> bool:
     """Store a delivery that was kept unread, in the caller's transaction; return whether it could be read."""
     outcome = Outcome()
-    opened = await _store(session, list(_verified([delivery], outcome)), outcome, now, quarantine_rows)
-    return any(one.batch is not None for one in opened)
+    opened = open_delivery(delivery, outcome.counts)
+    if opened is None:
+        return False
+    return any(one.batch is not None for one in await _store(session, [opened], outcome, now, quarantine_rows))
 
 
 async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt.datetime) -> str:
@@ -123,7 +156,7 @@ async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt
     gateway = (await read_gateways(session, [parsed.gateway])).get(parsed.gateway)
     if gateway is None:
         return f"there is no gateway {parsed.gateway!r}"
-    one = _Opened(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
+    one = _Admitted(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
     _read_row(one, row)
     await _store_readings(session, [one], now, Outcome())
     await _store_reports(session, [one], now, Outcome())
@@ -131,76 +164,86 @@ async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt
 
 
 async def _store(
-    session: AsyncSession,
-    signed: Sequence[tuple[Delivery, Topic, Signed | str]],
-    outcome: Outcome,
-    now: dt.datetime,
-    quarantine_rows: int,
-) -> list[_Opened]:
+    session: AsyncSession, opened: Sequence[Opened], outcome: Outcome, now: dt.datetime, quarantine_rows: int
+) -> list[_Admitted]:
     """Store what is admitted; return what may be receipted after the commit."""
-    opened = [_read(one, body) for one, body in await _admit(session, signed, outcome)]
-    opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
-    await _note_batches(session, opened, now)
-    await _store_readings(session, opened, now, outcome)
-    await _store_reports(session, opened, now, outcome)
-    # Once more: reports that belong to nothing known are found only now. What is stored of them may come again.
-    opened = await _keep_if_room(session, opened, outcome, quarantine_rows)
-    unreadable = [item for one in opened for item in one.unreadable]
+    found = await _admit(session, opened, outcome)
+    found = await _keep_if_room(session, found, outcome, quarantine_rows)
+    arrived = [one.arrived for one in found if one.arrived is not None]
+    await note_batches(session, arrived, now)
+    for one in found:
+        for claim in one.claims:
+            claim.batch = one.batch_id
+    await _store_readings(session, found, now, outcome)
+    await _store_reports(session, found, now, outcome)
+    # Once more: rows that cannot be read, and reports that belong to nothing known, are found only now. What is stored
+    # of them may come again.
+    found = await _keep_if_room(session, found, outcome, quarantine_rows)
+    unreadable = [item for one in found for item in one.unreadable]
     for item in unreadable:
         _log.warning(
             "quarantined", gateway=item.gateway, channel=item.channel, size=len(item.payload), cause=item.reason
         )
     await quarantine(session, unreadable, now)
-    await _count_batches(session, opened)
-    return opened
+    await count_batches(
+        session,
+        [
+            (one.arrived.id, one.counts[versions.DUPLICATE], one.counts[versions.REVISION], one.counts[STAGED])
+            for one in found
+            if one.arrived is not None
+            and one.arrived.new
+            and one.arrived.id is not None
+            and one.counts[versions.DUPLICATE] + one.counts[versions.REVISION] + one.counts[STAGED]
+        ],
+    )
+    return found
 
 
-def _verified(deliveries: Iterable[Delivery], outcome: Outcome) -> Iterable[tuple[Delivery, Topic, Signed | str]]:
-    """Yield what is worth a look at the database: the open envelope, or why there is none."""
-    for delivery in deliveries:
-        try:
-            topic = parse_topic(delivery.topic)
-        except ContractError as error:
-            _log.warning("delivery_dropped", topic=delivery.topic, cause=str(error))
-            continue
-        if len(delivery.payload) > MAX_MESSAGE_BYTES:
-            outcome.counts[TOO_LARGE] += 1
-            _log.warning(
-                "delivery_dropped", gateway=topic.gateway, cause=f"{len(delivery.payload)} bytes are too large"
-            )
-            continue
-        try:
-            yield delivery, topic, open_envelope(delivery.topic, delivery.payload)
-        except ForgedError as error:
-            outcome.counts[FORGED] += 1
-            _log.warning("delivery_forged", gateway=topic.gateway, topic=delivery.topic, cause=str(error))
-        except ContractError as error:
-            yield delivery, topic, str(error)
+def open_delivery(delivery: Delivery, counts: Counter[str]) -> Opened | None:
+    """Do everything that needs no database; None, counted and logged, when it is not worth a look at the database."""
+    try:
+        topic = parse_topic(delivery.topic)
+    except ContractError as error:
+        _log.warning("delivery_dropped", topic=delivery.topic, cause=str(error))
+        return None
+    if len(delivery.payload) > MAX_MESSAGE_BYTES:
+        counts[TOO_LARGE] += 1
+        _log.warning("delivery_dropped", gateway=topic.gateway, cause=f"{len(delivery.payload)} bytes are too large")
+        return None
+    try:
+        envelope = open_envelope(delivery.topic, delivery.payload)
+    except ForgedError as error:
+        counts[FORGED] += 1
+        _log.warning("delivery_forged", gateway=topic.gateway, topic=delivery.topic, cause=str(error))
+        return None
+    except ContractError as error:
+        return Opened(delivery, topic, cause=str(error))
+    try:
+        batch = readings.checked_batch(envelope.body)
+    except ContractError as error:
+        return Opened(delivery, topic, envelope.key, cause=str(error))
+    plain = read_plain(envelope.body) if topic.channel is Channel.READINGS else None
+    return Opened(delivery, topic, envelope.key, batch, plain)
 
 
-async def _admit(
-    session: AsyncSession, signed: Sequence[tuple[Delivery, Topic, Signed | str]], outcome: Outcome
-) -> list[tuple[_Opened, bytes | str]]:
+async def _admit(session: AsyncSession, opened: Sequence[Opened], outcome: Outcome) -> list[_Admitted]:
     """Return the deliveries of known gateways that are signed with their pinned key; a first key is pinned."""
-    known = await read_gateways(session, {topic.gateway for _, topic, _ in signed})
-    admitted_ones: list[tuple[_Opened, bytes | str]] = []
+    known = await read_gateways(session, {one.topic.gateway for one in opened})
+    admitted_ones: list[_Admitted] = []
     unknown: Counter[str] = Counter()
-    for delivery, topic, envelope in signed:
-        gateway = known.get(topic.gateway)
+    for one in opened:
+        gateway = known.get(one.topic.gateway)
         if gateway is None:
-            unknown[topic.gateway] += 1
+            unknown[one.topic.gateway] += 1
             continue
-        opened = _Opened(delivery, topic, gateway.id, gateway.organization)
-        if isinstance(envelope, str):
-            admitted_ones.append((opened, envelope))
-            continue
-        if gateway.public_key is None:
-            gateway = known[topic.gateway] = await pin_key(session, gateway, envelope.key)
-        if gateway.public_key != envelope.key:
-            outcome.counts[WRONG_KEY] += 1
-            _warn_wrong_key(gateway, envelope.key)
-            continue
-        admitted_ones.append((opened, envelope.body))
+        if one.key is not None:
+            if gateway.public_key is None:
+                gateway = known[one.topic.gateway] = await pin_key(session, gateway, one.key)
+            if gateway.public_key != one.key:
+                outcome.counts[WRONG_KEY] += 1
+                _warn_wrong_key(gateway, one.key)
+                continue
+        admitted_ones.append(_read(one, gateway))
     for gateway_id, count in unknown.items():
         outcome.counts[UNKNOWN_GATEWAY] += count
         _log.warning(UNKNOWN_GATEWAY, gateway=gateway_id, deliveries=count, advice="create it; its agent keeps all")
@@ -221,7 +264,7 @@ async def read_gateways(session: AsyncSession, gateway_ids: Iterable[str]) -> di
     """Read the gateways with these ids in topics."""
     found = await session.execute(
         sa.select(Gateway.id, Gateway.gateway_id, Gateway.organization, Gateway.public_key).where(
-            Gateway.gateway_id.in_(list(gateway_ids))
+            among(session, Gateway.gateway_id, sorted(gateway_ids))
         )
     )
     return {row.gateway_id: KnownGateway(*row) for row in found}
@@ -252,22 +295,25 @@ def _warn_wrong_key(gateway: KnownGateway, key: bytes) -> None:
     )
 
 
-def _read(one: _Opened, body: bytes | str) -> _Opened:
-    """Take a batch apart, row by row; what cannot be read is noted. ``body`` is text where there is no envelope."""
-    if isinstance(body, str):
-        _set_whole_aside(one, body, signed=False)
+def _read(opened: Opened, gateway: KnownGateway) -> _Admitted:
+    """Take a batch apart, row by row unless it is plain; what cannot be read is noted."""
+    one = _Admitted(opened.delivery, opened.topic, gateway.id, gateway.organization, opened.batch, opened.plain)
+    if opened.batch is None:
+        _set_whole_aside(one, opened.cause, signed=opened.key is not None)
         return one
-    try:
-        one.batch = readings.checked_batch(body)
-    except ContractError as error:
-        _set_whole_aside(one, str(error), signed=True)
-        return one
-    for row in one.batch.rows:
-        _read_row(one, row)
+    one.arrived = Arrived(gateway.id, opened.topic.channel.value, opened.batch.name, opened.delivery.received_at)
+    if opened.plain is None:
+        _read_rows(one, range(len(opened.batch.rows)))
     return one
 
 
-def _read_row(one: _Opened, row: bytes | msgspec.Raw) -> None:
+def _read_rows(one: _Admitted, positions: Iterable[int]) -> None:
+    if one.batch is not None:
+        for position in positions:
+            _read_row(one, one.batch.rows[position])
+
+
+def _read_row(one: _Admitted, row: bytes | msgspec.Raw) -> None:
     try:
         if one.topic.channel is Channel.READINGS:
             one.claims.append(_claim(decode(row, readings.NewMeterReading), one))
@@ -278,7 +324,7 @@ def _read_row(one: _Opened, row: bytes | msgspec.Raw) -> None:
         _set_aside(one, bytes(row), str(error))
 
 
-def _set_whole_aside(one: _Opened, reason: str, *, signed: bool) -> None:
+def _set_whole_aside(one: _Admitted, reason: str, *, signed: bool) -> None:
     try:
         name = readings.name_from_properties(one.delivery.properties) if signed else None
     except ContractError:
@@ -289,13 +335,13 @@ def _set_whole_aside(one: _Opened, reason: str, *, signed: bool) -> None:
     )
 
 
-def _set_aside(one: _Opened, row: bytes, reason: str) -> None:
+def _set_aside(one: _Admitted, row: bytes, reason: str) -> None:
     name = one.batch.name if one.batch else None
     channel = f"{one.topic.channel.value}{ROW}"
     one.unreadable.append(Unreadable(one.topic.gateway, channel, one.delivery.topic, row, reason, name))
 
 
-def _claim(reading: readings.NewMeterReading, one: _Opened) -> Claim:
+def _claim(reading: readings.NewMeterReading, one: _Admitted) -> Claim:
     timestamp, collected = reading.timestamp, reading.collected
     try:
         timestamp = timestamp.astimezone(dt.UTC)
@@ -315,12 +361,13 @@ def _claim(reading: readings.NewMeterReading, one: _Opened) -> Claim:
         unit=reading.unit,
         provenance=reading.provenance,
         clock_offset=reading.clock_offset,
+        batch=one.batch_id,
     )
 
 
 async def _keep_if_room(
-    session: AsyncSession, opened: list[_Opened], outcome: Outcome, quarantine_rows: int
-) -> list[_Opened]:
+    session: AsyncSession, opened: list[_Admitted], outcome: Outcome, quarantine_rows: int
+) -> list[_Admitted]:
     """Leave out, unstored and without a receipt, deliveries with something unreadable that has no room any more.
 
     So are payloads that are kept already, under another name.
@@ -336,7 +383,7 @@ async def _keep_if_room(
     return [one for one in kept if not _renamed(one, room, outcome)]
 
 
-def _renamed(one: _Opened, room: Mapping[bytes, BatchName | None], outcome: Outcome) -> bool:
+def _renamed(one: _Admitted, room: Mapping[bytes, BatchName | None], outcome: Outcome) -> bool:
     """Whether a whole payload is kept under another name than it has now."""
     if one.batch is not None or room[one.unreadable[0].identity] == one.unreadable[0].name:
         return False
@@ -345,48 +392,57 @@ def _renamed(one: _Opened, room: Mapping[bytes, BatchName | None], outcome: Outc
     return True
 
 
-async def _note_batches(session: AsyncSession, opened: list[_Opened], now: dt.datetime) -> None:
-    """Insert the batches' rows; a repeated one keeps its own, but for the time of its last delivery."""
-    ordered: dict[tuple[uuid.UUID, bytes, str, int, int, bytes], list[_Opened]] = {}
-    for one in opened:
-        if one.batch is not None:
-            name = one.batch.name
-            key = (one.gateway, name.store, one.topic.channel.value, name.first, name.last, name.digest)
-            ordered.setdefault(key, []).append(one)
-    if not ordered:
-        return
-    statement = upsert(session, Batch)
-    statement = statement.on_conflict_do_update(
-        index_elements=["gateway", "store", "channel", "first", "last", "digest"],
-        set_={"received_at": statement.excluded.received_at},
-    ).returning(*(getattr(Batch, name) for name in ("id", *_NAME, "rows")))
-    connection = await session.connection()
-    rows = [
-        dict(zip(_NAME, key, strict=True))
-        | {"received_at": ones[0].delivery.received_at, "stored_at": now, "rows": 0}
-        | {"duplicates": 0, "revisions": 0, "staged": 0}
-        for key, ones in sorted(ordered.items(), key=lambda item: item[0])
-    ]
-    for row in await connection.execute(statement, rows):
-        for position, one in enumerate(ordered[tuple(getattr(row, name) for name in _NAME)]):
-            one.id = row.id
-            # Rows are counted at the end of the transaction that brings the batch first.
-            one.new = position == 0 and row.rows == 0
-            for claim in one.claims:
-                claim.batch = row.id
-
-
-_NAME = ("gateway", "store", "channel", "first", "last", "digest")
-
-
-async def _store_readings(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:
+async def _store_readings(session: AsyncSession, opened: list[_Admitted], now: dt.datetime, outcome: Outcome) -> None:
+    plain = [one for one in opened if one.plain is not None]
+    directory = await look_up(
+        session,
+        (claim for one in opened for claim in one.claims),
+        set().union(*(one.plain.meters() for one in plain if one.plain is not None)),
+        {one.gateway for one in plain},
+    )
+    await _store_plain(session, plain, directory, now, outcome)
     sources = [(claim, one) for one in opened for claim in one.claims]
-    if not sources:
-        return
-    directory = await look_up(session, (claim for claim, _ in sources))
+    if sources:
+        await _store_claims(session, sources, directory, now, outcome)
+
+
+async def _store_plain(
+    session: AsyncSession, plain: list[_Admitted], directory: Directory, now: dt.datetime, outcome: Outcome
+) -> None:
+    """Insert what is plain and new; the rest of it becomes claims."""
+    columns = Columns(now)
+    of: list[tuple[_Admitted, int]] = []
+    for one in plain:
+        if one.batch is None or one.plain is None:
+            continue
+        if columns.add(one.plain, directory, one.gateway, one.batch_id):
+            of.append((one, len(columns.places)))
+        else:
+            _read_rows(one, range(len(one.batch.rows)))
+    left = iter(await columns.insert(session))
+    next_left, begin = next(left, None), 0
+    for one, end in of:
+        again = []
+        while next_left is not None and next_left < end:
+            again.append(next_left - begin)
+            next_left = next(left, None)
+        count = end - begin - len(again)
+        one.counts[versions.STORED] += count
+        outcome.counts[versions.STORED] += count
+        _read_rows(one, again)
+        begin = end
+
+
+async def _store_claims(
+    session: AsyncSession,
+    sources: list[tuple[Claim, _Admitted]],
+    directory: Directory,
+    now: dt.datetime,
+    outcome: Outcome,
+) -> None:
     arrivals: list[versions.Arrival] = []
-    of: list[_Opened] = []
-    waiting: list[tuple[Claim, str, _Opened]] = []
+    of: list[_Admitted] = []
+    waiting: list[tuple[Claim, str, _Admitted]] = []
     for claim, one in sources:
         judged = directory.judge(claim, now)
         if isinstance(judged, str):
@@ -407,8 +463,8 @@ async def _store_readings(session: AsyncSession, opened: list[_Opened], now: dt.
     await stage(session, left, now)
 
 
-async def _store_reports(session: AsyncSession, opened: list[_Opened], now: dt.datetime, outcome: Outcome) -> None:
-    of_gateway: dict[uuid.UUID, list[tuple[_Opened, int]]] = {}
+async def _store_reports(session: AsyncSession, opened: list[_Admitted], now: dt.datetime, outcome: Outcome) -> None:
+    of_gateway: dict[uuid.UUID, list[tuple[_Admitted, int]]] = {}
     for one in opened:
         for position in range(len(one.told)):
             of_gateway.setdefault(one.gateway, []).append((one, position))
@@ -423,32 +479,7 @@ async def _store_reports(session: AsyncSession, opened: list[_Opened], now: dt.d
         outcome.counts["reports"] += len(found) - len(left)
 
 
-_COUNT_BATCH = (
-    sa.update(Batch)
-    .where(Batch.id == bindparam("of_id"))
-    .values({name: bindparam(f"new_{name}") for name in ("rows", "duplicates", "revisions", "staged")})
-)
-
-
-async def _count_batches(session: AsyncSession, opened: list[_Opened]) -> None:
-    """Write down what became of the rows of batches that came for the first time."""
-    rows = [
-        {
-            "of_id": one.id,
-            "new_rows": len(one.batch.rows),
-            "new_duplicates": one.counts[versions.DUPLICATE],
-            "new_revisions": one.counts[versions.REVISION],
-            "new_staged": one.counts[STAGED],
-        }
-        for one in opened
-        if one.batch is not None and one.new
-    ]
-    if rows:
-        connection = await session.connection()
-        await connection.execute(_COUNT_BATCH, rows)
-
-
-def _receipt(one: _Opened, outcome: Outcome) -> None:
+def _receipt(one: _Admitted, outcome: Outcome) -> None:
     if one.batch is not None:
         outcome.counts["batches"] += 1
         outcome.counts[QUARANTINED_ROWS] += len(one.unreadable)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.among import among
 from hub.models import DeviceGateway, MeterDevice, MeterDeviceType, NetworkInterface, ReadingSeries, config_series
 from hub.versions import Arrival
 
@@ -55,6 +56,15 @@ class Claim:
     batch: int | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """A series of a meter: one object for each in a directory."""
+
+    organization: uuid.UUID
+    device: uuid.UUID
+    series: uuid.UUID
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meter:
     """What judging needs to know about a meter; ``gateway`` is the one that polls it now."""
@@ -75,6 +85,8 @@ class Directory:
         self._history: set[tuple[uuid.UUID, uuid.UUID]] = set()
         self._series: dict[uuid.UUID, dict[str, tuple[uuid.UUID, uuid.UUID]]] = {}
         self._places: dict[tuple[object, ...], tuple[uuid.UUID, uuid.UUID, uuid.UUID] | str] = {}
+        self._tables: dict[uuid.UUID, dict[bytes, dict[str, Series]]] = {}
+        self._series_of: dict[uuid.UUID, dict[str, Series]] = {}
 
     def judge(self, claim: Claim, now: dt.datetime) -> Arrival | str:
         """Return the claim as an arrival, or the reason why it has to wait."""
@@ -123,6 +135,25 @@ class Directory:
         series = self._series.get(meter.config, {}).get(name) if meter.config is not None else None
         return (meter.organization or series[1], meter.id, series[0]) if series is not None else None
 
+    def table(self, gateway: uuid.UUID, device: bytes) -> dict[str, Series]:
+        """Return, by name, the series that this gateway's readings of a meter may have; none if it may bring none."""
+        tables = self._tables.setdefault(gateway, {})
+        table = tables.get(device)
+        if table is None:
+            meter = self._meters.get(uuid.UUID(bytes=device))
+            allowed = meter is not None and self.has_polled(gateway, meter)
+            table = tables[device] = self._all_series(meter) if meter is not None and allowed else {}
+        return table
+
+    def _all_series(self, meter: Meter) -> dict[str, Series]:
+        found = self._series_of.get(meter.id)
+        if found is None:
+            named = self._series.get(meter.config, {}) if meter.config is not None else {}
+            found = self._series_of[meter.id] = {
+                name: Series(meter.organization or owner, meter.id, series) for name, (series, owner) in named.items()
+            }
+        return found
+
     def meter(self, device: uuid.UUID) -> Meter | None:
         """Return the meter with this id."""
         return self._meters.get(device)
@@ -152,8 +183,8 @@ class Directory:
             .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
             .outerjoin(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
         )
-        matches = [MeterDevice.id.in_(some) for some in _chunks(sorted(ids))]
-        matches += [MeterDevice.name.in_(some) for some in _chunks(sorted(names))]
+        matches = [among(session, MeterDevice.id, some) for some in _chunks(sorted(ids))]
+        matches += [among(session, MeterDevice.name, some) for some in _chunks(sorted(names))]
         for match in matches:
             for row in await session.execute(statement.where(match)):
                 meter = Meter(*row)
@@ -166,7 +197,7 @@ class Directory:
         for some in _chunks(sorted(self._meters)) if gateways else ():
             found = await session.execute(
                 select(DeviceGateway.device, DeviceGateway.gateway).where(
-                    DeviceGateway.device.in_(some), DeviceGateway.gateway.in_(gateways)
+                    among(session, DeviceGateway.device, some), among(session, DeviceGateway.gateway, sorted(gateways))
                 )
             )
             self._history.update((device, gateway) for device, gateway in found)
@@ -178,7 +209,7 @@ class Directory:
             found = await session.execute(
                 select(config_series.c.config, ReadingSeries.name, ReadingSeries.id, ReadingSeries.organization)
                 .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
-                .where(config_series.c.config.in_(some))
+                .where(among(session, config_series.c.config, some))
                 .order_by(ReadingSeries.id)
             )
             for config, name, series, organization in found:
@@ -200,11 +231,15 @@ def _arrival(claim: Claim, organization: uuid.UUID, device: uuid.UUID, series: u
     )
 
 
-async def look_up(session: AsyncSession, claims: Iterable[Claim]) -> Directory:
-    """Read what is needed to judge the claims."""
-    ids: set[uuid.UUID] = set()
+async def look_up(
+    session: AsyncSession,
+    claims: Iterable[Claim],
+    ids: Iterable[uuid.UUID] = (),
+    gateways: Iterable[uuid.UUID] = (),
+) -> Directory:
+    """Read what is needed to judge the claims, and readings of the meters with these ids by these gateways."""
+    ids, gateways = set(ids), set(gateways)
     names: set[str] = set()
-    gateways: set[uuid.UUID] = set()
     seen: set[tuple[int | str, int | None]] = set()
     for claim in claims:
         key = (claim.device.int if claim.device else claim.meter, claim.gateway.int if claim.gateway else None)

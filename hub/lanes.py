@@ -11,11 +11,12 @@ Nothing depends on the order of deliveries. Time is an argument.
 """
 
 import asyncio
+import datetime as dt
 from collections import deque
 from collections.abc import Sequence
 
 from hub.ingest import Delivery
-from protocol.topics import Channel
+from protocol.topics import Channel, parse_topic
 
 GROUP_SECONDS = 0.2
 """How long storing a group should take: the delay of what comes just after its begin."""
@@ -23,11 +24,14 @@ GROUP_SECONDS = 0.2
 LEAST_BYTES, MOST_BYTES = 128 * 1024, 2 * 1024 * 1024
 """Bounds of what a group may have, however slow or quick the database is."""
 
-GROUP_DELIVERIES = 200
-"""The most deliveries of a group."""
+GROUP_DELIVERIES = 1000
+"""The most deliveries of a group: of those with one reading each there are as many as a transaction should have."""
 
 SMALL_BYTES = 6 * 1024
 """A batch of readings up to this size goes with the reports: some forty readings."""
+
+SMALL, BULK = LANES = ("small", "bulk")
+"""The lanes, as figures name them."""
 
 _STEP = 1.25
 
@@ -45,14 +49,22 @@ class Lanes:
         self._bulk: deque[Delivery] = deque()
         self._filled = asyncio.Event()
         self._was_small = False
-        self._full = False
+
+    def count(self, lane: str) -> int:
+        """Return how many deliveries wait in one of ``LANES``."""
+        return len(self._small if lane == SMALL else self._bulk)
+
+    @property
+    def oldest(self) -> dt.datetime | None:
+        """When the delivery came that waits longest; None when none does."""
+        return min((lane[0].received_at for lane in (self._small, self._bulk) if lane), default=None)
 
     def put(self, delivery: Delivery, channel: Channel) -> bool:
         """Take the delivery, or say that there is no room."""
         size = len(delivery.payload)
         if self.bytes + size > self._limit:
             return False
-        (self._small if size <= SMALL_BYTES or channel is Channel.REPORT else self._bulk).append(delivery)
+        (self._small if _is_small(delivery, channel) else self._bulk).append(delivery)
         self.bytes += size
         self._filled.set()
         return True
@@ -68,7 +80,6 @@ class Lanes:
             group.append(lane.popleft())
             size += len(group[-1].payload)
         self.bytes -= size
-        self._full = size >= self.group_bytes
         if not self._small and not self._bulk:
             self._filled.clear()
         return group
@@ -78,14 +89,21 @@ class Lanes:
 
         It is taken whole: so much more than the limit may wait until it is stored.
         """
-        (self._small if self._was_small else self._bulk).extendleft(reversed(group))
+        if not group:
+            return
+        small = _is_small(group[0], parse_topic(group[0].topic).channel)
+        (self._small if small else self._bulk).extendleft(reversed(group))
         self.bytes += sum(len(delivery.payload) for delivery in group)
-        self._was_small = not self._was_small
+        self._was_small = not small
         self._filled.set()
 
-    def stored(self, seconds: float) -> None:
-        """Hear how long it took to store the last group; the next ones are larger or smaller for it."""
+    def stored(self, seconds: float, size: int) -> None:
+        """Hear how long it took to store a group of so many bytes; the next ones are larger or smaller for it."""
         if seconds > GROUP_SECONDS * _STEP:
             self.group_bytes = max(LEAST_BYTES, int(self.group_bytes / _STEP))
-        elif seconds < GROUP_SECONDS / _STEP and self._full:
+        elif seconds < GROUP_SECONDS / _STEP and size * _STEP >= self.group_bytes:
             self.group_bytes = min(MOST_BYTES, int(self.group_bytes * _STEP))
+
+
+def _is_small(delivery: Delivery, channel: Channel) -> bool:
+    return len(delivery.payload) <= SMALL_BYTES or channel is Channel.REPORT

@@ -31,9 +31,19 @@ _decoder = msgspec.msgpack.Decoder(list[Series])
 async def note(session: AsyncSession, keys: Sequence[Key], *, removed: bool = False) -> None:
     """Note, in the caller's transaction, that readings with these keys are new, or gone; the keys are in order."""
     if keys:
-        # Through the connection: a plain statement, no object.
-        connection = await session.connection()
-        await connection.execute(insert(_notes), {"keys": pack(keys), "removed": removed})
+        await _note(session, pack(keys), removed=removed)
+
+
+async def note_series(session: AsyncSession, told: Sequence[tuple[bytes, bytes, list[int]]]) -> None:
+    """Note that readings are new: the bytes of meter and series, in order, with their timestamps, in order."""
+    if told:
+        await _note(session, _encoder.encode(told), removed=False)
+
+
+async def _note(session: AsyncSession, packed: bytes, *, removed: bool) -> None:
+    # Through the connection: a plain statement, no object.
+    connection = await session.connection()
+    await connection.execute(insert(_notes), {"keys": packed, "removed": removed})
 
 
 def pack(keys: Iterable[Key]) -> bytes:

@@ -114,7 +114,9 @@ class Relay:
         """Relay until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stay_connected(), name="relay-connection")
-            group.create_task(for_ever("storing", self._storing.step), name="relay-storing")
+            group.create_task(for_ever("opening", self._storing.open_some), name="relay-opening")
+            group.create_task(for_ever("storing", self._storing.store_some), name="relay-storing")
+            group.create_task(for_ever("receipting", self._storing.receipt_some), name="relay-receipting")
             group.create_task(for_ever("listening", self._listen), name="relay-listening")
             # Two tasks: a command does not wait behind a thousand plans.
             group.create_task(for_ever("publishing commands", self._commands.step), name="relay-commands")

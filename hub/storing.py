@@ -2,15 +2,19 @@
 
 1. ``Storing.hear``: the broker has brought a message. It waits in a lane (``hub.lanes``), or is dropped when the lanes
    are full: its agent sends again what has no receipt, and slower.
-2. ``Storing.step`` takes as many deliveries of a lane as one transaction should have. When the database fails they go
-   back; when only one of them cannot be stored, each is tried by itself (``hub.failures.all_or_each``).
-3. ``Storing._store_group`` has ``hub.ingest.store_deliveries`` do one transaction for them. In it, in this order:
-   ``open_envelope`` (is it signed?), ``_admit`` (by the key that is pinned for this gateway?), ``_read`` (bytes to
-   claims, row by row; what cannot be read is set aside), ``_note_batches`` (one row in ``batches`` for each),
+2. ``Storing.open_some`` takes as many deliveries of a lane as a transaction should have, and does with each what needs
+   no database: ``hub.ingest.open_delivery`` (is it signed? bytes to rows), mostly by way of ``hub.plain_readings``.
+3. ``Storing.store_some`` has ``hub.ingest.store_opened`` do one transaction for the group. In it, in this order:
+   ``_admit`` (by the key that is pinned for this gateway?), ``hub.arrived_batches`` (one row in ``batches`` for each),
    ``hub.judging`` (is it a meter and series that there is, of this gateway? if not: ``hub.staging``),
-   ``hub.versions.store`` (new, repeated, or another version?), ``hub.ledger_pending`` and ``hub.unjudged`` (clerks have
-   to look at these), ``_count_batches``, COMMIT.
-4. ``Storing._send_receipts``: the names of what is committed now, those of one gateway together.
+   ``hub.plain_readings`` (one INSERT for all that is plain and new), ``hub.versions.store`` (the rest: new, repeated or
+   another version?), with them ``hub.ledger_pending`` and ``hub.unjudged`` (clerks have to look at these), COMMIT.
+   When the database fails the group goes back into its lane; when only one delivery cannot be stored, each is tried by
+   itself (``hub.failures.all_or_each``).
+4. ``Storing.receipt_some`` publishes the names of what is committed, those of one gateway together.
+
+Steps 2 to 4 are three tasks, so that the database works on one group while the next is opened and the one before is
+receipted.
 
 Rules: nothing is receipted but what is committed. What waits is bounded in bytes. Only one transaction of this process
 is open at a time (``turn``): one that waits for the processor between two statements keeps its rows from whoever edits
@@ -18,6 +22,9 @@ them.
 """
 
 import asyncio
+import datetime as dt
+import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import prometheus_client
@@ -26,8 +33,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.clocks import Clock
 from hub.failures import DATABASE_ERRORS, all_or_each
-from hub.ingest import STAGED, Delivery, Outcome, store_deliveries
-from hub.lanes import Lanes
+from hub.ingest import STAGED, Delivery, Opened, Outcome, open_delivery, store_opened
+from hub.lanes import LANES, Lanes
 from hub.sending import Sending
 from hub.settings import Settings
 from mqtt.connection import Incoming
@@ -38,6 +45,9 @@ from protocol.topics import Channel
 NAMES_PER_RECEIPT = 500
 RECEIPT_NAME_BYTES = 64
 """More than one batch's name takes in a receipt."""
+
+UNPAUSED_SECONDS = 0.001
+"""How long deliveries are opened until everything else in the process has a turn."""
 
 SAY_EVERY = 5.0
 """Seconds between two lines in the log about full lanes."""
@@ -53,7 +63,21 @@ _stored = prometheus_client.Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 _receipted = prometheus_client.Counter("metergate_relay_receipts", "Batches receipted, by outcome", ["outcome"])
+_took = prometheus_client.Histogram(
+    "metergate_relay_delivery_seconds",
+    "From when the relay heard a delivery to the commit that stored it",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
 _queued = prometheus_client.Gauge("metergate_relay_queued_bytes", "Bytes that wait in the relay to be stored")
+_waiting = prometheus_client.Gauge(
+    "metergate_relay_waiting_deliveries", "Deliveries that wait in the relay to be stored, by lane", ["lane"]
+)
+_longest = prometheus_client.Gauge("metergate_relay_waiting_seconds", "For how long the oldest of them has waited")
+
+
+def _count(counts: Counter[str]) -> None:
+    for word, count in counts.items():
+        _outcomes.labels(word).inc(count)
 
 
 class Storing:
@@ -69,6 +93,11 @@ class Storing:
         self._turn = turn
         self._sending = sending
         self._lanes = Lanes(settings.queue_bytes)
+        self._opened: asyncio.Queue[list[Opened]] = asyncio.Queue(1)
+        self._committed: asyncio.Queue[Outcome] = asyncio.Queue(1)
+        for lane in LANES:
+            _waiting.labels(lane).set_function(functools.partial(self._lanes.count, lane))
+        _longest.set_function(lambda: self._seconds_since(self._lanes.oldest))
         self._said_full = -SAY_EVERY
         self._unsaid = 0
 
@@ -79,39 +108,65 @@ class Storing:
             self._drop(message.topic)
         _queued.set(self._lanes.bytes)
 
-    async def step(self) -> None:
-        """Wait for deliveries; store and receipt a group of them.
+    async def open_some(self) -> None:
+        """Wait for deliveries; open a group of them, while the one before is stored."""
+        group = await self._lanes.take()
+        _queued.set(self._lanes.bytes)
+        counts: Counter[str] = Counter()
+        opened = []
+        paused = self._clock.monotonic()
+        for delivery in group:
+            one = open_delivery(delivery, counts)
+            if one is not None:
+                opened.append(one)
+            if self._clock.monotonic() - paused > UNPAUSED_SECONDS:
+                await asyncio.sleep(0)
+                paused = self._clock.monotonic()
+        _count(counts)
+        if opened:
+            await self._opened.put(opened)
+
+    async def store_some(self) -> None:
+        """Wait for an opened group; store it.
 
         Raises:
             SQLAlchemyError, OSError: the database is away; the group waits to be stored again.
         """
-        group = await self._lanes.take()
-        _queued.set(self._lanes.bytes)
+        group = await self._opened.get()
 
-        def refused(delivery: Delivery, cause: str) -> None:
-            _log.error("delivery_failed", topic=delivery.topic, cause=cause)
+        def refused(one: Opened, cause: str) -> None:
+            _log.error("delivery_failed", topic=one.delivery.topic, cause=cause)
 
         try:
             await all_or_each(group, self._store_group, refused)
         except DATABASE_ERRORS:
             # Their agents would send them again, but only after a time that is long enough for a fleet's return.
-            self._lanes.put_back(group)
+            self._lanes.put_back([one.delivery for one in group])
             _queued.set(self._lanes.bytes)
             raise
 
-    async def _store_group(self, group: Sequence[Delivery]) -> None:
+    async def _store_group(self, group: Sequence[Opened]) -> None:
         now = self._clock.now()
         async with self._turn:
             begun = self._clock.monotonic()
-            outcome = await store_deliveries(self._engine, group, now, self._settings.quarantine_rows)
+            outcome = await store_opened(self._engine, group, now, self._settings.quarantine_rows)
             took = self._clock.monotonic() - begun
         _stored.observe(took)
-        self._lanes.stored(took)
-        for word, count in outcome.counts.items():
-            _outcomes.labels(word).inc(count)
+        for one in group:
+            _took.observe(self._seconds_since(one.delivery.received_at))
+        self._lanes.stored(took, sum(len(one.delivery.payload) for one in group))
+        _count(outcome.counts)
         if outcome.counts[STAGED]:
             self.staged.set()
-        await self._send_receipts(outcome)
+        await self._committed.put(outcome)
+
+    async def receipt_some(self) -> None:
+        """Wait for a committed group; receipt it, while the next one is stored."""
+        await self._send_receipts(await self._committed.get())
+
+    def _seconds_since(self, instant: dt.datetime | None) -> float:
+        """Return how many real seconds ago that was; none when it never was."""
+        return max(0.0, (self._clock.now() - instant).total_seconds()) / self._clock.rate if instant else 0.0
 
     async def _send_receipts(self, outcome: Outcome) -> None:
         connection = self._sending.connection

@@ -27,6 +27,7 @@ EVERY_SERIES = uuid.UUID(int=0)
 
 DEVICES_PER_NOTE = 200
 _GAP = dt.timedelta(days=1)
+_MICROSECOND = dt.timedelta(microseconds=1)
 _PACKED = struct.Struct(">16s16sqq")
 _notes = cast("Table", UnjudgedReadings.__table__)
 
@@ -61,8 +62,31 @@ async def note(session: AsyncSession, spans: Iterable[Span]) -> None:
     """Note, in the caller's transaction, that these readings are to be judged."""
     packed = pack(spans)
     if packed:
-        connection = await session.connection()
-        await connection.execute(insert(_notes), {"spans": packed})
+        await _note(session, packed)
+
+
+async def _note(session: AsyncSession, packed: bytes) -> None:
+    connection = await session.connection()
+    await connection.execute(insert(_notes), {"spans": packed})
+
+
+async def note_series(session: AsyncSession, changed: Iterable[tuple[bytes, bytes, list[int]]]) -> None:
+    """Note, in the caller's transaction, changed readings: the bytes of device and series, and timestamps in order.
+
+    Timestamps are in microseconds since 1970.
+    """
+    packed = bytearray()
+    gap = _GAP // _MICROSECOND
+    for device, series, instants in changed:
+        first = last = instants[0]
+        for instant in instants:
+            if instant - last > gap:
+                packed += _PACKED.pack(device, series, first, last)
+                first = instant
+            last = instant
+        packed += _PACKED.pack(device, series, first, last)
+    if packed:
+        await _note(session, bytes(packed))
 
 
 async def note_devices(session: AsyncSession, devices: Collection[uuid.UUID]) -> None:

@@ -68,8 +68,9 @@ async def _settle(lanes: Lanes, fixed: float, per_byte: float) -> float:
     for _ in range(40):
         while lanes.put(delivery(BULK), Channel.READINGS):
             pass
-        seconds = fixed + per_byte * sum(len(one.payload) for one in await lanes.take())
-        lanes.stored(seconds)
+        size = sum(len(one.payload) for one in await lanes.take())
+        seconds = fixed + per_byte * size
+        lanes.stored(seconds, size)
     return seconds
 
 

@@ -1,0 +1,283 @@
+"""Readings that are just what they should be, column by column: nearly all that gateways bring are.
+
+A batch is *plain* when each of its rows names its meter by UUID, was collected at a time, has ordinary text and an
+ordinary decimal, and may become a reading now. Such rows go from their bytes into the columns of one INSERT: no object,
+no comparison and no sorting for each here. What is not so goes row by row (``hub.ingest``), and so does what the INSERT
+finds there already: this is only the quick way to where that one leads as well, and decides nothing by itself.
+
+``hub.judging`` says where a series of a meter belongs. Instants are microseconds since 1970 here.
+"""
+
+import dataclasses
+import datetime as dt
+import math
+import re
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub import late_commits, ledger_pending, unjudged
+from hub.columns import to_microseconds
+from hub.judging import FUTURE, OLDEST, Directory, Series
+from protocol.wire import Instant, MeterName, SeriesName, Word
+
+_Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    """A row as ``protocol.readings.NewMeterReading`` has it, narrower: what does not fit here is not plain."""
+
+    meter: MeterName
+    series: SeriesName
+    timestamp: Instant
+    value: str
+    unit: Word
+    device: _Key
+    collected: Instant
+    provenance: Word
+    clock_offset: float | None = None
+    run: _Key | None = None
+
+
+class _Body(msgspec.Struct, array_like=True):
+    name: msgspec.Raw
+    rows: list[_Row]
+
+
+_decoder = msgspec.msgpack.Decoder(_Body)
+
+# At most 38 digits and 18 places, as they are written back: no leading zero, no exponent.
+_is_plain_decimal = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,18})?").fullmatch
+
+_EARLIEST, _LATEST = 0, 2**53
+"""Between these a number of microseconds is an instant, and a float holds it exactly."""
+
+
+@dataclasses.dataclass(slots=True)
+class Plain:
+    """The rows of a batch, in columns."""
+
+    devices: list[bytes]
+    series: list[str]
+    timestamps: list[int]
+    values: list[str]
+    units: list[str]
+    provenances: list[str]
+    collected: list[int]
+    clock_offsets: list[float | None]
+
+    def meters(self) -> set[uuid.UUID]:
+        """Return the meters that have readings here."""
+        return {uuid.UUID(bytes=device) for device in set(self.devices)}
+
+
+def read_plain(body: bytes) -> Plain | None:
+    """Take a batch's body apart; None when it is not plain, for whatever reason."""
+    try:
+        rows = _decoder.decode(body).rows
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    timestamps: list[int] = []
+    collected: list[int] = []
+    last = last_collected = None
+    at = collected_at = 0
+    for row in rows:
+        # Those of one archive row, and of one session, are equal.
+        if row.timestamp != last:
+            last = row.timestamp
+            at = to_microseconds(last)
+        if row.collected != last_collected:
+            last_collected = row.collected
+            collected_at = to_microseconds(last_collected)
+        if (
+            not _is_plain_decimal(row.value)
+            or not _EARLIEST <= collected_at < _LATEST
+            or (row.clock_offset is not None and not math.isfinite(row.clock_offset))
+            or "\0" in row.meter
+            or "\0" in row.unit
+            or "\0" in row.provenance
+        ):
+            return None
+        timestamps.append(at)
+        collected.append(collected_at)
+    return Plain(
+        [row.device for row in rows],
+        [row.series for row in rows],
+        timestamps,
+        [row.value for row in rows],
+        [row.unit for row in rows],
+        [row.provenance for row in rows],
+        collected,
+        [row.clock_offset for row in rows],
+    )
+
+
+class Columns:
+    """Plain batches of a transaction, one after another, as the INSERT takes them."""
+
+    def __init__(self, now: dt.datetime) -> None:
+        self.places: list[Series] = []
+        self.timestamps: list[int] = []
+        self._values: list[str] = []
+        self._units: list[str] = []
+        self._provenances: list[str] = []
+        self._collected: list[int] = []
+        self._clock_offsets: list[float | None] = []
+        self._batches: list[int | None] = []
+        self._now = now
+        self._first = to_microseconds(OLDEST)
+        self._last = to_microseconds(now + FUTURE)
+
+    def add(self, plain: Plain, directory: Directory, gateway: uuid.UUID, batch: int | None) -> bool:
+        """Take a batch of a gateway; False, with nothing taken, when one of its rows may not be a reading now."""
+        if not self._first <= min(plain.timestamps) <= max(plain.timestamps) <= self._last:
+            return False
+        places: list[Series] = []
+        device, table = b"", None
+        for of_device, series in zip(plain.devices, plain.series, strict=True):
+            if of_device != device:
+                device, table = of_device, directory.table(gateway, of_device)
+            place = table.get(series) if table is not None else None
+            if place is None:
+                return False
+            places.append(place)
+        self.places += places
+        self.timestamps += plain.timestamps
+        self._values += plain.values
+        self._units += plain.units
+        self._provenances += plain.provenances
+        self._collected += plain.collected
+        self._clock_offsets += plain.clock_offsets
+        self._batches += [batch] * len(places)
+        return True
+
+    async def insert(self, session: AsyncSession) -> list[int]:
+        """Insert what is new, in the caller's transaction, and note it for the clerks.
+
+        Returns:
+            The positions of rows that were there before, or come twice here: for these nothing is done.
+        """
+        if not self.places:
+            return []
+        postgresql = session.get_bind().dialect.name == "postgresql"
+        left = await (self._insert_postgresql if postgresql else self._insert_sqlite)(session)
+        await self._note(session, left)
+        return left
+
+    async def _note(self, session: AsyncSession, left: Sequence[int]) -> None:
+        kept: Iterable[int] = range(len(self.places))
+        if left:
+            kept = sorted(set(kept) - set(left))
+        instants: dict[int, list[int]] = {}
+        of: dict[int, Series] = {}
+        for position in kept:
+            place = self.places[position]
+            here = id(place)
+            if here in instants:
+                instants[here].append(self.timestamps[position])
+            else:
+                instants[here] = [self.timestamps[position]]
+                of[here] = place
+        told = sorted((place.device.bytes, place.series.bytes, sorted(instants[here])) for here, place in of.items())
+        await ledger_pending.note_series(session, told)
+        await unjudged.note_series(session, told)
+
+    async def _insert_postgresql(self, session: AsyncSession) -> list[int]:
+        count = len(self.places)
+        values: dict[str, Any] = {
+            "organization": [place.organization for place in self.places],
+            "device": [place.device for place in self.places],
+            "series": [place.series for place in self.places],
+            "timestamp": self.timestamps,
+            "value": self._values,
+            "unit": self._units,
+            "provenance": self._provenances,
+            "collected": self._collected,
+            "clock_offset": self._clock_offsets,
+            "batch": self._batches,
+        }
+        inserted, ids = (await session.execute(_PG_INSERT, values | {"now": self._now, "count": count})).one()
+        if inserted == count:
+            return []
+        keys = {name: values[name] for name in ("device", "series", "timestamp")}
+        oldest, newest = min(self.timestamps), max(self.timestamps)
+        found = await session.execute(_PG_WRITTEN, keys | {"ids": ids or [], "oldest": oldest, "newest": newest})
+        return self._not_of(set(found.scalars()))
+
+    async def _insert_sqlite(self, session: AsyncSession) -> list[int]:
+        # In the forms of its column types; this transaction is the only one that writes.
+        connection = await session.connection()
+        before = (await connection.exec_driver_sql(_SQLITE_NEWEST)).scalar() or 0
+        created = to_microseconds(self._now)
+        owners = [place.organization.hex for place in self.places]
+        devices = [place.device.hex for place in self.places]
+        series = [place.series.hex for place in self.places]
+        rows = list(
+            zip(
+                owners, devices, series, self.timestamps, self._values, self._units, self._provenances,
+                self._collected, self._clock_offsets, self._batches, [created] * len(owners), strict=True,
+            )
+        )  # fmt: skip
+        result = await connection.exec_driver_sql(_SQLITE_INSERT, rows)
+        if result.rowcount == len(rows):
+            return []
+        found = await connection.exec_driver_sql(_SQLITE_WRITTEN, (before,))
+        written = {tuple(row) for row in found}
+        keys = zip(devices, series, self.timestamps, strict=True)
+        return self._not_of({position for position, key in enumerate(keys) if key in written})
+
+    def _not_of(self, written: set[int]) -> list[int]:
+        """Return all positions but these; of rows with one key here, the first is the one that was written."""
+        seen: set[tuple[int, int]] = set()
+        left = []
+        for position, (place, at) in enumerate(zip(self.places, self.timestamps, strict=True)):
+            key = (id(place), at)
+            if position not in written or key in seen:
+                left.append(position)
+            seen.add(key)
+        return left
+
+
+# The keys in one order, as everywhere (``hub.versions``); of equal ones the first that came. A list of ids is only made
+# where it is needed.
+_PG_INSERT = text(f"""
+    WITH mark AS MATERIALIZED ({late_commits.MARK_READINGS}),
+    written AS (
+        INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
+                              clock_offset, batch, version_count, created_at)
+        SELECT n.organization, n.device, n.series, timestamptz 'epoch' + n.at * interval '1 microsecond',
+            n.value::numeric, n.unit, n.provenance, timestamptz 'epoch' + n.collected * interval '1 microsecond',
+            n.clock_offset, n.batch, 1, CAST(:now AS timestamptz)
+        FROM mark, unnest(CAST(:organization AS uuid[]), CAST(:device AS uuid[]), CAST(:series AS uuid[]),
+                    CAST(:timestamp AS bigint[]), CAST(:value AS text[]), CAST(:unit AS text[]),
+                    CAST(:provenance AS text[]), CAST(:collected AS bigint[]), CAST(:clock_offset AS float8[]),
+                    CAST(:batch AS bigint[])) WITH ORDINALITY
+            AS n(organization, device, series, at, value, unit, provenance, collected, clock_offset, batch, position)
+        ORDER BY n.device, n.series, n.at, n.position
+        ON CONFLICT (meter_device, series, timestamp) DO NOTHING
+        RETURNING id
+    )
+    SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN array_agg(id) END FROM written
+""")  # noqa: S608 - our own text
+_PG_WRITTEN = text("""
+    SELECT n.position - 1
+    FROM unnest(CAST(:device AS uuid[]), CAST(:series AS uuid[]), CAST(:timestamp AS bigint[]))
+        WITH ORDINALITY AS n(device, series, at, position)
+    JOIN readings r ON r.meter_device = n.device AND r.series = n.series
+        AND r.timestamp = timestamptz 'epoch' + n.at * interval '1 microsecond'
+    WHERE r.id = ANY(CAST(:ids AS bigint[]))
+        AND r.timestamp BETWEEN timestamptz 'epoch' + CAST(:oldest AS bigint) * interval '1 microsecond'
+            AND timestamptz 'epoch' + CAST(:newest AS bigint) * interval '1 microsecond'
+""")
+
+_SQLITE_NEWEST = "SELECT max(id) FROM readings"
+_SQLITE_INSERT = """
+    INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
+                          clock_offset, batch, version_count, created_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO NOTHING
+"""
+_SQLITE_WRITTEN = "SELECT meter_device, series, timestamp FROM readings WHERE id > ?"
