@@ -24,6 +24,7 @@ from hub.cli_migrate import migrate_command
 from hub.cli_places import (
     DATABASE_VARIABLE,
     KEY_FILE_VARIABLE,
+    connections_option,
     data_option,
     database_of,
     database_option,
@@ -105,6 +106,7 @@ def run_command(
 @commands.command("serve")
 @database_option
 @listen_option
+@connections_option
 @host_option
 @port_option
 @broker_option
@@ -113,6 +115,7 @@ def run_command(
 def serve_command(
     database: str | None,
     listen_database: str | None,
+    database_connections: int,
     host: str,
     port: int,
     broker: str | None,
@@ -123,6 +126,7 @@ def serve_command(
     settings = Settings(
         _postgresql(database),
         listen_database=listen_database,
+        database_connections=database_connections,
         data=data,
         broker=broker,
         host=host,
@@ -139,6 +143,7 @@ def serve_command(
 @commands.command("relay")
 @database_option
 @listen_option
+@connections_option
 @broker_option
 @data_option
 @click.option(
@@ -152,6 +157,7 @@ def serve_command(
 def relay_command(
     database: str | None,
     listen_database: str | None,
+    database_connections: int,
     broker: str | None,
     data: Path | None,
     metrics_port: int | None,
@@ -169,6 +175,7 @@ def relay_command(
     settings = Settings(
         _postgresql(database),
         listen_database=listen_database,
+        database_connections=database_connections,
         data=data,
         broker=broker,
         hub_key_file=key_file_from_environment(),

@@ -7,11 +7,12 @@ import click
 from click.core import ParameterSource
 from sqlalchemy.exc import ArgumentError
 
-from hub.database import async_url
+from hub.database import CONNECTIONS, LEAST_CONNECTIONS, async_url
 from hub.settings import DEFAULT_DATA, sqlite_url
 
 DATABASE_VARIABLE = "METERGATE_DATABASE"
 LISTEN_VARIABLE = "METERGATE_LISTEN_DATABASE"
+CONNECTIONS_VARIABLE = "METERGATE_DATABASE_CONNECTIONS"
 KEY_FILE_VARIABLE = "METERGATE_HUB_KEY_FILE"
 
 
@@ -54,6 +55,14 @@ listen_option = click.option(
     envvar=LISTEN_VARIABLE,
     callback=_checked_database,
     help=f"Its URL past a pooler that delivers no notifications [{LISTEN_VARIABLE}]; --database unless given.",
+)
+connections_option = click.option(
+    "--database-connections",
+    envvar=CONNECTIONS_VARIABLE,
+    type=click.IntRange(LEAST_CONNECTIONS),
+    default=CONNECTIONS,
+    show_default=True,
+    help=f"The most that this process works with at once [{CONNECTIONS_VARIABLE}]; two more hear other processes.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -249,7 +249,7 @@ def _listen(stack: AsyncExitStack, host: str, port: int, what: str, option: str)
 
 @asynccontextmanager
 async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(settings.database)
+    engine = create_engine(settings.database, settings.database_connections)
     try:
         yield engine
     finally:

@@ -27,6 +27,8 @@ class Settings:
     database: str
     listen_database: str | None = None
     """The same database as LISTEN reaches it, past a pooler that delivers no notifications; None: ``database``."""
+    database_connections: int = 20
+    """The most connections to PostgreSQL that a process works with at once; two more listen to other processes."""
     data: Path | None = None
     broker: str | None = None
     host: str = "127.0.0.1"

@@ -188,7 +188,9 @@ async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
     with mosquitto() as broker:
         key = said("token", "create", "x", "--database", url).stdout.splitlines()[-1]
         serve = started("serve", "--database", url, "--port", "0")
-        relay = started("relay", "--database", url, "--broker", broker.url, "--data", str(tmp_path))
+        # As few connections to the database as a process can do with.
+        few = ("--database-connections", "4")
+        relay = started("relay", "--database", url, *few, "--broker", broker.url, "--data", str(tmp_path))
         with serve, relay:
             rest = told(serve)["rest"]
             assert told(relay) == {"mqtt": broker.url}
@@ -205,6 +207,7 @@ async def test_serve_and_relay_on_postgresql(tmp_path: Path) -> None:
         (["serve"], "--database"),
         (["serve", "--database", "sqlite:///x.db"], "metergate-hub run"),
         (["serve", "--database", "mysql://x/y"], "mysql"),
+        (["serve", "--database", "postgresql://x/y", "--database-connections", "3"], "--database-connections"),
         (["relay", "--database", "postgresql://x/y"], "--broker"),
         (["relay", "--database", "postgresql://x/y", "--broker", "mqtt://x"], "--data"),
         (["token", "create", ""], "NAME"),

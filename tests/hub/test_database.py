@@ -12,9 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.database import MIGRATIONS, async_url, migrate, reading, schemas, writing
+from hub.database import LEAST_CONNECTIONS, MIGRATIONS, async_url, create_engine, migrate, reading, schemas, writing
 from hub.models import Base, Organization, ReadingSeries
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 
 __all__ = ["database_url", "engine"]
 
@@ -153,3 +153,22 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_ends(engine: AsyncE
     writer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writer
+
+
+@ON_POSTGRESQL
+async def test_a_process_has_no_more_connections_than_it_may(database_url: str, engine: AsyncEngine) -> None:
+    if engine.dialect.name == "sqlite":
+        return
+    bounded = create_engine(database_url, LEAST_CONNECTIONS)
+    count = text("SELECT count(*), pg_sleep(0.1) FROM pg_stat_activity WHERE datname = current_database()")
+
+    async def look() -> int:
+        async with reading(bounded) as session:
+            return int((await session.execute(count)).one()[0])
+
+    try:
+        # Who finds none free waits for one. (The test's own engine may have one as well.)
+        seen = await asyncio.gather(*(look() for _ in range(3 * LEAST_CONNECTIONS)))
+    finally:
+        await bounded.dispose()
+    assert 2 <= max(seen) <= LEAST_CONNECTIONS + 1
