@@ -13,16 +13,19 @@ Rules:
 """
 
 import asyncio
+import functools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
-from alembic import command
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -141,12 +144,11 @@ async def move(
     Raises:
         DatabaseError: when the target or the schema is not known, or a lock was not to be had in ``try_seconds``.
     """
-    config = _config(scripts)
     if engine.dialect.name == "sqlite":
         async with engine.begin() as connection:
             outlook = _outlook(await connection.run_sync(read_schema), to, scripts)
             for step in outlook.steps:
-                await _take(connection, config, step, outlook, tell)
+                await _take(connection, scripts, step, outlook, tell)
     else:
         async with _alone(engine) as connection:
             outlook = _outlook(await connection.run_sync(read_schema), to, scripts)
@@ -156,21 +158,23 @@ async def move(
             for step in outlook.steps:
 
                 async def take(connection: AsyncConnection, step: Step = step) -> None:
-                    await _take(connection, config, step, outlook, tell)
+                    await _take(connection, scripts, step, outlook, tell)
 
                 await _patiently(connection, f"migration {step.revision}", take, try_seconds)
     outlook.done = True
     return outlook
 
 
-def _config(scripts: Path) -> Config:
+@functools.cache
+def _directory(scripts: Path) -> ScriptDirectory:
+    """Return the migrations of a directory: they are read once a process."""
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    return config
+    return ScriptDirectory.from_config(config)
 
 
 def _outlook(there: Schema, to: str, scripts: Path) -> Outlook:
-    known = {script.revision: script for script in ScriptDirectory(str(scripts)).walk_revisions()}
+    known = {script.revision: script for script in _directory(scripts).walk_revisions()}
     ordered = sorted(known)
     head = ordered[-1]
     target = head if to == "head" else to
@@ -213,16 +217,21 @@ def _sentence(doc: str) -> str:
 
 
 async def _take(
-    connection: AsyncConnection, config: Config, step: Step, outlook: Outlook, tell: Callable[[Step], None] | None
+    connection: AsyncConnection, scripts: Path, step: Step, outlook: Outlook, tell: Callable[[Step], None] | None
 ) -> None:
     begun = time.monotonic()
+    directory, config = _directory(scripts), Config()
+
+    def way(there: Any, _context: MigrationContext) -> Sequence[MigrationStep]:  # noqa: ANN401 - a tuple, called otherwise
+        # As Alembic's own commands do, which would read all migrations again for each step.
+        if outlook.is_back:
+            return directory._downgrade_revs("-1", there)  # noqa: SLF001 - see above
+        return directory._upgrade_revs(step.revision, there)  # noqa: SLF001 - see above
 
     def apply(sync: Connection) -> None:
         config.attributes["connection"] = sync
-        if outlook.is_back:
-            command.downgrade(config, f"{step.revision}-1" if step.revision != _FIRST else "base")
-        else:
-            command.upgrade(config, step.revision)
+        with EnvironmentContext(config, directory, fn=way):
+            directory.run_env()
 
     await connection.run_sync(apply)
     step.seconds = time.monotonic() - begun
