@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import Table, bindparam
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from hub.among import among
 from hub.columns import to_microseconds
 from hub.commits import commits_of, look_seconds
 from hub.database import reading, writing
@@ -129,7 +130,7 @@ async def rules_of(session: AsyncSession, devices: Collection[uuid.UUID]) -> dic
             sa.select(MeterDevice.id, MeterDeviceConfig.id, MeterDeviceConfig.limits)
             .join(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
             .join(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-            .where(MeterDevice.id.in_(some))
+            .where(among(session, MeterDevice.id, some))
         )
         for device, config, limits in found:
             if limits:
@@ -140,7 +141,7 @@ async def rules_of(session: AsyncSession, devices: Collection[uuid.UUID]) -> dic
                 rules.setdefault(device, Rules()).limits = limits
         periods = await session.execute(
             sa.select(DevicePeriod.meter_device, DevicePeriod.since)
-            .where(DevicePeriod.meter_device.in_(some), DevicePeriod.since.is_not(None))
+            .where(among(session, DevicePeriod.meter_device, some), DevicePeriod.since.is_not(None))
             .order_by(DevicePeriod.since)
         )
         for device, since in periods:
@@ -158,7 +159,7 @@ async def _limits(session: AsyncSession, texts: dict[uuid.UUID, list[Any]]) -> d
     found = await session.execute(
         sa.select(config_series.c.config, ReadingSeries.id, ReadingSeries.name)
         .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
-        .where(config_series.c.config.in_(list(texts)))
+        .where(among(session, config_series.c.config, texts))
     )
     for config, series, name in found:
         if name in named[config]:
@@ -402,7 +403,7 @@ async def _write(session: AsyncSession, turn: _Turn) -> None:
     await note(session, turn.left)
     await session.execute(
         sa.delete(UnjudgedReadings)
-        .where(UnjudgedReadings.id.in_(turn.notes))
+        .where(among(session, UnjudgedReadings.id, turn.notes))
         .execution_options(synchronize_session=False)
     )
 

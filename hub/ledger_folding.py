@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import ledger_pending
+from hub.among import among
 from hub.expectations import Expecting, expectations_of
 from hub.ledger_chunks import Bits, chunks_of, filling, size_of
 from hub.ledger_rows import Row, load_chunks, save_chunks
@@ -40,7 +41,8 @@ async def fold(session: AsyncSession, now: dt.datetime) -> bool:
     taken = [key for (key, size), total in zip(waiting, sums, strict=True) if total - size < NOTE_BYTES]
     if not taken:
         return False
-    rows = await session.execute(select(LedgerPending).where(LedgerPending.id.in_(taken)).order_by(LedgerPending.id))
+    wanted = select(LedgerPending).where(among(session, LedgerPending.id, taken)).order_by(LedgerPending.id)
+    rows = await session.execute(wanted)
     notes = rows.scalars().all()
     of_keys = [note for note in notes if note.raster is None]
     await _fold_keys(session, of_keys, now)
@@ -76,7 +78,7 @@ async def _remove(session: AsyncSession, notes: Sequence[LedgerPending]) -> None
     for start in range(0, len(ids), _IDS):
         await session.execute(
             sa.delete(LedgerPending)
-            .where(LedgerPending.id.in_(ids[start : start + _IDS]))
+            .where(among(session, LedgerPending.id, ids[start : start + _IDS]))
             .execution_options(synchronize_session=False)
         )
 

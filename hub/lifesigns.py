@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import dispatch, plans, rivals
+from hub.among import among
 from hub.database import writing
 from hub.ingest import WRONG_KEY
 from hub.models import Batch, Gateway, OutboxProgress
@@ -142,7 +143,7 @@ async def _lock_gateways(session: AsyncSession, signs: Sequence[LifeSign], now: 
     """Return the gateways that spoke, by their ids in topics, locked in one order; a first key is pinned."""
     found = await session.scalars(
         sa.select(Gateway)
-        .where(Gateway.gateway_id.in_({one.sign.gateway for one in signs}))
+        .where(among(session, Gateway.gateway_id, {one.sign.gateway for one in signs}))
         .order_by(Gateway.gateway_id)
         .with_for_update(key_share=True)
     )
@@ -250,7 +251,7 @@ async def _wanting_plans(
     ``fresh``: the rows of these were changed in this transaction, beside the objects.
     """
     if fresh:
-        changed = sa.select(Gateway).where(Gateway.id.in_(fresh)).execution_options(populate_existing=True)
+        changed = sa.select(Gateway).where(among(session, Gateway.id, fresh)).execution_options(populate_existing=True)
         (await session.scalars(changed)).all()
     unsure = [key for key, sign in online.items() if _runs_desired(rows[key], sign) and not _is_noted(rows[key], sign)]
     desired = await plans.read_desired(session, unsure) if unsure else {}
@@ -314,7 +315,7 @@ async def _progress(session: AsyncSession, keys: Collection[_Key]) -> dict[_Key,
     """Return how far these outboxes are known to have come, locked in one order; new ones are at their begin."""
     wanted = (
         sa.select(OutboxProgress)
-        .where(OutboxProgress.gateway.in_({gateway for gateway, _, _ in keys}))
+        .where(among(session, OutboxProgress.gateway, {gateway for gateway, _, _ in keys}))
         .order_by(OutboxProgress.gateway, OutboxProgress.store, OutboxProgress.channel)
         .with_for_update()
         .execution_options(populate_existing=True)
@@ -353,7 +354,7 @@ async def _follow(session: AsyncSession, rows: Mapping[_Key, OutboxProgress]) ->
         sa.select(Batch.gateway, Batch.store, Batch.channel, Batch.first, Batch.last)
         .join(OutboxProgress, same)
         .where(
-            OutboxProgress.gateway.in_({gateway for gateway, _, _ in rows}),
+            among(session, OutboxProgress.gateway, {gateway for gateway, _, _ in rows}),
             Batch.last > OutboxProgress.through,
             Batch.first > OutboxProgress.through - _LONGEST,
         )
