@@ -83,6 +83,9 @@ DOORS: Mapping[str, Door] = {
         look=_SEE_READINGS, add=frozenset({PUSH_READINGS}), change=frozenset({CORRECT_READINGS})
     ),
     "/v1/metering/readings/export": Door(look=_SEE_READINGS),
+    # Asked by a body where the ids are too many for an address: who asks only looks.
+    "/v1/metering/readings/latest": Door(look=_SEE_READINGS, add=_SEE_READINGS),
+    "/v1/metering/readings/received": Door(look=_SEE_READINGS),
     "/v1/metering/new-meter-readings": Door(add=frozenset({PUSH_READINGS})),
     "/v1/metering/staged-meter-readings": Door(
         look=_SEE_READINGS | {CORRECT_READINGS}, add=frozenset({PUSH_READINGS}), change=frozenset({CORRECT_READINGS})

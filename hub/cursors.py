@@ -33,8 +33,8 @@ Walk = Callable[[Collection[str]], Sequence[Any]]
 """What a cursor goes along, by the names of the filters."""
 
 _LONGEST = 500
-_FREE = frozenset({CURSOR, "limit"})
-"""Parameters that may change from page to page."""
+_FREE = frozenset({CURSOR, "limit", "received_since"})
+"""Parameters that may change from page to page, or only begin a walk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

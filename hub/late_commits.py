@@ -42,11 +42,12 @@ _NUMBERS = sa.text(
     f"SELECT (SELECT number FROM ({_reached('readings_id_seq')}) AS one), "  # noqa: S608 - our own names
     f"(SELECT number FROM ({_reached('reading_versions_id_seq')}) AS other)"
 )
-_MARKS = sa.text(
-    "SELECT CAST(l.classid AS bigint), CAST(l.objid AS bigint) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "  # noqa: S608 - our own names
-    "WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted "
-    f"AND l.classid IN ({_READINGS}, {_REVISIONS})"
-)
+_MARKS = sa.text(f"""
+    SELECT CAST(l.classid AS bigint), CAST(l.objid AS bigint)
+    FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+        AND l.classid IN ({_READINGS}, {_REVISIONS})
+""")  # noqa: S608 - our own names
 _SQLITE = sa.text(
     "SELECT (SELECT coalesce(max(id), 0) FROM readings), (SELECT coalesce(max(id), 0) FROM reading_versions)"
 )

@@ -18,9 +18,11 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from hub.completeness import SCOPES
 from hub.deprecated import DEPRECATED
 from hub.exports import FORMATS
+from hub.latest_readings import PARAMETERS as LATEST
 from hub.paging import LARGEST_LIMIT, Condition
 from hub.problems import PROBLEM_JSON, ProblemDocument, Wrong
 from hub.readings import RESOURCE as READINGS
+from hub.received_readings import PARAMETERS as RECEIVED
 from hub.resources import Resource
 
 __all__ = ["DescribedJson", "complete"]
@@ -28,6 +30,7 @@ __all__ = ["DescribedJson", "complete"]
 Document = dict[str, Any]
 
 _ID: Final = {"type": "string", "format": "uuid"}
+_IDS: Final = {"type": "string", "description": "One id, or several with commas between them."}
 _INSTANT: Final = {"type": "string", "format": "date-time"}
 _FLAG: Final = {"type": "boolean"}
 _TEXT: Final = {"type": "string"}
@@ -109,6 +112,8 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
         ("organization", "readings_days", "events_days", "staged_days", "audit_days")
     ),
     ("get", _EXPORT): Asked((*READINGS.filters, "format"), kinds={"format": {"type": "string", "enum": list(FORMATS)}}),
+    ("get", "/v1/metering/readings/latest"): Asked(LATEST, required=LATEST[:1], kinds=dict.fromkeys(LATEST, _IDS)),
+    ("get", "/v1/metering/readings/received"): Asked(RECEIVED),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
     ("get", "/v1/commands/events"): Asked(("gateway", "meter_device", "batch", "state")),
     ("get", "/v1/command-batches/{row_id}/refusals"): Asked(("reason", "limit", "offset")),

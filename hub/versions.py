@@ -19,10 +19,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, insert, text, update
+from sqlalchemy import Table, bindparam, delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import ledger_pending, unjudged
+from hub import late_commits, ledger_pending, unjudged
 from hub.columns import to_microseconds
 from hub.models import Reading, ReadingVersion
 
@@ -77,6 +77,10 @@ class _State:
     current: Arrival
     versions: dict[decimal.Decimal, _Version]
     dirty: bool = False
+    was: decimal.Decimal = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.was = self.current.value
 
     def join(self, arrival: Arrival) -> str:
         """Join one delivery; return what it was."""
@@ -98,6 +102,17 @@ class _State:
         if (arrival.collected, arrival.value) >= (self.current.collected, self.current.value):
             self.current = arrival
         return outcome
+
+    def renumber(self) -> list[int]:
+        """Let a version that is current again be written anew; return the row that it has.
+
+        Those who read on from the last number that they saw (``hub.received_readings``) are told of it by the new one.
+        """
+        version = self.versions[self.current.value]
+        if version.row is None or self.current.value == self.was:
+            return []
+        row, version.row = version.row, None
+        return [row]
 
 
 async def store(session: AsyncSession, arrivals: Sequence[Arrival], now: dt.datetime) -> list[str]:
@@ -176,9 +191,10 @@ _PG_ARRIVALS = """
            CAST(:batch AS bigint[]))
 """
 _PG_INSERT = text(f"""
+    WITH mark AS MATERIALIZED ({late_commits.MARK_READINGS})
     INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
                           clock_offset, batch, version_count, created_at)
-    SELECT n.*, 1, CAST(:now AS timestamptz) FROM {_PG_ARRIVALS} AS n
+    SELECT n.*, 1, CAST(:now AS timestamptz) FROM mark, {_PG_ARRIVALS} AS n
     ON CONFLICT (meter_device, series, timestamp) DO NOTHING
     RETURNING id
 """)  # noqa: S608 - our own text
@@ -370,6 +386,7 @@ async def _write(session: AsyncSession, states: list[_State]) -> None:
     readings: list[dict[str, Any]] = []
     added: list[dict[str, Any]] = []
     widened: list[dict[str, Any]] = []
+    replaced: list[int] = []
     for state in states:
         current = state.current
         version = state.versions[current.value]
@@ -389,6 +406,7 @@ async def _write(session: AsyncSession, states: list[_State]) -> None:
         )
         if len(state.versions) == 1:
             continue
+        replaced += state.renumber()
         for one in state.versions.values():
             if one.row is None:
                 added.append(
@@ -415,7 +433,11 @@ async def _write(session: AsyncSession, states: list[_State]) -> None:
     # Through the connection: an update by parameters is for the session an ORM affair that it does not know.
     connection = await session.connection()
     await connection.execute(_UPDATE_READING, readings)
+    if replaced:
+        await connection.execute(delete(_versions).where(_versions.c.id.in_(replaced)))
     if added:
+        if connection.dialect.name == "postgresql":
+            await connection.execute(text(late_commits.MARK_REVISIONS))
         await connection.execute(insert(_versions), added)
     if widened:
         await connection.execute(_UPDATE_VERSION, widened)
