@@ -70,6 +70,36 @@ async def _compare(url: str, gateways: Sequence[LoadedGateway], readings: int, b
     return Compared(rows, missing, doubled, wrong)
 
 
+class Sizes(NamedTuple):
+    """What a database takes."""
+
+    readings: int
+    """Bytes of all readings with their indices."""
+    batches: int
+    rows: int
+    written: int
+    """Bytes of the write-ahead log so far: what a replica is sent."""
+
+
+_SIZES = """
+SELECT (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('readings') WHERE isleaf),
+    pg_total_relation_size('batches'), (SELECT count(*) FROM readings), pg_current_wal_lsn() - '0/0'::pg_lsn
+"""
+
+
+def sizes(url: str) -> Sizes:
+    """Measure what the database takes now."""
+
+    async def ask() -> Sizes:
+        connection = await asyncpg.connect(url)
+        try:
+            return Sizes(*map(int, await connection.fetchrow(_SIZES)))
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
 class Sessions:
     """Looks at the database's sessions for the length of a block: what they wait for, and how many there are."""
 

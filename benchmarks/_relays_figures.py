@@ -143,10 +143,38 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What a reading takes, in bytes, and what a life sign takes of a processor."""
+
+    on_the_wire: float
+    """Of a batch's packet."""
+    on_disk: float
+    """With all indices, where no month was there before."""
+    of_batches: float
+    """Of the rows that name batches, for each reading."""
+    written: float
+    """Of the write-ahead log: what a replica is sent."""
+    sign_microseconds: float
+    """Processor of one relay for one life sign; each relay hears all."""
+    sign_database_microseconds: float
+    """Processor of the database for it, once a relay."""
+
+    def lines(self) -> list[str]:
+        """Say it for people."""
+        return [
+            f"a reading: {self.on_the_wire:.0f} bytes on the wire, {self.on_disk:.0f} on disk with its indices",
+            f"  {self.of_batches:.0f} for its batch's name, {self.written:.0f} of write-ahead log",
+            f"a life sign: {self.sign_microseconds:.0f} us of each relay's processor",
+            f"  {self.sign_database_microseconds:.0f} us of the database's for each relay",
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
 class Figures:
     """All of it."""
 
     throughput: list[Throughput]
+    footprint: Footprint
     takeovers: list[Takeover]
     published: Published
     connections: dict[str, int]
@@ -171,6 +199,7 @@ class Figures:
         """Say it for people."""
         return [
             *(line for one in self.throughput for line in one.lines()),
+            *self.footprint.lines(),
             *(line for one in self.takeovers for line in one.lines()),
             *self.published.lines(),
             "sessions in the database, at most: "

@@ -8,7 +8,7 @@ The process then obeys lines of JSON on its input, one at a time:
 
 - ``{"do": "meet"}``: every gateway says that it is online; ``{"did": "meet"}``.
 - ``{"do": "prepare", "readings": N, "rows": R}``: N more readings of each gateway are made into batches of R;
-  ``{"did": "prepare"}``.
+  ``{"did": "prepare"}`` tells how many batches these are, and the bytes of their packets.
 - ``{"do": "go"}``: all are sent. Every quarter of a second a line tells how things stand, the last one with ``"did":
   "go"``, when there is a receipt for every batch. ``{"do": "mark"}`` meanwhile, which is said when a relay is ended,
   has the last line tell when there was a receipt for everything that was on its way at that moment.
@@ -89,8 +89,8 @@ class Gateway:
         self._messages: dict[BatchName, Outgoing] = {}
         self._wake = asyncio.Event()
 
-    def prepare(self, readings: int, rows: int) -> int:
-        """Make so many more readings into signed batches; return how many batches."""
+    def prepare(self, readings: int, rows: int) -> list[int]:
+        """Make so many more readings into signed batches; return the bytes of each packet."""
         topic = topic_for(self.name, Channel.READINGS)
         bodies = [encode(one) for one in readings_of([self.meter], self._made + readings, after=self._made)]
         for start in range(0, len(bodies), rows):
@@ -99,7 +99,8 @@ class Gateway:
             self._messages[batch.name] = Outgoing(topic, payload, user_properties=name_properties(batch.name))
             self._waiting.append((batch.name, payload))
         self._made += readings
-        return len(self._waiting)
+        messages = (self._messages[name] for name, _ in self._waiting)
+        return [message.overhead() + len(message.payload) for message in messages]
 
     def online(self) -> Outgoing:
         """Return the life sign."""
@@ -223,8 +224,8 @@ class Fleet:
                     await asyncio.gather(*(connection.publish(sign) for connection, sign in each))
                     tell(did="meet")
                 case {"do": "prepare", "readings": int(readings), "rows": int(rows)}:
-                    batches = sum(one.prepare(readings, rows) for one in self._gateways.values())
-                    tell(did="prepare", batches=batches)
+                    sizes = [size for one in self._gateways.values() for size in one.prepare(readings, rows)]
+                    tell(did="prepare", batches=len(sizes), bytes=sum(sizes))
                 case {"do": "go"}:
                     await self._go(orders)
                 case {"do": "listen"}:

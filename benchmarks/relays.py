@@ -28,12 +28,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks._children import READY_SECONDS, Child
-from benchmarks._relays_database import LOCK_SETTINGS, Sessions, compare, read_log
+from benchmarks._relays_database import LOCK_SETTINGS, Sessions, Sizes, compare, read_log, sizes
 from benchmarks._relays_figures import (
     MOST_DOUBLED,
     MOST_TAKEN_OVER,
     WANTED_RATIO,
     Figures,
+    Footprint,
     Published,
     Takeover,
     Throughput,
@@ -48,6 +49,9 @@ LEAST_RATE = 200.0
 
 QUIET = 3.0
 """Seconds after the last edit, or command, within which it is published."""
+
+SIGNS = 10
+"""Life signs of each gateway."""
 
 KILLED, STOPPED = "killed", "stopped"
 _SIGNALS = {KILLED: signal.SIGKILL, STOPPED: signal.SIGTERM}
@@ -109,7 +113,7 @@ class _Bench:
         self._rows = rows
         self._relays = {0: loaded.relay}
         self._started = 1
-        self._sent = self._batches = 0
+        self._sent = self._batches = self._bytes = 0
         self._most: dict[str, int] = {}
         if loaded.server is None:
             raise RuntimeError("relays share a PostgreSQL only")
@@ -118,11 +122,22 @@ class _Bench:
     def run(self, edits: int, relays: Sequence[int], ended: Sequence[str]) -> Figures:
         """Do all of it."""
         self._order(do="meet")
+        before = sizes(self._server.url())
         throughput = self._throughput(relays)
+        footprint = self._footprint(before)
         takeovers = [self._takeover(how) for how in ended]
         published = self._published(edits)
         found = read_log(self._server.log)
-        return Figures(throughput, takeovers, published, self._most, found.deadlocks, found.waits, found.waited_for)
+        return Figures(
+            throughput,
+            footprint,
+            takeovers,
+            published,
+            self._most,
+            found.deadlocks,
+            found.waits,
+            found.waited_for,
+        )
 
     def _order(self, **order: object) -> dict[str, object]:
         self._publishers.order(**order)
@@ -144,6 +159,7 @@ class _Bench:
         self._sent += self._readings
         batches = int(str(told["batches"]))
         self._batches += batches
+        self._bytes += int(str(told["bytes"]))
         return batches
 
     def _wait_for_all(self) -> dict[str, object]:
@@ -210,6 +226,34 @@ class _Bench:
         spent["rest"] = sum(processor(one.popen.pid) for one in self._loaded.stage.processes if one.name == "rest")
         relays = enumerate(self._relays.values(), start=1)
         return Counter({**{f"relay {number}": processor(one.popen.pid) for number, one in relays}, **spent})
+
+    def _footprint(self, before: Sizes) -> Footprint:
+        """Measure what the readings so far take, and what life signs do, with two relays."""
+        after = sizes(self._server.url())
+        readings = max(1, after.rows - before.rows)
+        self._have(2)
+        idle = self._busy()
+        time.sleep(QUIET)
+        begun = self._busy()
+        for _ in range(SIGNS):
+            self._order(do="meet")
+            time.sleep(QUIET / SIGNS)
+        time.sleep(QUIET)
+        ended = self._busy()
+        signs = SIGNS * len(self._gateways)
+
+        def spent(name: str) -> float:
+            # What it does anyway, in twice the time.
+            return max(0.0, (ended[name] - begun[name] - 2 * (begun[name] - idle[name])) / signs * 1e6)
+
+        return Footprint(
+            on_the_wire=self._bytes / max(1, self._sent * len(self._gateways)),
+            on_disk=(after.readings - before.readings) / readings,
+            of_batches=(after.batches - before.batches) / readings,
+            written=(after.written - before.written) / readings,
+            sign_microseconds=(spent("relay 1") + spent("relay 2")) / 2,
+            sign_database_microseconds=spent("database") / 2,
+        )
 
     # One relay ends
 
