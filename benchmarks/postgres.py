@@ -13,7 +13,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from benchmarks.mosquitto import free_port
 
@@ -30,10 +30,16 @@ def _programs() -> pathlib.Path:
 
 
 class Postgres:
-    """One server process with one database, empty if ``folder`` is, which is made or may be a mount of its own."""
+    """One server process with one database, empty if ``folder`` is, which is made or may be a mount of its own.
 
-    def __init__(self, folder: pathlib.Path, shared_buffers: str = "32MB") -> None:
+    ``settings`` go before those that it has by itself.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, shared_buffers: str = "32MB", settings: Mapping[str, str] | None = None
+    ) -> None:
         self._shared_buffers = shared_buffers
+        self._settings = dict(settings or {})
         self.port = free_port()
         self.folder = folder
         self._bin = _programs()
@@ -75,6 +81,7 @@ class Postgres:
             "shared_buffers": self._shared_buffers,
             "min_wal_size": "32MB",
             "max_wal_size": "64MB",
+            **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
@@ -153,9 +160,11 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(folder: pathlib.Path, shared_buffers: str = "32MB") -> Iterator[Postgres]:
+def postgres(
+    folder: pathlib.Path, shared_buffers: str = "32MB", settings: Mapping[str, str] | None = None
+) -> Iterator[Postgres]:
     """Run a server for the length of the block."""
-    server = Postgres(folder, shared_buffers)
+    server = Postgres(folder, shared_buffers, settings)
     try:
         yield server
     finally:
