@@ -15,8 +15,8 @@ from benchmarks.backlog import readings_of
 from benchmarks.loaded_hub import LoadedGateway
 
 LOOK = 0.1
-LOCK_SETTINGS = {"log_lock_waits": "on", "deadlock_timeout": "100ms"}
-"""A wait for a lock that takes longer than this is written into the log."""
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "1GB", "log_lock_waits": "on", "deadlock_timeout": "100ms"}
+"""A PostgreSQL with some memory; a wait for a lock that takes longer than 0.1 s is written into its log."""
 
 _READINGS = """
 SELECT s.name, r.timestamp, r.value, r.collected, r.batch IS NOT NULL FROM readings r

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks._children import READY_SECONDS, Child
-from benchmarks._relays_database import LOCK_SETTINGS, Sessions, Sizes, compare, read_log, sizes
+from benchmarks._relays_database import SETTINGS, Sessions, Sizes, compare, read_log, sizes
 from benchmarks._relays_figures import (
     MOST_DOUBLED,
     MOST_TAKEN_OVER,
@@ -70,7 +70,7 @@ def run(
         relays: How many relays the rounds have whose throughput is measured.
         ended: The ways in which one of two relays is ended.
     """
-    with loaded_hub(POSTGRESQL, 1, LOCK_SETTINGS) as loaded:
+    with loaded_hub(POSTGRESQL, 1, SETTINGS) as loaded:
         _say(f"{gateways} gateways are made")
         made = make_gateways(loaded, gateways)
         names = [f"{one.name}={one.meters[0]}" for one in made]
