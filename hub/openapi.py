@@ -214,7 +214,7 @@ def complete(document: Document, resources: Sequence[Resource], open_paths: Sequ
 def _query_of(resource: Resource) -> Asked:
     """Return the query of a resource's list."""
     names = [*resource.filters, *(("ordering",) if resource.orderings else ()), "limit", "offset", "cursor"]
-    orders = [f"{sign}{name}" for name in resource.orderings for sign in ("", "-")]
+    orders = ["", *(f"{sign}{name}" for name in resource.orderings for sign in ("", "-"))]
     # Of one name there are filters by id and by text: found by trying, which cannot be forgotten.
     kinds = {name: found for name, by in resource.filters.items() if (found := _kind_of(name, by)) is not None}
     return Asked(names, kinds={**kinds, "ordering": {"type": "string", "enum": orders}})
