@@ -124,7 +124,10 @@ class _Bench:
         self._order(do="meet")
         before = sizes(self._server.url())
         throughput = self._throughput(relays)
+        for one in throughput:
+            _say("\n".join(one.lines()))
         footprint = self._footprint(before)
+        _say("\n".join(footprint.lines()))
         takeovers = [self._takeover(how) for how in ended]
         published = self._published(edits)
         found = read_log(self._server.log)
@@ -273,7 +276,7 @@ class _Bench:
         _end(victim)
         _say("the database is compared with what was sent")
         found = compare(self._server.url(), self._gateways, self._sent, self._batches)
-        return Takeover(
+        takeover = Takeover(
             how=how,
             readings=found.rows,
             taken_over=float(str(told["taken_over"] or 0.0)),
@@ -285,6 +288,8 @@ class _Bench:
             doubled=found.doubled,
             wrong=found.wrong,
         )
+        _say("\n".join(takeover.lines()))
+        return takeover
 
     def _last(self) -> dict[str, int]:
         told = self._publishers.told
