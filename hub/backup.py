@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from hub.database import schemas
+from hub.database import SERVES, Schema, schemas
 from hub.sole_use import sole_use
 
 BUSY_SECONDS = 10.0
@@ -132,11 +132,13 @@ def _judged(path: Path, source: Path, *, fully: bool) -> Verdict:
                 tables = ", ".join(sorted({f"{row[0]} -> {row[2]}" for row in orphans}))
                 raise BackupError(f"{source} is damaged: rows refer to rows that are not there ({tables})")
             (schema,) = db.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+            (serves,) = db.execute("SELECT value FROM hub_state WHERE key = ?", (SERVES,)).fetchone() or ("",)
             (gateways,) = db.execute("SELECT count(*) FROM gateways").fetchone()
             readings, newest = db.execute("SELECT count(*), max(collected) FROM readings").fetchone()
     except sqlite3.Error as error:
         raise BackupError(f"{source} is not the database of a hub: {error}") from error
-    if schema not in schemas():
+    # One that a newer version has migrated is as good, where it serves this version.
+    if schema not in schemas() and Schema(schema, serves, schemas()[-1]).problem:
         raise BackupError(f"{source} has schema {schema or 'none'}, which this version does not know: update metergate")
     return Verdict(
         file=str(path),

@@ -57,6 +57,9 @@ def migrate_command(
             await asyncio.to_thread(make_place, target)
             if target.get_backend_name() == "sqlite" and target.database:
                 stack.enter_context(sole_use(Path(target.database).parent))
+            else:
+                # What is waited for is logged, and not to where the answer goes.
+                set_up_logs()
             engine = create_engine(url)
             try:
                 with named(target):
@@ -64,7 +67,6 @@ def migrate_command(
             finally:
                 await engine.dispose()
 
-    set_up_logs()
     outlook = asyncio.run(work())
     if as_json:
         click.echo(msgspec.json.encode(outlook))

@@ -63,7 +63,7 @@ _IDLE_SECONDS = 5.0
 _STATEMENTS = 500
 """Statements that each connection to PostgreSQL keeps prepared; lists of ids of each length are one of their own."""
 
-_SERVES = "schema_serves"
+SERVES = "schema_serves"
 """Under this key ``hub_state`` has the oldest schema whose processes the database serves (``hub.migrating``)."""
 
 
@@ -312,14 +312,14 @@ def read_schema(connection: Connection) -> Schema:
     if not inspected.has_table("alembic_version"):
         return Schema("", "", head)
     name = str(connection.scalar(text("SELECT version_num FROM alembic_version")) or "")
-    serves = connection.scalar(text("SELECT value FROM hub_state WHERE key = :key"), {"key": _SERVES})
+    serves = connection.scalar(text("SELECT value FROM hub_state WHERE key = :key"), {"key": SERVES})
     return Schema(name, str(serves or ""), head)
 
 
 def note_served(connection: Connection, oldest: str) -> None:
     """Note, with what a migration does, the oldest schema whose processes the database serves from now on."""
-    connection.execute(text("DELETE FROM hub_state WHERE key = :key"), {"key": _SERVES})
-    values = {"key": _SERVES, "oldest": oldest}
+    connection.execute(text("DELETE FROM hub_state WHERE key = :key"), {"key": SERVES})
+    values = {"key": SERVES, "oldest": oldest}
     connection.execute(text("INSERT INTO hub_state (key, value) VALUES (:key, :oldest)"), values)
 
 

@@ -21,10 +21,11 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from hub import models
+from hub.backup import BackupError, backup
 from hub.database import MIGRATIONS, Schema, create_engine, migrate, schema_of, schemas
 from hub.migrating import look, move
 from tests.parts.databases import BOTH, drop_postgresql, new_postgresql
-from tests.parts.schema_rows import NOT_OURS, Columns, Rows, columns_of, fill, rows_of
+from tests.parts.schema_rows import NOT_OURS, WHEN, Columns, Rows, columns_of, fill, rows_of
 
 FIRST = "0001"
 
@@ -307,8 +308,11 @@ async def test_a_schema_that_is_ahead_is_used_if_it_serves_us_and_never_migrated
         if not problem:
             assert found.problem == ""
             await migrate(url)
+            assert backup(tmp_path / "ahead.db", tmp_path / "kept.db", WHEN).schema == "9999"
         else:
             assert problem in found.problem
+            with pytest.raises(BackupError, match="update metergate"):
+                backup(tmp_path / "ahead.db", tmp_path / "refused.db", WHEN)
             with pytest.raises(Exception, match="does not serve it: update metergate"):
                 await migrate(url)
     with pytest.raises(Exception, match="use the version that made it"):
