@@ -39,7 +39,8 @@ from benchmarks._ingest_estate import PER_HOUR, Estate, make_estate, stored_sinc
 from benchmarks.loaded_hub import memory
 from benchmarks.mosquitto import Mosquitto, mosquitto
 from benchmarks.postgres import Postgres, postgres
-from deploy.demo.processes import Stage
+from deploy.demo.processes import Stage, program
+from hub.database import migrate
 
 DATABASES = POSTGRESQL, SQLITE = ("postgresql", "sqlite")
 PARTS = BATCHES, SINGLE, MEMORY = ("batches", "single", "memory")
@@ -78,6 +79,8 @@ class Figures:
     rows: int
     bare: int = 0
     bare_size: int = 0
+    bare_database: float = 0.0
+    """Microseconds of the database's processor for each row of the bare loop."""
     batches: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     single: int = 0
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -121,7 +124,10 @@ def main(arguments: Sequence[str]) -> int:
 def _shown(one: Figures) -> str:
     lines = [f"{one.database}, {one.rows:,} readings there before"]
     if one.bare:
-        lines.append(f"  bare loop: {one.bare:,} rows/s, at {one.bare_size:,} a batch, the best of those tried")
+        lines.append(
+            f"  bare loop: {one.bare:,} rows/s, at {one.bare_size:,} a batch, the best of those tried; database "
+            f"{one.bare_database:.0f} us of processor for each"
+        )
     for size, figures in one.batches.items():
         lines.append(
             f"  batches of {size}: {figures['rate']:,.0f} readings/s, {figures['ratio']:.3f} of the bare loop (wanted "
@@ -207,23 +213,26 @@ class Bench:
         else:
             command = ["metergate-hub", "relay", *common, "--database", self.url, "--metrics-port", "0"]
         if self.options.profile is not None:
-            command = ["python", "-m", "cProfile", "-o", str(self.options.profile.resolve()), "-m", "hub", *command[1:]]
+            profile = ["python", "-m", "cProfile", "-o", str(self.options.profile.resolve())]
+            command = [*profile, program("metergate-hub"), *command[1:]]
         self.relay = stage.start("relay", command, hello=True)
 
-    async def bare(self, engine: AsyncEngine, size: int, hours: int) -> float:
-        """Return the rows a second of the bare loop."""
+    async def bare(self, engine: AsyncEngine, size: int, hours: int) -> tuple[float, float]:
+        """Return the rows a second of the bare loop, and microseconds of the database's processor for each."""
         await self._quiet(engine)
         span = self.estate.take(hours)
         rows = list(self.estate.rows(span))
         async with engine.connect() as connection:
             batch = await connection.scalar(sa.text("SELECT max(id) FROM batches"))
+        before = self._database()
         if self.server is not None:
             took = await bare.write_postgresql(self.url, self.estate.organization, rows, batch, size)
         else:
             file = str(self.place / "hub.db")
             took = await bare.write_sqlite(file, self.estate.organization, rows, batch, size)
+        used = self._database() - before
         await self._check(engine, span, len(rows))
-        return len(rows) / took
+        return len(rows) / took, 1e6 * used / len(rows)
 
     async def relayed(self, engine: AsyncEngine, size: int, hours: int, rate: float = 0.0) -> tuple[Round, int]:
         """Let the relay store so many hours in batches of ``size``; return the figures and how many were sent again."""
@@ -258,9 +267,11 @@ class Bench:
 
     def _processor(self, load: int) -> list[float]:
         """Return the seconds of processor that relay, database, broker and load have used."""
-        relay = [self.relay.popen.pid]
-        database = self.server.processes() if self.server is not None else []
-        return [sum(map(_seconds, pids)) for pids in (relay, database, self.broker.processes(), [load])]
+        relay, broker = _seconds(self.relay.popen.pid), sum(map(_seconds, self.broker.processes()))
+        return [relay, self._database(), broker, _seconds(load)]
+
+    def _database(self) -> float:
+        return sum(map(_seconds, self.server.processes())) if self.server is not None else 0.0
 
     async def _quiet(self, engine: AsyncEngine) -> None:
         """Wait until the clerks have nothing to do."""
@@ -287,6 +298,8 @@ def _seconds(pid: int) -> float:
 async def _measured(
     database: str, options: argparse.Namespace, place: pathlib.Path, url: str, server: Postgres | None
 ) -> Figures:
+    # What is kept may be of an earlier version.
+    await migrate(url)
     bench = Bench(database, options, place, url)
     figures = Figures(database, options.rows)
     with contextlib.ExitStack() as stack:
@@ -311,9 +324,9 @@ async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float
     # Once unmeasured: what is prepared and cached then is so for both.
     for size in sizes:
         await bench.relayed(engine, size, hours)
-    tried = {size: await bench.bare(engine, size, max(1, hours // 2)) for size in (*bare.SIZES, *bare.SIZES)}
+    tried = {size: (await bench.bare(engine, size, max(1, hours // 2)))[0] for size in (*bare.SIZES, *bare.SIZES)}
     figures.bare_size = max(tried, key=lambda size: tried[size])
-    loop: list[float] = []
+    loop: list[tuple[float, float]] = []
     rounds: dict[int, list[Round]] = {size: [] for size in sizes}
     for turn in range(bench.options.rounds):
         if turn % 2:
@@ -323,16 +336,17 @@ async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float
         if not turn % 2:
             loop.append(await bench.bare(engine, figures.bare_size, hours))
         _say(
-            f"{bench.database}, round {turn + 1}: bare {loop[-1]:,.0f} rows/s; "
+            f"{bench.database}, round {turn + 1}: bare {loop[-1][0]:,.0f} rows/s; "
             + "; ".join(f"batches of {size} {ones[-1].rate:,.0f}" for size, ones in rounds.items())
         )
-    figures.bare = int(statistics.median(loop))
+    figures.bare = int(statistics.median(rate for rate, _ in loop))
+    figures.bare_database = round(statistics.median(used for _, used in loop), 1)
     for size, ones in rounds.items():
         middle = {
             field.name: round(statistics.median(getattr(one, field.name) for one in ones), 1)
             for field in dataclasses.fields(Round)
         }
-        ratios = [one.rate / peer for one, peer in zip(ones, loop, strict=True)]
+        ratios = [one.rate / peer for one, (peer, _) in zip(ones, loop, strict=True)]
         figures.batches[str(size)] = middle | {"ratio": round(statistics.median(ratios), 3)}
     return figures.batches[str(sizes[-1])]["rate"]
 

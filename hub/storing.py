@@ -46,7 +46,7 @@ NAMES_PER_RECEIPT = 500
 RECEIPT_NAME_BYTES = 64
 """More than one batch's name takes in a receipt."""
 
-UNPAUSED_SECONDS = 0.001
+UNPAUSED_SECONDS = 0.0001
 """How long deliveries are opened until everything else in the process has a turn."""
 
 SAY_EVERY = 5.0
