@@ -105,7 +105,8 @@ class Uplink:
         )
         self._senders = {
             channel: Sender(self._gateway, channel, store, key, clock, settings.timing)
-            for channel in (Channel.READINGS, Channel.REPORT)
+            # Reports first: somebody waits for a command's result, and its readings are in it.
+            for channel in (Channel.REPORT, Channel.READINGS)
         }
         self._replies: collections.deque[Outgoing] = collections.deque(maxlen=MOST_REPLIES)
         self._reply_waits = asyncio.Event()

@@ -23,7 +23,7 @@ from protocol.topics import Channel
 _log = structlog.get_logger(__name__)
 _delay = prometheus_client.Histogram(
     "metergate_command_publish_seconds",
-    "From the commit of a command to its broker's word that it was published, first time, no batch's",
+    "From a command's writing to the broker's word that it was published, first time, no batch's",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15),
 )
 
@@ -47,21 +47,25 @@ class CommandPublisher:
 
     async def step(self) -> None:
         """Wait until there may be something, and publish it."""
-        await wait(self._wake, look_seconds(self._engine, self._clock, soon=self._waiting))
+        if await wait(self._wake, look_seconds(self._engine, self._clock, soon=self._waiting)):
+            # Somebody waits for it: first it goes, then it is looked what else there is to do.
+            await self._publish()
         now = self._clock.now()
         async with reading(self._engine) as session:
             work = await dispatch.look(session, now)
         self._waiting = work.waiting
-        connected = self._sending.connection is not None
-        if not work.overdue and not (work.to_send and connected):
-            return
-        outgoing: list[dispatch.Outgoing] = []
-        # In one transaction: somebody waits for the command, and each one waits for its turn to write.
-        async with writing(self._engine) as session:
-            if work.overdue:
+        if work.overdue:
+            async with writing(self._engine) as session:
                 await dispatch.end_overdue(session, now)
-            if work.to_send and connected:
-                outgoing = await dispatch.claim_outgoing(session, now)
+        if work.to_send:
+            await self._publish()
+
+    async def _publish(self) -> None:
+        """Claim and publish what is to be published now."""
+        if self._sending.connection is None:
+            return
+        async with writing(self._engine) as session:
+            outgoing = await dispatch.claim_outgoing(session, self._clock.now())
         if len(outgoing) == dispatch.AT_ONCE:
             self._wake.set()
         await self.send(outgoing)
