@@ -1,6 +1,6 @@
 """The doctor's look at the broker: by trying what the hub needs of it, under one topic that nobody else has.
 
-All is published below ``amr/v1/metergate-doctor/``, with a random last level; relays and agents subscribe to nothing
+All is published below ``protocol.topics.DOCTOR``, with a random last level; relays and agents subscribe to nothing
 there. A retained message is taken back at the end. What only its administrator can see (its queues, its disk) is tried
 as far as that shows: a burst larger than most brokers' default queue.
 """
@@ -10,14 +10,11 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
 
 from hub.doctor_lines import FAIL, OK, WARN, Line
 from mqtt.connection import Access, BrokerError, Connection, Incoming, Outgoing, connect
+from protocol.topics import DOCTOR
 from protocol.wire import MAX_MESSAGE_BYTES
-
-TOPIC: Final = "amr/v1/metergate-doctor"
-"""Below it is everything that the doctor publishes."""
 
 ANSWER_SECONDS = 5.0
 QUIET_SECONDS = 0.5
@@ -114,7 +111,7 @@ async def examine(access: Access) -> list[Line]:
         # Connections of its own for each: what one of them breaks, a packet too large for one, is that trial's alone.
         try:
             async with _client(access) as first, _client(access) as second:
-                status, text = await trial(first, second, f"{TOPIC}/{uuid.uuid4().hex[:12]}")
+                status, text = await trial(first, second, f"{DOCTOR}/{uuid.uuid4().hex[:12]}")
         except BrokerError as error:
             status, text = FAIL, str(error)
         lines.append(Line(check, status, text, "" if status == OK else advice))
@@ -149,7 +146,8 @@ async def _messages(first: _Client, second: _Client, topic: str) -> _Verdict:
 
 async def _shared(first: _Client, second: _Client, topic: str) -> _Verdict:
     for client in (first, second):
-        await client.connection.subscribe([f"$share/metergate-doctor/{topic}"])
+        # A name of its own: the embedded broker keeps groups by their name alone, whatever their topic.
+        await client.connection.subscribe([f"$share/{topic.replace('/', '-')}/{topic}"])
     for number in range(SHARED):
         await first.connection.publish(Outgoing(topic, str(number).encode()))
     found = [await client.rest(SHARED, QUIET_SECONDS) for client in (first, second)]

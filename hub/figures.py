@@ -94,6 +94,8 @@ class Found:
     """For how long readings lie in the partition for what has no month, as far as this process has seen."""
     next_month: bool = True
     """Whether the next month's partition is there."""
+    lacking_seconds: float = 0.0
+    """For how long it is not, as far as this process has seen."""
 
 
 class _Behind:
@@ -121,7 +123,7 @@ class _Finder:
         self._turn = asyncio.Lock()
         self._found: Found | None = None
         self._until = 0.0
-        self._ledger, self._unjudged, self._default = _Behind(), _Behind(), _Behind()
+        self._ledger, self._unjudged, self._default, self._month = _Behind(), _Behind(), _Behind(), _Behind()
 
     async def find(self, engine: AsyncEngine, clock: Clock) -> Found:
         """Return what was found a moment ago, or look."""
@@ -151,7 +153,7 @@ class _Finder:
                 figures[f"{name}_behind_seconds"] = behind.seconds(seen, first, last)
             if engine.dialect.name == "sqlite":
                 return await _of_sqlite(engine, session, figures)
-            return await _of_postgresql(session, figures, now, self._default)
+            return await _of_postgresql(session, figures, now, self._default, self._month)
 
 
 _finders: weakref.WeakKeyDictionary[AsyncEngine, _Finder] = weakref.WeakKeyDictionary()
@@ -258,7 +260,9 @@ def _room_of(path: Path) -> tuple[int, int] | None:
         return None
 
 
-async def _of_postgresql(session: AsyncSession, figures: dict[str, float], now: dt.datetime, default: _Behind) -> Found:
+async def _of_postgresql(
+    session: AsyncSession, figures: dict[str, float], now: dt.datetime, default: _Behind, month: _Behind
+) -> Found:
     asked = time.time()
     row = (
         await session.execute(
@@ -283,6 +287,7 @@ async def _of_postgresql(session: AsyncSession, figures: dict[str, float], now: 
         clock_seconds=row.clock - middle,
         default_seconds=default.seconds(time.monotonic(), late, late),
         next_month=row.ahead,
+        lacking_seconds=month.seconds(time.monotonic(), *((None, None) if row.ahead else (1, 1))),
     )
 
 

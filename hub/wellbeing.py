@@ -10,6 +10,7 @@ answer comes within ``PATIENCE_SECONDS``, also from a database that accepts conn
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -54,6 +55,9 @@ MOST_ROOM_BYTES = 10 * 1024**3
 
 LATE_LOOKS_SECONDS = 3600.0
 """Readings that lie so long in the default partition are not being moved."""
+
+LACKING_SECONDS = 900.0
+"""The next month's partition may be missing for so long: a relay makes it, three months ahead, within ten minutes."""
 
 FULL = 0.8
 """The share of the quarantine's rows from which it is said that it fills."""
@@ -102,12 +106,23 @@ async def judge(hub: Hub) -> Health:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             found = await find(hub.engine, hub.clock)
-            findings += [Finding("database"), await _schema(hub, found), *_of_database(hub, found)]
+            findings += [Finding("database"), await _schema(hub, found), *of_database(hub, found)]
     except TimeoutError:
         findings.append(Finding("database", UNAVAILABLE, f"the database did not answer within {PATIENCE_SECONDS:g} s"))
     except (DatabaseError, SQLAlchemyError, *UNREACHABLE) as error:
-        findings.append(Finding("database", UNAVAILABLE, f"the database does not answer: {type(error).__name__}"))
+        findings += await _why_not(hub, error)
     return of_findings(findings)
+
+
+async def _why_not(hub: Hub, error: Exception) -> list[Finding]:
+    """Tell a database that is away from one that nobody has migrated: each wants something else done."""
+    problem = ""
+    with contextlib.suppress(DatabaseError, TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            problem = await schema_problem(hub.engine)
+    if problem:
+        return [Finding("database"), Finding("schema", UNAVAILABLE, problem)]
+    return [Finding("database", UNAVAILABLE, f"the database does not answer: {type(error).__name__}")]
 
 
 def of_findings(findings: list[Finding]) -> Health:
@@ -164,7 +179,7 @@ async def _schema(hub: Hub, found: Found) -> Finding:
     return Finding("schema", DEGRADED, problem) if problem else Finding("schema")
 
 
-def _of_database(hub: Hub, found: Found) -> Iterator[Finding]:
+def of_database(hub: Hub, found: Found) -> Iterator[Finding]:
     """Judge what was found in the database."""
     yield _durability(found)
     figures = found.figures
@@ -233,7 +248,7 @@ def _disk(figures: dict[str, float]) -> Finding:
 
 
 def _partitions(found: Found) -> Finding:
-    if not found.next_month:
+    if found.lacking_seconds > LACKING_SECONDS:
         reason = (
             "the next month has no partition yet: a relay makes it, and the log says why not (partitions_in_use, "
             f"database_failed); until then its readings go to {DEFAULT}"

@@ -18,6 +18,9 @@ QOS = 1
 """Every message is sent at least once; what matters is receipted on top of it."""
 
 HELLO = f"{_ROOT}/hub/hello"
+DOCTOR = f"{_ROOT}/metergate-doctor"
+"""Below it ``metergate-hub doctor`` tries the broker; nobody else publishes or subscribes there."""
+
 SHARE = "hub"
 """What the names of the relays' shared subscriptions begin with; the channel follows. Two filters never share a name:
 iotcore 0.4 (the embedded broker) keeps groups by name alone and then delivers for one of the filters only."""

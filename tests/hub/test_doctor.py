@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub import doctor_broker
 from hub.broker import embedded_broker
 from hub.clocks import Clock
 from hub.connection import read_url
@@ -22,6 +21,7 @@ from hub.models import Gateway
 from hub.partitions import make_partitions
 from hub.secrets_ring import Ring, note_ring, ring_file
 from mqtt.connection import connect
+from protocol.topics import DOCTOR
 from tests.parts.databases import database_url, engine, new_sqlite
 from tests.parts.estates import make_estate
 
@@ -59,7 +59,7 @@ async def test_of_a_hub_in_order_it_says_what_the_documentation_shows(
         report = await examine(url, read_url(broker.url), tmp_path, tmp_path / "hub.key", Clock())
         # What it retained it has taken back.
         async with connect(read_url(broker.url), "test") as connection:
-            await connection.subscribe([f"{doctor_broker.TOPIC}/#"])
+            await connection.subscribe([f"{DOCTOR}/#"])
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await anext(connection.messages())

@@ -8,7 +8,6 @@ from sqlalchemy import text
 from hub.app import RESOURCES, create_app
 from hub.clocks import Clock
 from hub.database import create_engine, reading
-from hub.partitions import make_partitions
 from hub.settings import Settings
 from hub.state import Hub
 from hub.wellbeing import CHECKS, judge
@@ -19,7 +18,6 @@ __all__ = ["database_url", "engine", "rest"]
 
 
 async def test_a_hub_in_order_is_ready(rest: Rest) -> None:
-    await make_partitions(rest.hub.engine, rest.clock.now())
     answer = await rest.get("/health")
     assert set(answer["checks"]) < set(CHECKS)
     wrong = {check for check, status in answer["checks"].items() if status != "ok"}
