@@ -49,7 +49,8 @@ _MARKS = sa.text(f"""
         AND l.classid IN ({_READINGS}, {_REVISIONS})
 """)  # noqa: S608 - our own names
 _SQLITE = sa.text(
-    "SELECT (SELECT coalesce(max(id), 0) FROM readings), (SELECT coalesce(max(id), 0) FROM reading_versions)"
+    "SELECT coalesce(max(CASE name WHEN 'readings' THEN seq END), 0), "
+    "coalesce(max(CASE name WHEN 'reading_versions' THEN seq END), 0) FROM sqlite_sequence"
 )
 
 
@@ -61,12 +62,20 @@ class Place:
     revision: int
 
 
-async def final(session: AsyncSession) -> Place:
-    """Return up to which numbers everything is there that will ever be; a statement after this one sees it."""
+async def given(session: AsyncSession) -> Place:
+    """Return the last numbers that were given: no place is behind them, unless the database was put back."""
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    return Place(*(await session.execute(_SQLITE if sqlite else _NUMBERS)).one())
+
+
+async def final(session: AsyncSession, last: Place) -> Place:
+    """Return up to which numbers everything is there that will ever be; a statement after this one sees it.
+
+    ``last`` is what ``given`` returned before: see above why in this order.
+    """
     if session.get_bind().dialect.name == "sqlite":
-        return Place(*(await session.execute(_SQLITE)).one())
-    # Two statements, in this order: see above.
-    high = dict(zip((_READINGS, _REVISIONS), (await session.execute(_NUMBERS)).one(), strict=True))
+        return last
+    high = {_READINGS: last.reading, _REVISIONS: last.revision}
     for name, key in (await session.execute(_MARKS)).all():
         begun = high[name] - (high[name] - key) % _KEYS
         high[name] = min(high[name], begun)

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
+from hub.judging import FUTURE
 from hub.paging import parse_uuid, query_of
 from hub.problems import wrong
 from hub.readings_shown import COLUMNS, NAMES, MeterReadings, shown
@@ -36,8 +37,8 @@ METERS_IN_ADDRESS: Final = 100
 
 SERIES: Final = 100
 PARAMETERS: Final = ("meter_device", "series")
-BEFORE, AFTER = dt.timedelta(days=40), dt.timedelta(days=60)
-"""What is asked first: what was read a gas month ago is in it, and what a wrong clock has in the future."""
+BEFORE, AFTER = dt.timedelta(days=40), FUTURE + dt.timedelta(days=1)
+"""What is asked first: what was read a gas month ago is in it, and what a meter may have in the future."""
 
 
 class LatestBody(Body, kw_only=True):
@@ -66,10 +67,11 @@ _PAIRS = "unnest(CAST(:devices AS uuid[]), CAST(:series AS uuid[])) AS p(device,
 _CONFIGURED = """
     meter_devices d JOIN meter_device_types t ON t.id = d.type JOIN config_series s ON s.config = t.config
 """
+_NAMED = "meter_devices d JOIN meter_reading_series s ON s.organization = d.organization"
 _PG_PAIRS = {
     False: f"(SELECT d.id AS device, s.series FROM {_CONFIGURED} WHERE d.id = ANY(CAST(:devices AS uuid[]))) AS p",  # noqa: S608 - our own names
-    True: "(SELECT device, one AS series FROM unnest(CAST(:devices AS uuid[])) device, "
-    "unnest(CAST(:series AS uuid[])) one) AS p",
+    True: f"(SELECT d.id AS device, s.id AS series FROM {_NAMED} "  # noqa: S608 - our own names
+    "WHERE d.id = ANY(CAST(:devices AS uuid[])) AND s.id = ANY(CAST(:series AS uuid[]))) AS p",
 }
 """The pairs of meter and series, by whether series are named."""
 
@@ -81,7 +83,8 @@ _PG_LATEST_EVER = sa.text(f"SELECT p.device, p.series, {_SHOWN} FROM {_PAIRS} {_
 _SQLITE_PAIRS = {
     False: f"(SELECT d.id AS device, s.series FROM {_CONFIGURED} "  # noqa: S608 - our own names
     "WHERE d.id IN (SELECT value FROM json_each(:devices)))",
-    True: "(SELECT d.value AS device, s.value AS series FROM json_each(:devices) d, json_each(:series) s)",
+    True: f"(SELECT d.id AS device, s.id AS series FROM {_NAMED} "  # noqa: S608 - our own names
+    "WHERE d.id IN (SELECT value FROM json_each(:devices)) AND s.id IN (SELECT value FROM json_each(:series)))",
 }
 _SQLITE_LATEST = {
     named: sa.text(

@@ -90,6 +90,7 @@ class Asked:
 
 
 _EXPORT: Final = "/v1/metering/readings/export"
+_RECEIVED: Final = "/v1/metering/readings/received"
 _CONSUMPTION: Final = ("meter_device", "series", "start_time", "end_time")
 _SHEET: Final[Mapping[str, Document]] = {
     "organization": {"type": "string", "description": "Its name or id."},
@@ -113,7 +114,7 @@ _OWN: Final[Mapping[tuple[str, str], Asked]] = {
     ),
     ("get", _EXPORT): Asked((*READINGS.filters, "format"), kinds={"format": {"type": "string", "enum": list(FORMATS)}}),
     ("get", "/v1/metering/readings/latest"): Asked(LATEST, required=LATEST[:1], kinds=dict.fromkeys(LATEST, _IDS)),
-    ("get", "/v1/metering/readings/received"): Asked(RECEIVED),
+    ("get", _RECEIVED): Asked(RECEIVED),
     ("get", "/v1/commands/{row_id}"): Asked(("wait",)),
     ("get", "/v1/commands/events"): Asked(("gateway", "meter_device", "batch", "state")),
     ("get", "/v1/command-batches/{row_id}/refusals"): Asked(("reason", "limit", "offset")),
@@ -154,7 +155,7 @@ def _refusals(method: str, path: str, *, body: bool, closed: bool) -> Iterator[i
         yield from (401, 403)
     if "{" in path or body:
         yield 404
-    if method != "get":
+    if method != "get" or path == _RECEIVED:
         yield 409
     if body:
         yield from (413, 415)

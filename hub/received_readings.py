@@ -25,10 +25,10 @@ from hub.access import access_of
 from hub.columns import UtcDateTime
 from hub.cursors import CURSOR, Keyset, read_cursor, write_cursor
 from hub.database import reading
-from hub.late_commits import Place, final
+from hub.late_commits import Place, final, given
 from hub.models import Reading, ReadingVersion
 from hub.paging import is_uuid, parse_instant, query_of, window_of
-from hub.problems import wrong
+from hub.problems import Conflict, wrong
 from hub.readings import RESOURCE
 from hub.readings_shown import COLUMNS, NAMES, MeterReadings, shown
 from hub.state import HubRequest, hub_of
@@ -76,7 +76,11 @@ class ReceivedReadings(msgspec.Struct, kw_only=True):
     f"on with cursor. Filters: {', '.join(FILTERS)}.",
 )
 async def list_received(request: HubRequest) -> ReceivedReadings:
-    """Answer the next readings that were received."""
+    """Answer the next readings that were received.
+
+    Raises:
+        Conflict: when the cursor is ahead of what this database has given.
+    """
     query = query_of(request, PARAMETERS)
     limit = window_of(query).limit
     place = read_cursor(request, _BY_NUMBER) if CURSOR in query else None
@@ -85,9 +89,12 @@ async def list_received(request: HubRequest) -> ReceivedReadings:
     conditions = [make(name, query[name]) for name, make in FILTERS.items() if name in query]
     conditions += RESOURCE.only(access_of(request))
     async with reading(hub_of(request).engine) as session:
-        high = await final(session)
+        last = await given(session)
+        high = await final(session, last)
         if place is not None:
             begin = Place(*place)
+            if begin.reading > last.reading or begin.revision > last.revision:
+                raise Conflict(f"so many readings were never received: the database was put back; begin with {SINCE}")
         elif SINCE in query:
             begin = await _place_at(session, parse_instant(SINCE, query[SINCE]), high)
         else:

@@ -1,7 +1,9 @@
 """What is new is told once, to whoever goes on from the last answer, in whatever order transactions end."""
 
+import base64
 import datetime as dt
 import decimal
+import json
 import uuid
 from typing import Any
 
@@ -115,6 +117,15 @@ async def test_filters_walk_past_what_is_not_wanted_in_bounded_answers(
     assert (await rest.get(f"{RECEIVED}?cursor={cursor}"))["results"] == []
     refused = await rest.client.get(f"{RECEIVED}?cursor={cursor}&meter_device={fleet.meter}")
     assert refused.status_code == 422
+    # The newest is deleted, and is not counted on: nothing is skipped after it.
+    newest = (await rest.get("/v1/metering/meter-readings?ordering=-created_at&limit=1"))["results"][0]
+    await rest.call("DELETE", f"/v1/metering/meter-readings/{newest['id']}", status=204)
+    assert (await rest.get(f"{RECEIVED}?cursor={cursor}"))["results"] == []
+    # A place that this database has never come to.
+    ahead = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_"))
+    ahead[1] += 1000
+    cursor = base64.urlsafe_b64encode(json.dumps(ahead).encode()).decode()
+    assert (await rest.call("GET", f"{RECEIVED}?cursor={cursor.rstrip('=')}", status=409))["detail"]
 
 
 async def test_an_instant_finds_what_was_received_since(rest: Rest) -> None:
