@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import models, plans
 from hub.broker import embedded_broker
 from hub.clocks import Clock
+from hub.database import create_engine, writing
 from hub.database import reading as looking
-from hub.database import writing
 from hub.failures import all_or_each
 from hub.ingest import Delivery
-from hub.notices import Notice, tell
+from hub.notices import Listener, Notice, notices_of, tell
 from hub.relay import run_relay
 from hub.settings import Settings
 from protocol.commands import Command, CommandUpdate
@@ -475,6 +475,55 @@ async def test_several_relays_share_the_work_and_store_everything_once(
     assert len(found) == 15
     # All were collected at the same instant, so the greatest of the ten values is current everywhere.
     assert {(str(row.value), row.version_count) for row in found} == {("9", 10)}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_relays_that_hear_of_the_same_command_publish_it_once_and_at_once(
+    engine: AsyncEngine, database_url: str, broker: Mosquitto
+) -> None:
+    """Two relays are woken by each commit. Looking alone they would take up to five seconds for each command."""
+    estate = await make_estate(engine, gateway_id=fresh_id())
+    sent = [command(estate) for _ in range(10)]
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            other = create_engine(database_url)
+            stack.push_async_callback(other.dispose)
+            relay = Relays(other, broker.url)
+            stack.push_async_callback(relay.stop)
+            await relay.start()
+            listening = asyncio.create_task(Listener(other, database_url).keep_on())
+            stack.push_async_callback(ended, listening)
+            await hearing(other)
+        agent = await stack.enter_async_context(Agent(broker.port, estate.gateway_id))
+        await agent.say_online()
+        await until(lambda: bool(agent.plans))
+        await until_row(engine, estate.gateway, lambda row: row.online)
+        delays = []
+        for one in sent:
+            begun = time.monotonic()
+            async with writing(engine) as session:
+                session.add(one)
+                await tell(session, Notice.COMMANDS)
+            await had(agent, one.id)
+            delays.append(time.monotonic() - begun)
+        assert [one.id for one in agent.commands] == [one.id for one in sent], "each once"
+        assert sorted(delays)[5] < 1, delays
+
+
+async def hearing(engine: AsyncEngine) -> None:
+    """Wait until a process hears what others tell."""
+    await until(lambda: notices_of(engine).live)
+
+
+async def had(agent: Agent, key: uuid.UUID) -> None:
+    """Wait until an agent has been given a command."""
+    await until(lambda: any(one.id == key for one in agent.commands))
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_does_not_fit_into_the_queue_is_dropped_without_a_receipt(
