@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from hub.doctor_lines import FAIL, OK, WARN, Line
 from mqtt.connection import Access, BrokerError, Connection, Incoming, Outgoing, connect
-from protocol.topics import DOCTOR
+from protocol.topics import DOCTOR, doctor_share
 from protocol.wire import MAX_MESSAGE_BYTES
 
 ANSWER_SECONDS = 5.0
@@ -93,7 +93,7 @@ async def examine(access: Access) -> list[Line]:
         advice = "look at --broker, its user and password, and whether the broker runs and speaks MQTT 5"
         return [Line("broker", FAIL, str(error), advice)]
     for check, trial, advice in (
-        ("broker.messages", _messages, "let the hub's user publish and subscribe below amr/v1/"),
+        ("broker.messages", _messages, f"let the hub's user publish and subscribe below {DOCTOR}"),
         ("broker.shared", _shared, "relays need $share: switch shared subscriptions on, or use another broker"),
         ("broker.retained", _retained, "plans are retained messages: switch retained messages on"),
         (
@@ -146,8 +146,7 @@ async def _messages(first: _Client, second: _Client, topic: str) -> _Verdict:
 
 async def _shared(first: _Client, second: _Client, topic: str) -> _Verdict:
     for client in (first, second):
-        # A name of its own: the embedded broker keeps groups by their name alone, whatever their topic.
-        await client.connection.subscribe([f"$share/{topic.replace('/', '-')}/{topic}"])
+        await client.connection.subscribe([doctor_share(topic)])
     for number in range(SHARED):
         await first.connection.publish(Outgoing(topic, str(number).encode()))
     found = [await client.rest(SHARED, QUIET_SECONDS) for client in (first, second)]

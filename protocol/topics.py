@@ -112,6 +112,11 @@ def agent_filters(gateway: str) -> list[str]:
     ]
 
 
+def doctor_share(topic: str) -> str:
+    """Return the shared filter of a topic of the doctor's; its group has a name that no other filter ever has."""
+    return f"$share/{topic.replace('/', '-')}/{topic}"
+
+
 def relay_filters() -> list[str]:
     """Return what a relay subscribes to: its share of readings and reports, and every life sign."""
     return [
