@@ -18,10 +18,10 @@ from benchmarks._query_plans import nodes
 from hub import paging, versions
 from hub.database import writing
 from hub.partitions import make_partitions
-from tests.parts.databases import BOTH, engine
+from tests.parts.databases import BOTH, engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
-__all__ = ["engine", "rest"]
+__all__ = ["engine", "rest", "url_of_walks"]
 
 LARGE = ("readings", "reading_versions", "staged_meter_readings", "batches")
 
