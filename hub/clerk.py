@@ -1,5 +1,6 @@
 """The clerk: keeps the ledger beside ingestion. A task of every relay; one of them at a time has the ledger's turn."""
 
+import asyncio
 import time
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,8 +23,14 @@ async def keep_ledger(engine: AsyncEngine, clock: Clock) -> None:
     commits = commits_of(engine)
     while True:
         seen = commits.count
-        if not await keep_some(engine, clock.now()):
-            await commits.after(seen, at_most=look_seconds(engine), pause=PAUSE_SECONDS)
+        begun = time.monotonic()
+        more = await keep_some(engine, clock.now())
+        took = time.monotonic() - begun
+        if more:
+            # As long as the turn was: ingestion, which makes the work, has at least half of everything to itself.
+            await asyncio.sleep(took)
+        else:
+            await commits.after(seen, at_most=look_seconds(engine), pause=max(PAUSE_SECONDS, took))
         if time.monotonic() - swept >= SWEPT_SECONDS:
             swept = time.monotonic()
             async with ledger_turn(engine, wait=False) as session:

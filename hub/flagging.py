@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import datetime as dt
 import json
+import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
@@ -37,7 +38,7 @@ from hub.models import (
     UnjudgedReadings,
     config_series,
 )
-from hub.unjudged import EVERY_SERIES, LAST, Span, note, unpack
+from hub.unjudged import EVERY_SERIES, LAST, Span, count_spans, devices_of, note, unpack
 from hub.validation import REJECTING, STEPS, Limit, Point, judge, names_of
 
 PAUSE_SECONDS = 0.5
@@ -91,7 +92,11 @@ async def keep_judging(engine: AsyncEngine) -> None:
     commits = commits_of(engine)
     while True:
         seen = commits.count
-        if not await judge_some(engine):
+        begun = time.monotonic()
+        if await judge_some(engine):
+            # As long as the turn was: so ingestion has at least half of everything to itself.
+            await asyncio.sleep(time.monotonic() - begun)
+        else:
             await commits.after(seen, at_most=look_seconds(engine), pause=PAUSE_SECONDS)
 
 
@@ -223,14 +228,17 @@ async def _read(session: AsyncSession) -> _Turn:
     notes = await session.execute(
         sa.select(UnjudgedReadings.id, UnjudgedReadings.spans).order_by(UnjudgedReadings.id).limit(NOTES)
     )
-    spans: list[Span] = []
+    taken: list[bytes] = []
+    count = 0
     for key, packed in notes:
         turn.notes.append(key)
-        spans += unpack(packed)
-        if len(spans) >= SPANS_TAKEN:
+        taken.append(packed)
+        count += count_spans(packed)
+        if count >= SPANS_TAKEN:
             break
-    rules = await rules_of(session, {span.device for span in spans})
-    of_rules = [span for span in spans if span.device in rules or span.series == EVERY_SERIES]
+    rules = await rules_of(session, set().union(*map(devices_of, taken)))
+    # Of most meters nothing is judged: what is noted of them is not even taken apart.
+    of_rules = [span for packed in taken for span in unpack(packed, rules)]
     single = [span for span in of_rules if span.series != EVERY_SERIES]
     every = [span for span in of_rules if span.series == EVERY_SERIES]
     for span in every[:LONG_SPANS]:

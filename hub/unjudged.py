@@ -105,9 +105,22 @@ def pack(spans: Iterable[Span]) -> bytes:
     )
 
 
-def unpack(packed: bytes) -> list[Span]:
-    """Return the spans of a note."""
+def count_spans(packed: bytes) -> int:
+    """Return how many spans a note has."""
+    return len(packed) // _PACKED.size
+
+
+def devices_of(packed: bytes) -> set[uuid.UUID]:
+    """Return the devices that a note speaks of."""
+    found = {packed[start : start + 16] for start in range(0, len(packed), _PACKED.size)}
+    return {uuid.UUID(bytes=device) for device in found}
+
+
+def unpack(packed: bytes, devices: Collection[uuid.UUID] | None = None) -> list[Span]:
+    """Return the spans of a note; given devices, only of these, and those of every series of a device."""
+    wanted = None if devices is None else {device.bytes for device in devices}
     return [
         Span(uuid.UUID(bytes=device), uuid.UUID(bytes=series), from_microseconds(first), from_microseconds(last))
         for device, series, first, last in _PACKED.iter_unpack(packed)
+        if wanted is None or device in wanted or series == EVERY_SERIES.bytes
     ]
