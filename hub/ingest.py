@@ -30,7 +30,7 @@ from hub.judging import Claim, Directory, look_up
 from hub.models import Gateway
 from hub.plain_readings import Columns, Plain, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
-from hub.reports import store_reports
+from hub.reports import Told, store_reports
 from hub.staging import find_repeated, stage
 from protocol import readings, reports
 from protocol.envelopes import ForgedError, fingerprint, open_envelope
@@ -468,15 +468,18 @@ async def _store_reports(session: AsyncSession, opened: list[_Admitted], now: dt
     for one in opened:
         for position in range(len(one.told)):
             of_gateway.setdefault(one.gateway, []).append((one, position))
-    for gateway in sorted(of_gateway):
-        sources = of_gateway[gateway]
-        found = [one.told[position] for one, position in sources]
-        left = await store_reports(session, gateway, sources[0][0].organization, found, now)
-        for index, reason in left.items():
-            one, position = sources[index]
-            _set_aside(one, one.report_rows[position], reason)
-            _log.warning("report_set_aside", gateway=one.topic.gateway, reason=reason)
-        outcome.counts["reports"] += len(found) - len(left)
+    if not of_gateway:
+        return
+    told = [
+        Told(gateway, sources[0][0].organization, [one.told[position] for one, position in sources])
+        for gateway, sources in sorted(of_gateway.items(), key=lambda item: item[0])
+    ]
+    left = await store_reports(session, told, now)
+    for (gateway, index), reason in left.items():
+        one, position = of_gateway[gateway][index]
+        _set_aside(one, one.report_rows[position], reason)
+        _log.warning("report_set_aside", gateway=one.topic.gateway, reason=reason)
+    outcome.counts["reports"] += sum(len(sources) for sources in of_gateway.values()) - len(left)
 
 
 def _receipt(one: _Admitted, outcome: Outcome) -> None:

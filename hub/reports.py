@@ -45,22 +45,6 @@ class Told(NamedTuple):
 
 
 async def store_reports(
-    session: AsyncSession,
-    gateway: uuid.UUID,
-    organization: uuid.UUID,
-    found: Sequence[reports.Report],
-    now: dt.datetime,
-) -> dict[int, str]:
-    """Store the reports of one gateway, as ``store_all_reports`` does.
-
-    Returns:
-        The positions of those that belong to nothing that the hub knows, with the reason.
-    """
-    left = await store_all_reports(session, [Told(gateway, organization, found)], now)
-    return {position: reason for (_, position), reason in left.items()}
-
-
-async def store_all_reports(
     session: AsyncSession, told: Sequence[Told], now: dt.datetime
 ) -> dict[tuple[uuid.UUID, int], str]:
     """Store what gateways report in the caller's transaction, each gateway named once.

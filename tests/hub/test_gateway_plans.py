@@ -13,7 +13,7 @@ from hub.database import reading as looking
 from hub.database import writing
 from hub.plans_kept import KEPT, Made, Published, keep, note_published
 from hub.plans_shown import compare, read_document
-from hub.reports import store_reports
+from hub.reports import Told, store_reports
 from protocol.plans import (
     CallerGrant,
     Device,
@@ -56,7 +56,7 @@ async def apply(
     )
     async with writing(rest.hub.engine) as session:
         owner = uuid.UUID(fleet.organization)
-        await store_reports(session, uuid.UUID(fleet.gateway), owner, [report], rest.clock.now())
+        await store_reports(session, [Told(uuid.UUID(fleet.gateway), owner, [report])], rest.clock.now())
 
 
 async def rename_task(rest: Rest, fleet: Fleet, name: str) -> None:

@@ -4,15 +4,17 @@ import dataclasses
 import datetime as dt
 import secrets
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import models, plans
 from hub.database import reading as looking
 from hub.database import writing
+from hub.plan_contents import Content
 from protocol.envelopes import SigningKey
 from protocol.plans import read_plan
 from tests.parts.databases import database_url, engine
@@ -195,3 +197,64 @@ async def test_lifting_goes_above_what_the_agent_has_and_never_down(engine: Asyn
         async with writing(engine) as session:
             await plans.lift_above(session, estate.gateway, above, NOW)
         assert await revision(engine, estate.gateway) == expected
+
+
+async def test_plans_of_many_gateways_are_raised_as_those_of_each_alone(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "GATEWAYS_AT_ONCE", 2)
+    monkeypatch.setattr(plans, "_INLINE", 1)
+    estates = [await make_estate(engine, gateway_id=f"gw-{number}") for number in range(5)]
+    gateways = [estate.gateway for estate in estates]
+    await give_tasks(engine, estates[3])
+
+    async def edit_alone() -> list[str]:
+        async with writing(engine) as session:
+            await plans.one_at_a_time(session)
+            return await plans.raise_changed(session, gateways, NOW)
+
+    assert await edit_alone() == [estate.gateway_id for estate in estates]
+    assert await edit_alone() == []
+    assert await raised(engine, *gateways) == []
+    await edit(engine, models.MeterDevice, estates[2].meters["M1"], iec62056_21_address="7")
+    assert await edit_alone() == ["gw-2"]
+    async with looking(engine) as session:
+        kept = await plans.read_desired(session, gateways)
+        assert kept == await plans.render_many(session, gateways)
+        remembered = (await session.execute(sa.select(models.DeviceGateway.device, models.DeviceGateway.gateway))).all()
+    assert [kept[gateway].revision for gateway in gateways] == [1, 1, 2, 1, 1]
+    assert len(read_plan(kept[gateways[3]].body).tasks) == 2
+    assert set(map(tuple, remembered)) == {
+        (meter, estate.gateway) for estate in estates for meter in estate.meters.values()
+    }
+
+
+async def test_a_revision_that_is_lifted_while_plans_are_read_is_not_given_twice(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate = await make_estate(engine)
+    await raised(engine, estate.gateway)
+    await edit(engine, models.MeterDevice, estate.meters["M1"], iec62056_21_address="7")
+    read = plans.read_contents
+    lifts = [7]
+
+    async def read_and_lift(session: AsyncSession, some: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:
+        found = await read(session, some)
+        if lifts:
+            # On PostgreSQL by another transaction: the gateway is not locked yet.
+            above = lifts.pop()
+            if engine.dialect.name == "sqlite":
+                await plans.lift_above(session, estate.gateway, above, NOW)
+            else:
+                async with writing(engine) as other:
+                    await plans.lift_above(other, estate.gateway, above, NOW)
+        return found
+
+    monkeypatch.setattr(plans, "read_contents", read_and_lift)
+    async with writing(engine) as session:
+        await plans.one_at_a_time(session)
+        assert await plans.raise_changed(session, [estate.gateway], NOW) == ["gw-1"]
+    async with looking(engine) as session:
+        kept = (await plans.read_desired(session, [estate.gateway]))[estate.gateway]
+        assert kept == await plans.render(session, estate.gateway)
+    assert kept.revision == 9

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models
 from hub.database import reading as looking
-from hub.ingest import store_deliveries
+from hub.ingest import Delivery, store_deliveries
 from hub.lifesigns import LifeSign, note_life_signs
 from protocol import reports
 from protocol.plans import Problem
@@ -117,3 +117,20 @@ async def test_reports_of_nothing_known_keep_within_the_quarantine(engine: Async
     # With more room the same delivery is taken.
     outcome = await store_deliveries(engine, strange[2:], NOW, 6)
     assert [len(names) for names in outcome.receipts.values()] == [1]
+
+
+async def test_plans_that_many_gateways_applied_are_noted_each_by_its_own_order(engine: AsyncEngine) -> None:
+    names = ("gw-1", "gw-2", "gw-3")
+    voices = {name: GatewayVoice(name) for name in names}
+    for name in names:
+        await make_estate(engine, gateway_id=name)
+
+    def applied(name: str, revision: int, sequence: int) -> Delivery:
+        report = reports.PlanApplied(uuid.uuid4(), revision, bytes([revision]) * 16, NOW, 1, sequence)
+        return voices[name].rows(Channel.REPORT, [encode(report)])
+
+    group = [applied("gw-1", 2, 2), applied("gw-2", 5, 1), applied("gw-1", 1, 1), applied("gw-2", 6, 2)]
+    await store_deliveries(engine, group, NOW, 10)
+    known = {row.gateway_id: row for row in await rows(engine, models.Gateway)}
+    assert {name: known[name].applied_revision for name in names} == {"gw-1": 2, "gw-2": 6, "gw-3": 0}
+    assert known["gw-2"].applied_digest == bytes([6]) * 16
