@@ -115,7 +115,7 @@ class _Bench:
         self.phases: list[Phase] = []
         self.steps: list[str] = []
 
-    def phase(self, name: str, work: Callable[[], None], seconds: float) -> None:
+    def phase(self, name: str, work: Callable[[], object], seconds: float) -> None:
         """Do something while the gateways go on, and so many seconds more."""
         _say(name)
         begun, first = time.monotonic(), len(self._gateways.told)
