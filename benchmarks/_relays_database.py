@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 
@@ -89,15 +89,21 @@ SELECT (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('readin
 
 def sizes(url: str) -> Sizes:
     """Measure what the database takes now."""
+    return Sizes(*map(int, asyncio.run(_ask(url, _SIZES))))
 
-    async def ask() -> Sizes:
-        connection = await asyncpg.connect(url)
-        try:
-            return Sizes(*map(int, await connection.fetchrow(_SIZES)))
-        finally:
-            await connection.close()
 
-    return asyncio.run(ask())
+def has_late(url: str) -> bool:
+    """Whether readings still wait for their month to be made."""
+    return bool(asyncio.run(_ask(url, "SELECT EXISTS (SELECT FROM readings_default)"))[0])
+
+
+async def _ask(url: str, question: str) -> Sequence[Any]:
+    connection = await asyncpg.connect(url)
+    try:
+        row: Sequence[Any] = await connection.fetchrow(question)
+        return row
+    finally:
+        await connection.close()
 
 
 class Sessions:

@@ -6,13 +6,13 @@ the real agent's window (``agent.window``): what is on its way is bounded by rec
 again, and when a relay says that it has started, or its will that it is gone, all that travels is due within seconds.
 The process then obeys lines of JSON on its input, one at a time:
 
-- ``{"do": "meet"}``: every gateway says that it is online; ``{"did": "meet"}``.
+- ``{"do": "meet"}``: every gateway says that it is online, and runs the plan that it had last; ``{"did": "meet"}``.
 - ``{"do": "prepare", "readings": N, "rows": R}``: N more readings of each gateway are made into batches of R;
   ``{"did": "prepare"}`` tells how many batches these are, and the bytes of their packets.
 - ``{"do": "go"}``: all are sent. Every quarter of a second a line tells how things stand, the last one with ``"did":
   "go"``, when there is a receipt for every batch. ``{"do": "mark"}`` meanwhile, which is said when a relay is ended,
   has the last line tell when there was a receipt for everything that was on its way at that moment.
-- ``{"do": "listen"}``: from now on plans and commands are counted, by a connection that only looks; ``{"did":
+- ``{"do": "listen"}``: from now on plans and commands are counted, as a connection sees them that only looks; ``{"did":
   "listen"}``. ``{"do": "heard"}`` is answered by ``{"did": "heard", "plans": ..., "commands": ...}``: how many
   revisions and commands were published so many times.
 """
@@ -39,7 +39,7 @@ from benchmarks.backlog import readings_of
 from mqtt.connection import Access, Connection, Outgoing, connect
 from protocol.commands import Command
 from protocol.envelopes import Signed, SigningKey
-from protocol.plans import read_plan
+from protocol.plans import plan_digest, read_plan
 from protocol.readings import BatchName, batch_of, name_properties
 from protocol.reports import Online, Receipt, decode_receipt
 from protocol.topics import HELLO, Channel, parse_topic, topic_for
@@ -102,11 +102,18 @@ class Gateway:
         messages = (self._messages[name] for name, _ in self._waiting)
         return [message.overhead() + len(message.payload) for message in messages]
 
-    def online(self) -> Outgoing:
-        """Return the life sign."""
+    def online(self, revision: int, digest: bytes) -> Outgoing:
+        """Return the life sign of a gateway that runs this plan."""
         topic = topic_for(self.name, Channel.ONLINE)
         sign = Online(
-            self.name, online=True, session=1, store=self._store, software="bench", at=dt.datetime.now(dt.UTC)
+            gateway=self.name,
+            online=True,
+            session=1,
+            store=self._store,
+            software="bench",
+            at=dt.datetime.now(dt.UTC),
+            plan_revision=revision,
+            plan_digest=digest,
         )
         return Outgoing(topic, self._key.seal(topic, encode(sign)), retain=True)
 
@@ -169,6 +176,8 @@ class Fleet:
         pairs = [text.partition("=") for text in named]
         self._gateways = {name: Gateway(name, uuid.UUID(meter), self._flights) for name, _, meter in pairs}
         self._connections: dict[str, Connection] = {}
+        self._running: dict[str, tuple[int, bytes]] = {}
+        """The plan that each gateway had last, by revision and digest."""
         self._plans: Counter[tuple[str, int]] = Counter()
         self._commands: Counter[uuid.UUID] = Counter()
 
@@ -187,6 +196,8 @@ class Fleet:
                 hearing.append(group.create_task(self._hear(connection, names)))
             self._watching = await stack.enter_async_context(connect(access, None))
             hearing.append(group.create_task(self._watch(self._watching)))
+            both = (Channel.PLAN, Channel.COMMAND)
+            await self._watching.subscribe([topic_for(name, one) for name in self._gateways for one in both])
             try:
                 yield
             finally:
@@ -207,11 +218,11 @@ class Fleet:
 
     async def _watch(self, connection: Connection) -> None:
         async for message in connection.messages():
-            if message.retained:
-                continue
             topic, body = parse_topic(message.topic), decode(message.payload, Signed).body
             if topic.channel is Channel.PLAN:
-                self._plans[topic.gateway, read_plan(body).revision] += 1
+                revision = read_plan(body).revision
+                self._running[topic.gateway] = revision, plan_digest(body)
+                self._plans[topic.gateway, revision] += 1
             else:
                 self._commands[decode(body, Command).id] += 1
 
@@ -220,8 +231,9 @@ class Fleet:
         while (order := await orders.get())["do"] != "end":
             match order:
                 case {"do": "meet"}:
-                    each = ((self._connections[name], one.online()) for name, one in self._gateways.items())
-                    await asyncio.gather(*(connection.publish(sign) for connection, sign in each))
+                    none = (0, b"")
+                    signs = {name: one.online(*self._running.get(name, none)) for name, one in self._gateways.items()}
+                    await asyncio.gather(*(self._connections[name].publish(sign) for name, sign in signs.items()))
                     tell(did="meet")
                 case {"do": "prepare", "readings": int(readings), "rows": int(rows)}:
                     sizes = [size for one in self._gateways.values() for size in one.prepare(readings, rows)]
@@ -229,10 +241,8 @@ class Fleet:
                 case {"do": "go"}:
                     await self._go(orders)
                 case {"do": "listen"}:
-                    channels = (Channel.PLAN, Channel.COMMAND)
-                    await self._watching.subscribe(
-                        [topic_for(name, one) for name in self._gateways for one in channels]
-                    )
+                    self._plans.clear()
+                    self._commands.clear()
                     tell(did="listen")
                 case {"do": "heard"}:
                     latest: dict[str, int] = {}
