@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from hub import plans
 from hub.database import reading
 from hub.models import Gateway
+from hub.plan_contents import read_contents
 from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
@@ -28,7 +28,7 @@ async def endpoints(rest: Rest) -> list[str]:
     """The places that the gateway's plan names, of lines that meters are on or not."""
     async with reading(rest.hub.engine) as session:
         gateway = (await session.scalars(select(Gateway.id).where(Gateway.gateway_id == "gw-utility"))).one()
-        return [line.endpoint for line in (await plans.read_contents(session, [gateway]))[gateway].lines]
+        return [line.endpoint for line in (await read_contents(session, [gateway]))[gateway].lines]
 
 
 async def test_a_host_is_the_name_then_the_address_then_the_card(rest: Rest) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub import models, plans
 from hub.database import reading as looking
 from hub.database import writing
-from hub.plan_contents import Content
+from hub.plan_contents import Content, read_contents
 from protocol.envelopes import SigningKey
 from protocol.plans import read_plan
 from tests.parts.databases import database_url, engine
@@ -235,7 +235,7 @@ async def test_a_revision_that_is_lifted_while_plans_are_read_is_not_given_twice
     estate = await make_estate(engine)
     await raised(engine, estate.gateway)
     await edit(engine, models.MeterDevice, estate.meters["M1"], iec62056_21_address="7")
-    read = plans.read_contents
+    read = read_contents
     lifts = [7]
 
     async def read_and_lift(session: AsyncSession, some: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:

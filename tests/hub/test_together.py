@@ -7,6 +7,7 @@ from sqlalchemy import select
 from hub import plans
 from hub.database import reading, writing
 from hub.models import Gateway
+from hub.plan_contents import read_contents
 from tests.parts.databases import database_url, engine
 from tests.parts.rest import TASK, Fleet, Rest, create_fleet, rest
 
@@ -44,7 +45,7 @@ async def test_a_line_moves_while_its_meters_do(rest: Rest) -> None:
         assert set(await statuses(rest, *moves)) == {200}
     async with reading(rest.hub.engine) as session:
         for gateway in (await session.scalars(select(Gateway))).all():
-            content = (await plans.read_contents(session, [gateway.id]))[gateway.id]
+            content = (await read_contents(session, [gateway.id]))[gateway.id]
             assert gateway.content_digest in {None, content.digest()}
 
 
