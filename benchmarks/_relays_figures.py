@@ -174,7 +174,8 @@ class Figures:
     """All of it."""
 
     throughput: list[Throughput]
-    footprint: Footprint
+    footprint: Footprint | None
+    """None where no throughput was measured."""
     takeovers: list[Takeover]
     published: Published
     connections: dict[str, int]
@@ -199,7 +200,7 @@ class Figures:
         """Say it for people."""
         return [
             *(line for one in self.throughput for line in one.lines()),
-            *self.footprint.lines(),
+            *(self.footprint.lines() if self.footprint else []),
             *(line for one in self.takeovers for line in one.lines()),
             *self.published.lines(),
             "sessions in the database, at most: "

@@ -9,11 +9,11 @@ whose batches were signed beforehand, sent by the agent's own window (``_relays_
   processors as these processes keep busy more relays cannot be faster: then the ratio says that they are no hindrance.
 - *footprint*: what a reading takes on the wire, on disk and in the write-ahead log, and what life signs of gateways
   that run their plan take of each relay and of the database.
+- *publishing*: a thousand edits, each of which changes one gateway's plan, and a command to each gateway, with two
+  relays that have nothing else to do; a subscriber counts how often each revision and each command was published.
 - *takeover*: two relays under load, one of them is killed (SIGKILL), and once more with another one that is asked to
   end (SIGTERM). Time until everything that was on its way to a relay at that moment has its receipt from the other.
   Afterwards every row of the database is compared with what was sent.
-- *publishing*: a thousand edits, each of which changes one gateway's plan, and a command to each gateway, with two
-  relays that have nothing else to do; a subscriber counts how often each revision and each command was published.
 
 Exit status 0: rows are right, row by row; more relays are not slower than one; what a relay leaves is taken over within
 ten seconds; less than one edit in a hundred and no command is published twice; no deadlock in the database's log.
@@ -124,15 +124,10 @@ class _Bench:
     def run(self, edits: int, relays: Sequence[int], ended: Sequence[str]) -> Figures:
         """Do all of it."""
         self._order(do="meet")
-        self._make_month()
-        before = sizes(self._server.url())
-        throughput = self._throughput(relays)
-        for one in throughput:
-            _say("\n".join(one.lines()))
-        footprint = self._footprint(before)
-        _say("\n".join(footprint.lines()))
-        takeovers = [self._takeover(how) for how in ended]
+        throughput, footprint = self._measure(relays) if relays else ([], None)
         published = self._published(edits)
+        _say("\n".join(published.lines()))
+        takeovers = [self._takeover(how) for how in ended]
         found = read_log(self._server.log)
         return Figures(
             throughput,
@@ -173,6 +168,16 @@ class _Bench:
         if not self._publishers.wait("did", PATIENCE + readings / LEAST_RATE):
             raise RuntimeError(f"not all batches had a receipt in time; see the logs in {self._loaded.stage.folder}")
         return self._publishers.told[-1]
+
+    def _measure(self, relays: Sequence[int]) -> tuple[list[Throughput], Footprint]:
+        self._make_month()
+        before = sizes(self._server.url())
+        throughput = self._throughput(relays)
+        for one in throughput:
+            _say("\n".join(one.lines()))
+        footprint = self._footprint(before)
+        _say("\n".join(footprint.lines()))
+        return throughput, footprint
 
     def _make_month(self) -> None:
         """Have the month of the readings made: rows that wait for it are moved, which is not what is measured."""
