@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 LARGE = 10_000
@@ -73,8 +74,8 @@ async def plan_of(connection: AsyncConnection, statement: Sent) -> Planned:
         await connection.exec_driver_sql("DEALLOCATE asked")
     parts = nodes(told)
     whole = {node["Relation Name"] for node in parts if node["Node Type"] == "Seq Scan"}
-    rows = await connection.exec_driver_sql("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")
-    large = {name for name, count in rows if count >= LARGE}
+    of_large = sa.text("SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples >= :large")
+    large = set((await connection.execute(of_large, {"large": LARGE})).scalars())
     months = {found[0] for node in parts if (found := _MONTH.search(node.get("Relation Name", "")))}
     indexes = {_MONTH.sub("readings", node["Index Name"]) for node in parts if "Index Name" in node}
     return Planned(sorted(indexes), sorted(whole & large), len(months))

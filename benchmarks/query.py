@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -201,7 +201,7 @@ class _Client:
             raise RuntimeError(f"{asked.path[:300]}: {answer.status} {data[:500]!r}")
         return data
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str) -> Generator[bytes]:
         """Yield what comes of a long answer, over a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
         try:

@@ -20,7 +20,7 @@ from hub.models import Reading as Row
 from hub.validation import names_of
 from protocol.wire import Instant
 
-COLUMNS = (
+COLUMNS: tuple[Any, ...] = (
     Row.id,
     Row.organization,
     Row.meter_device,

@@ -56,7 +56,7 @@ async def test_the_newest_of_each_series_is_found_in_these_months_and_in_old_one
     # Others do not see it, nor that there is something to see.
     async with writing(rest.hub.engine) as session:
         own = uuid.UUID(silent.organization)
-        key = await create_token(session, "own", rest.clock.now(), scopes={READ_READINGS}, organization=own)
+        key = await create_token(session, "own", rest.clock.now(), scopes=[READ_READINGS], organization=own)
     rest.client.headers["Authorization"] = f"Token {key}"
     assert (await rest.call("POST", LATEST, {"meter_devices": meters}))["results"] == answer["results"][:1]
 

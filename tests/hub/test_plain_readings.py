@@ -5,6 +5,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
@@ -134,7 +135,7 @@ async def test_what_changes_under_load_is_judged_as_it_is_then(engine: AsyncEngi
     estate = await make_estate(engine)
     other = await make_estate(engine, gateway_id="gw-2")
     voice, meter = GatewayVoice(), estate.meters["M1"]
-    now = {"state": "here", "edits": 0}
+    now: dict[str, Any] = {"state": "here", "edits": 0}
     link = sa.and_(
         models.config_series.c.config == estate.config, models.config_series.c.series == estate.series["2:300"]
     )

@@ -91,6 +91,8 @@ async def test_every_question_is_answered_by_indexes(rest: Rest, engine: AsyncEn
             for text, values in statements:
                 told = (await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {text}", values)).scalar_one()
                 whole = [one["Relation Name"] for one in nodes(told) if one["Node Type"] == "Seq Scan"]
+                # A sequence is one row, and read as a table is.
+                whole = [name for name in whole if not name.endswith("_seq")]
                 assert not [name for name in whole if name.startswith(LARGE)], f"{question}: {text}"
         heard.taken()
 

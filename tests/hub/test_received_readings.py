@@ -98,7 +98,7 @@ async def test_filters_walk_past_what_is_not_wanted_in_bounded_answers(
     reader = Reader(rest, f"&meter_device={other.meter}")
     async with writing(rest.hub.engine) as session:
         key = await create_token(
-            session, "theirs", rest.clock.now(), scopes={READ}, organization=uuid.UUID(other.organization)
+            session, "theirs", rest.clock.now(), scopes=[READ], organization=uuid.UUID(other.organization)
         )
     theirs = Reader(rest, token=key)
     for number in range(10):
