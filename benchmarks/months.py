@@ -181,6 +181,7 @@ async def _make_plain(engine: AsyncEngine) -> None:
         "ADD FOREIGN KEY (batch) REFERENCES batches (id)",
         "DROP TABLE readings",
         "ALTER TABLE one RENAME TO readings",
+        "ALTER SEQUENCE one_id_seq RENAME TO readings_id_seq",
     )
 
 

@@ -36,8 +36,12 @@ AUDIT = "/v1/audit"
 METERING = "/v1/metering"
 SECRETS = ("correct horse battery", "0815secr", "ab" * 16, "whsec_" + "c2VjcmV0" * 5)
 PASSWORD, METER_PASSWORD, METER_KEY, WEBHOOK_SECRET = SECRETS
-SIGNING_IN = {("POST", "/v1/auth/jwt/token"), ("POST", "/v1/auth/jwt/change-organization")}
-"""They give a session and store nothing."""
+STORING_NOTHING = {
+    ("POST", "/v1/auth/jwt/token"),
+    ("POST", "/v1/auth/jwt/change-organization"),
+    ("POST", "/v1/metering/readings/latest"),
+}
+"""They give a session, or answer a question that is too long for an address."""
 
 
 async def entries(rest: Rest, query: str = "") -> list[dict[str, Any]]:
@@ -221,7 +225,7 @@ async def test_every_path_that_changes_something_leaves_an_entry_and_no_secret(r
     lacking = [
         key
         for key, pattern in changing().items()
-        if not any(pattern.fullmatch(via) for via in by_request) and key not in SIGNING_IN
+        if not any(pattern.fullmatch(via) for via in by_request) and key not in STORING_NOTHING
     ]
     assert lacking == []
     async with reading(engine) as session:

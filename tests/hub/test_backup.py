@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.backup import BackupError, backup, restore
-from hub.database import create_engine
+from hub.database import SERVES, create_engine
 from hub.settings import StartError
 from hub.sole_use import sole_use
 from tests.parts.databases import new_sqlite
@@ -147,6 +147,8 @@ def test_nothing_changes_when_the_source_is_not_sound(data: Path, tmp_path: Path
     newer.write_bytes(good.read_bytes())
     db = sqlite3.connect(newer)
     db.execute("UPDATE alembic_version SET version_num = '9999'")
+    # It serves no version before itself.
+    db.execute("UPDATE hub_state SET value = '9999' WHERE key = ?", (SERVES,))
     db.commit()
     db.close()
     orphaned = tmp_path / "orphaned.db"
