@@ -106,8 +106,8 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit status says whether all is as wanted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ledger", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--meters", type=int, default=30, help="meters whose readings come in a round (30)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds with and without, in turns (9)")
+    parser.add_argument("--meters", type=int, default=100, help="meters whose readings come in a round (100)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds with and without, in turns (5)")
     parser.add_argument("--devices", type=int, default=100_000, help="meters of the fleet that is asked about (100000)")
     parser.add_argument("--part", choices=PARTS, help="only this part")
     parser.add_argument("--database", choices=DATABASES, help="only on this database")
@@ -176,7 +176,7 @@ async def _ingestion(engine: AsyncEngine, load: str, meters: int, rounds: int) -
             if turn:
                 rates[kept].append(rate)
     with_ledger, without = statistics.median(rates[True]), statistics.median(rates[False])
-    # Of each round by itself: a round is over in a second or two, and what the machine does besides lasts longer.
+    # Of each round by itself: what the machine does besides lasts longer than a round.
     ratio = statistics.median(one / other for one, other in zip(rates[True], rates[False], strict=True))
     return Ingestion(engine.dialect.name, load, readings, int(without), int(with_ledger), round(ratio, 3))
 
