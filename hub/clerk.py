@@ -10,7 +10,7 @@ from hub.commits import commits_of, look_seconds
 from hub.ledger import keep_some, ledger_turn
 from hub.ledger_sums import sweep
 
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 1.0
 """Real seconds between two looks at least: what comes meanwhile is folded together, a chunk at most once."""
 
 SWEPT_SECONDS = 1800.0
