@@ -16,11 +16,11 @@ READY_SECONDS = 600.0
 
 
 class Child:
-    """One process, and what it told."""
+    """One process, and what it told: lines, read and changed under ``news``, which tells of each."""
 
     def __init__(self, module: str, arguments: Sequence[str], log: pathlib.Path) -> None:
         self.told: list[dict[str, Any]] = []
-        self._log = log
+        self.log = log
         with log.open("wb") as errors:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", f"benchmarks.{module}", *arguments],
@@ -29,19 +29,19 @@ class Child:
                 stderr=errors,
                 text=True,
             )
-        self._news = threading.Condition()
-        self._ended = False
+        self.news = threading.Condition()
+        self.ended = False
         self._thread = threading.Thread(target=self._hear, daemon=True)
         self._thread.start()
 
     def _hear(self) -> None:
         for line in self._child.stdout or ():
-            with self._news:
+            with self.news:
                 self.told.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
+                self.news.notify_all()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
 
     def order(self, **order: object) -> None:
         """Give an order; what was told before is forgotten."""
@@ -61,11 +61,11 @@ class Child:
         Raises:
             RuntimeError: when the process has ended.
         """
-        with self._news:
-            found = self._news.wait_for(lambda: self._ended or any(key in line for line in self.told), seconds)
-            if self._ended:
-                tail = self._log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"a process of the bench ended; its log {self._log} ends:\n{tail}")
+        with self.news:
+            found = self.news.wait_for(lambda: self.ended or any(key in line for line in self.told), seconds)
+            if self.ended:
+                tail = self.log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"a process of the bench ended; its log {self.log} ends:\n{tail}")
         return found
 
     @property
@@ -80,7 +80,7 @@ class Child:
             RuntimeError: when that takes too long, or the process has ended.
         """
         if not self.wait("ready", READY_SECONDS):
-            raise RuntimeError(f"a process of the bench was not ready in time; see {self._log}")
+            raise RuntimeError(f"a process of the bench was not ready in time; see {self.log}")
 
     def kill(self) -> None:
         """End the process at once."""

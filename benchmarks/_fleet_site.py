@@ -9,21 +9,19 @@ import dataclasses
 import json
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import asyncpg
 
+from benchmarks._children import Child
 from benchmarks._fleet_estate import SERIES, Estate, Group, forget_plans, make_estate
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
 from benchmarks.postgres import Postgres, postgres
 from deploy.demo.hub_client import HubClient
-from deploy.demo.processes import END_SECONDS, Process, Stage
+from deploy.demo.processes import Process, Stage
 from hub.connection import IN_FLIGHT, read_url
 from mqtt.connection import Outgoing, connect
 from protocol.envelopes import SigningKey
@@ -50,90 +48,48 @@ class Standing:
     revisions: int
 
 
-class Voices:
+class Voices(Child):
     """The process that speaks for all gateways."""
 
     def __init__(self, broker: str, gateways: int, meters: int, series: int, log: pathlib.Path) -> None:
-        self._log = log
-        self._news = threading.Condition()
-        self._told: list[dict[str, Any]] = []
-        self._ended = False
-        with log.open("wb") as errors:
-            self._child = subprocess.Popen(
-                [
-                    sys.executable, "-m", "benchmarks._fleet_voices",
-                    broker, str(gateways), str(meters), ",".join(SERIES[:series]),
-                ],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            )  # fmt: skip
-        self._thread = threading.Thread(target=self._hear, daemon=True)
-        self._thread.start()
-        self._wait("ready")
+        super().__init__("_fleet_voices", [broker, str(gateways), str(meters), ",".join(SERIES[:series])], log)
+        self.wait_until_ready()
 
-    def _hear(self) -> None:
-        for line in self._child.stdout or ():
-            with self._news:
-                self._told.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
+    def do(self, what: str, **more: object) -> dict[str, Any]:
+        """Give an order and wait until it is done; return what is told of it.
 
-    def order(self, what: str, **more: object) -> dict[str, Any]:
-        """Give an order and wait until it is done; return what is told of it."""
-        with self._news:
-            self._told = [line for line in self._told if "did" not in line]
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.write(json.dumps({"do": what, **more}) + "\n")
-                self._child.stdin.flush()
-        return self._wait("did")
+        Raises:
+            RuntimeError: when that takes too long, or the process has ended.
+        """
+        with self.news:
+            self.told = [line for line in self.told if "did" not in line]
+        self.say(do=what, **more)
+        if not self.wait("did", PATIENCE):
+            raise RuntimeError(f"the process of all gateways does not answer; see {self.log}")
+        return next(line for line in self.told if "did" in line)
 
     def begin_count(self) -> None:
         """Count plans from now on."""
-        self.order("count")
-        with self._news:
-            self._told.clear()
+        self.do("count")
+        with self.news:
+            self.told.clear()
 
     def wait_for_plans(self, count: int) -> float | None:
         """Wait until plans of so many gateways came since the count began; return when the last did, None if not."""
-        with self._news:
-            self._news.wait_for(lambda: self._ended or self._most("gateways") >= count, PATIENCE)
+        with self.news:
+            self.news.wait_for(lambda: self.ended or self._most("gateways") >= count, PATIENCE)
             if self._most("gateways") < count:
                 return None
-            return max(float(line["at"]) for line in self._told if "plans" in line)
+            return max(float(line["at"]) for line in self.told if "plans" in line)
 
     @property
     def plans(self) -> int:
         """How many plans have come since the count began."""
-        with self._news:
+        with self.news:
             return self._most("plans")
 
     def _most(self, figure: str) -> int:
-        return max((int(line[figure]) for line in self._told if figure in line), default=0)
-
-    def _wait(self, key: str) -> dict[str, Any]:
-        with self._news:
-            self._news.wait_for(lambda: self._ended or any(key in line for line in self._told), PATIENCE)
-            found = next((line for line in self._told if key in line), None)
-        if found is None:
-            tail = self._log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"the process of all gateways does not answer; its log {self._log} ends:\n{tail}")
-        return found
-
-    def end(self) -> None:
-        """End the process, at once if it does not listen."""
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
-        try:
-            self._child.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._thread.join(END_SECONDS)
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        return max((int(line[figure]) for line in self.told if figure in line), default=0)
 
 
 class Looks:

@@ -20,7 +20,6 @@ import dataclasses
 import datetime as dt
 import decimal
 import hashlib
-import json
 import os
 import random
 import sys
@@ -34,6 +33,7 @@ import msgspec
 
 from agent.uplink import ANNOUNCE_EVERY
 from agent.window import Window
+from benchmarks._children import listened, tell
 from benchmarks._stampede_uplinks import log_to_stderr
 from hub.connection import IN_FLIGHT, read_url
 from mqtt.connection import Connection, Outgoing, connect
@@ -156,11 +156,6 @@ class Voice:
         return waited and not self.waiting
 
 
-def _tell(**figures: object) -> None:
-    sys.stdout.write(json.dumps(figures) + "\n")
-    sys.stdout.flush()
-
-
 class Fleet:
     """All gateways, and the connection that carries what they say."""
 
@@ -193,7 +188,7 @@ class Fleet:
             "count": self._count,
         }
         told = await does[order["do"]](order)
-        _tell(did=order["do"], **told)
+        tell(did=order["do"], **told)
 
     async def _connect(self, _order: dict[str, Any]) -> dict[str, Any]:
         self._connected = asyncio.create_task(self._live())
@@ -303,7 +298,7 @@ class Fleet:
             await asyncio.sleep(TELL_EVERY)
             if self._told != self._came:
                 self._told = self._came
-                _tell(plans=self._came, gateways=len(self._fresh), at=self._came_at)
+                tell(plans=self._came, gateways=len(self._fresh), at=self._came_at)
 
     async def _count(self, _order: dict[str, Any]) -> dict[str, Any]:
         self._came = self._told = 0
@@ -378,11 +373,10 @@ class Fleet:
 
 async def run(fleet: Fleet) -> None:
     """Obey until the input ends."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    _tell(ready=True)
-    while line := await reader.readline():
-        await fleet.obey(json.loads(line))
+    async with listened() as orders:
+        tell(ready=True)
+        while (order := await orders.get())["do"] != "end":
+            await fleet.obey(order)
     await fleet.obey({"do": "part"})
 
 

@@ -100,10 +100,10 @@ class _Bench:
         """Have all gateways be heard for the first time."""
         _say("the gateways are heard for the first time")
         self._site.start_relay()
-        self._voices.order("connect")
+        self._voices.do("connect")
         self._voices.begin_count()
         self._begin_peaks()
-        begun = float(self._voices.order("greet")["began"])
+        begun = float(self._voices.do("greet")["began"])
         return self._change("first plans", begun, None, self._gateways, MINUTE, WANTED_SHARE)
 
     def measure_bare(self) -> None:
@@ -139,7 +139,7 @@ class _Bench:
         """Have each gateway say that it is online, with nothing new."""
         _say("each gateway gives a life sign")
         forget_heard(self._site.server)
-        begun = float(self._voices.order("greet")["began"])
+        begun = float(self._voices.do("greet")["began"])
         return self._looks.wait(begun, applied=True)
 
     def cold(self, *, empty: bool) -> Change:
@@ -148,11 +148,11 @@ class _Bench:
         _say(name)
         self._site.end_relay()
         if empty:
-            self._voices.order("part")
+            self._voices.do("part")
             self._site.broker.kill()
             self._site.broker.start()
-            self._voices.order("connect")
-            self._voices.order("greet")
+            self._voices.do("connect")
+            self._voices.do("greet")
         else:
             # What they say because the relay has gone.
             time.sleep(3.0)
@@ -200,12 +200,12 @@ class _Bench:
         """Have one reading of each series of each meter come at once."""
         _say(f"burst {number} is made")
         self._at += QUARTER
-        made = self._voices.order("prepare", at=self._at)
+        made = self._voices.do("prepare", at=self._at)
         asked = itertools.cycle(self._requests())
         self._begin_peaks()
         _say(f"burst {number}")
         with Watch(lambda: timed(next(asked)), ASK_EVERY) as rest:
-            told = self._voices.order("burst", within=within, at_most=BURST_AT_MOST)
+            told = self._voices.do("burst", within=within, at_most=BURST_AT_MOST)
         found = Burst(
             number=number,
             batches=self._gateways,

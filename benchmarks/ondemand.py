@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from benchmarks._ondemand_site import ASKED, RATE, TICK, Command, OnDemandSite, site, wait_for
 from benchmarks._poll_wire import BITS, BREAK, REQUEST, Telegram, chunks, size_of, telegrams
+from benchmarks.loaded_hub import quantile
 from benchmarks.poll import REACTION
 from deploy.demo.processes import StartError
 
@@ -76,13 +77,8 @@ class Verdict:
         """Whether it is as wanted."""
         beyond = [one.beyond for one in self.idle]
         late = [one.beyond > WANTED_P95 + self.block for one in self.busy]
-        return percentile(beyond, 50) <= WANTED_P50 and percentile(beyond, 95) <= WANTED_P95 and not any(late)
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the value that so many per cent do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+        quick = quantile(beyond, 0.5) <= WANTED_P50 and quantile(beyond, 0.95) <= WANTED_P95
+        return bool(beyond) and quick and not any(late)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -200,7 +196,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _figures(waited: Sequence[Waited]) -> dict[str, object]:
     def spread(values: list[float]) -> dict[str, float]:
-        return {"p50": percentile(values, 50), "p95": percentile(values, 95), "most": max(values)}
+        return {"p50": quantile(values, 0.5), "p95": quantile(values, 0.95), "most": max(values)}
 
     if not waited:
         return {"commands": 0}
@@ -240,7 +236,7 @@ def _shown(verdict: Verdict) -> str:
         rows += [(f"  {meaning}", [one.steps[name] for one in waited]) for name, meaning in MEANING.items()]
         lines.append(f"    {'':<72}{'p50':>7}{'p95':>7}{'most':>7}")
         for name, values in rows:
-            parts = (percentile(values, 50), percentile(values, 95), max(values))
+            parts = (quantile(values, 0.5), quantile(values, 0.95), max(values))
             lines.append(f"    {name:<72}" + "".join(f"{_milliseconds(part):>7}" for part in parts))
         median = statistics.median(one.limit for one in waited)
         lines.append(f"    {'(the limit of the session itself)':<72}{_milliseconds(median):>7}")

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.among import among
 from hub.columns import to_microseconds
 from hub.expected_series import FROM_TASK, Expected, Polled, Setup, expected_of
+from hub.many import batched
 from hub.models import (
     AmrTask,
     AmrTaskGroup,
@@ -153,7 +154,7 @@ async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lo
         statement = statement.with_for_update(key_share=True, read=True, of=Expectation)
     rasters: dict[int, Raster] = {}
     found = []
-    for some in _some(values):
+    for some in batched(values, _CHUNK):
         for row in await session.execute(statement.where(among(session, column, some)).order_by(Expectation.id)):
             raster = rasters.get(row.raster)
             if raster is None:
@@ -161,11 +162,6 @@ async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lo
             id_, device, series, raster_id, _, _, _, *rest = row
             found.append(Expecting(id_, device, series, raster_id, raster, *rest))
     return found
-
-
-def _some(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]
 
 
 # Marks
@@ -295,7 +291,7 @@ async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[u
 async def tasks_of(session: AsyncSession, devices: Collection[uuid.UUID]) -> dict[uuid.UUID, list[AmrTask]]:
     """Return the active tasks of these meters, own and in groups, each once for a meter."""
     found: dict[uuid.UUID, list[AmrTask]] = {}
-    for some in _some(sorted(devices)):
+    for some in batched(sorted(devices), _CHUNK):
         own = select(device_tasks.c.device, device_tasks.c.task).where(among(session, device_tasks.c.device, some))
         grouped = (
             select(device_groups.c.device, group_tasks.c.task)

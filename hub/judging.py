@@ -10,13 +10,13 @@ import dataclasses
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.among import among
+from hub.many import batched
 from hub.models import DeviceGateway, MeterDevice, MeterDeviceType, NetworkInterface, ReadingSeries, config_series
 from hub.versions import Arrival
 
@@ -33,7 +33,6 @@ OLDEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 FUTURE = dt.timedelta(days=2)
 """How far ahead of the hub's clock a timestamp may lie: meters and zones are wrong by hours, rarely by more."""
 
-_T = TypeVar("_T", uuid.UUID, str)
 _CHUNK = 5000
 """Values per IN list: SQLite takes 32,766 parameters in a statement."""
 
@@ -183,8 +182,8 @@ class Directory:
             .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
             .outerjoin(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
         )
-        matches = [among(session, MeterDevice.id, some) for some in _chunks(sorted(ids))]
-        matches += [among(session, MeterDevice.name, some) for some in _chunks(sorted(names))]
+        matches = [among(session, MeterDevice.id, some) for some in batched(sorted(ids), _CHUNK)]
+        matches += [among(session, MeterDevice.name, some) for some in batched(sorted(names), _CHUNK)]
         for match in matches:
             for row in await session.execute(statement.where(match)):
                 meter = Meter(*row)
@@ -194,7 +193,7 @@ class Directory:
 
     async def read_history(self, session: AsyncSession, gateways: set[uuid.UUID]) -> None:
         """Read which of the meters were ever assigned to these gateways."""
-        for some in _chunks(sorted(self._meters)) if gateways else ():
+        for some in batched(sorted(self._meters), _CHUNK) if gateways else ():
             found = await session.execute(
                 select(DeviceGateway.device, DeviceGateway.gateway).where(
                     among(session, DeviceGateway.device, some), among(session, DeviceGateway.gateway, sorted(gateways))
@@ -205,7 +204,7 @@ class Directory:
     async def read_series(self, session: AsyncSession) -> None:
         """Read the series that the meters' configs allow."""
         configs = {meter.config for meter in self._meters.values() if meter.config is not None}
-        for some in _chunks(sorted(configs)):
+        for some in batched(sorted(configs), _CHUNK):
             found = await session.execute(
                 select(config_series.c.config, ReadingSeries.name, ReadingSeries.id, ReadingSeries.organization)
                 .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
@@ -265,8 +264,3 @@ async def look_up_meters(session: AsyncSession, devices: set[uuid.UUID], gateway
     await directory.read_meters(session, devices, set())
     await directory.read_history(session, {gateway})
     return directory
-
-
-def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]

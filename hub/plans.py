@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.many import among, batched
+from hub.among import among
+from hub.many import batched
 from hub.models import (
     DeviceGateway,
     Gateway,

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.bodies import Body
+from hub.many import batched
 from hub.models import Batch, ReadingSeries, ReadingVersion
 from hub.models import Reading as Row
 from hub.validation import names_of
@@ -146,7 +147,7 @@ async def shown(session: AsyncSession, rows: Sequence[Any]) -> list[MeterReading
 
 async def _versions(session: AsyncSession, keys: Sequence[Key]) -> dict[Key, list[Version]]:
     found: dict[Key, list[Version]] = {}
-    for some in (keys[start : start + _SOME] for start in range(0, len(keys), _SOME)):
+    for some in batched(keys, _SOME):
         statement = (
             sa.select(ReadingVersion, Batch.gateway)
             .join(Batch, Batch.id == ReadingVersion.batch, isouter=True)

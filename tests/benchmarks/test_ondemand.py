@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks._ondemand_site import RATE
 from benchmarks._poll_wire import BITS, BREAK, Telegram
-from benchmarks.ondemand import _limit, _session, percentile
+from benchmarks.loaded_hub import quantile
+from benchmarks.ondemand import _limit, _session
 from benchmarks.poll import REACTION
 
 
@@ -37,6 +38,6 @@ def test_the_limit_has_characters_and_reactions_and_nothing_that_the_reader_wast
     assert wall - _limit(found) == pytest.approx(0.05 - REACTION), "what was waited beyond the minimum"
 
 
-def test_percentiles_are_values_that_there_were() -> None:
+def test_quantiles_are_values_that_there_were() -> None:
     values = [float(one) for one in range(1, 21)]
-    assert (percentile(values, 50), percentile(values, 95), percentile(values, 100)) == (10.0, 19.0, 20.0)
+    assert (quantile(values, 0.5), quantile(values, 0.95), quantile(values, 1.0)) == (11.0, 20.0, 20.0)

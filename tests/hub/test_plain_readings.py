@@ -38,9 +38,11 @@ VALUES = st.one_of(
     st.just("0." + "1" * 19),
 )
 TEXTS = st.sampled_from(["m3", "", "a\0b", "x" * 101])
+# What has no UTC cannot be encoded at all (protocol/wire).
+FIRST, LAST = dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)  # noqa: DTZ001 - the strategy adds the zones
 INSTANTS = st.one_of(
-    st.datetimes(timezones=st.just(dt.UTC)),
-    st.datetimes(timezones=st.just(dt.timezone(dt.timedelta(hours=2)))),
+    st.datetimes(FIRST, LAST, timezones=st.just(dt.UTC)),
+    st.datetimes(FIRST, LAST, timezones=st.just(dt.timezone(dt.timedelta(hours=2)))),
     st.sampled_from([None, "2026-11-22T12:00:00", dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)]),
 )
 ROW = st.tuples(

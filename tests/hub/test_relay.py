@@ -1,198 +1,45 @@
-"""The relay with a real broker and both databases: receipts after commits, plans, commands, restores, lost brokers."""
+"""The relay with a real broker and both databases: receipts after commits, plans, restores, lost brokers."""
 
 import asyncio
 import contextlib
 import dataclasses
-import datetime as dt
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
 
-import aiomqtt
-import pytest
 import sqlalchemy as sa
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models, plans
 from hub.broker import embedded_broker
-from hub.clocks import Clock
-from hub.database import create_engine, writing
 from hub.database import reading as looking
+from hub.database import writing
 from hub.failures import all_or_each
-from hub.ingest import Delivery
-from hub.notices import Listener, Notice, notices_of, tell
-from hub.relay import run_relay
-from hub.settings import Settings
-from protocol.commands import Command, CommandUpdate
-from protocol.envelopes import SigningKey, open_envelope
-from protocol.plans import Plan, plan_digest, read_plan
-from protocol.readings import name_from_properties
-from protocol.reports import Online, Receipt, Resend, decode_receipt
-from protocol.topics import HELLO, QOS, Channel, agent_filters, parse_topic, topic_for
-from protocol.wire import decode, encode
+from protocol.commands import CommandUpdate
+from protocol.plans import plan_digest
+from protocol.topics import Channel
+from protocol.wire import encode
 from tests.parts.databases import database_url, engine
-from tests.parts.estates import GatewayVoice, make_estate, reading
+from tests.parts.estates import make_estate, reading
 from tests.parts.gates import gate
 from tests.parts.mosquitto import Mosquitto, mosquitto
+from tests.parts.relays import (
+    PATIENCE,
+    Agent,
+    Relays,
+    broker,
+    command,
+    fresh_id,
+    now,
+    one,
+    raised,
+    relays,
+    until,
+    until_row,
+)
 
-__all__ = ["database_url", "engine"]
-
-HUB_KEY = SigningKey.generate()
-PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Mosquitto]:
-    with mosquitto() as running:
-        yield running
-
-
-class Relays:
-    """Relays of one database that a test starts and ends."""
-
-    def __init__(self, engine: AsyncEngine, url: str, queue_bytes: int = 1 << 20) -> None:
-        self._engine = engine
-        self._settings = Settings(database="", broker=url, queue_bytes=queue_bytes)
-        self._running: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        ready = asyncio.Event()
-        task = asyncio.create_task(run_relay(self._settings, self._engine, Clock(), HUB_KEY, ready=ready))
-        self._running.append(task)
-        await asyncio.wait_for(ready.wait(), PATIENCE)
-
-    async def stop(self) -> None:
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        self._running.clear()
-
-
-@pytest.fixture
-async def relays(engine: AsyncEngine, broker: Mosquitto) -> AsyncIterator[Relays]:
-    made = Relays(engine, broker.url)
-    yield made
-    await made.stop()
-
-
-class Agent(GatewayVoice):
-    """The other end: says what an agent says, and keeps what it hears, by channel."""
-
-    def __init__(self, port: int, gateway_id: str) -> None:
-        super().__init__(gateway_id)
-        self._port = port
-        self._client: aiomqtt.Client | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self.session = 0
-        self.plans: list[tuple[Plan, bytes]] = []
-        self.receipts: list[Receipt] = []
-        self.resends: list[Resend] = []
-        self.commands: list[Command] = []
-        self.hellos = 0
-
-    async def __aenter__(self) -> Self:
-        self._client = aiomqtt.Client("127.0.0.1", self._port, protocol=aiomqtt.ProtocolVersion.V5)
-        await self._client.__aenter__()
-        for topic in agent_filters(self.gateway_id):
-            await self._client.subscribe(topic, qos=QOS)
-        self._listening = asyncio.create_task(self._listen(self._client))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._client is not None
-        assert self._listening is not None
-        self._listening.cancel()
-        await asyncio.gather(self._listening, return_exceptions=True)
-        await self._client.__aexit__(None, None, None)
-
-    async def _listen(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            topic = str(message.topic)
-            assert isinstance(message.payload, bytes)
-            envelope = open_envelope(topic, message.payload)
-            assert envelope.key == HUB_KEY.public
-            if topic == HELLO:
-                self.hellos += 1
-                continue
-            match parse_topic(topic).channel:
-                case Channel.PLAN:
-                    self.plans.append((read_plan(envelope.body), envelope.body))
-                case Channel.COMMAND:
-                    self.commands.append(decode(envelope.body, Command))
-                case Channel.RECEIPT:
-                    said = decode_receipt(envelope.body)
-                    self.receipts.append(said) if isinstance(said, Receipt) else self.resends.append(said)
-
-    async def send(self, delivery: Delivery) -> None:
-        assert self._client is not None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.UserProperty = list(delivery.properties)
-        await self._client.publish(delivery.topic, delivery.payload, qos=QOS, properties=properties)
-
-    async def say_online(self, **more: Any) -> None:  # noqa: ANN401 - any field of Online
-        assert self._client is not None
-        self.session += 1
-        sign = Online(
-            self.gateway_id, online=True, session=self.session, store=self.store, software="test", at=now(), **more
-        )
-        topic = topic_for(self.gateway_id, Channel.ONLINE)
-        await self._client.publish(topic, self.key.seal(topic, encode(sign)), qos=QOS, retain=True)
-
-    async def say_will(self, session: int) -> None:
-        assert self._client is not None
-        will = Online(self.gateway_id, online=False, session=session, store=self.store, software="test", at=now())
-        topic = topic_for(self.gateway_id, Channel.ONLINE)
-        await self._client.publish(topic, self.key.seal(topic, encode(will)), qos=QOS)
-
-    def received(self, delivery: Delivery) -> bool:
-        name = name_from_properties(delivery.properties)
-        return any(name in receipt.names for receipt in self.receipts)
-
-
-def now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
-
-
-async def one(engine: AsyncEngine, model: type[models.Base], **where: Any) -> Any:  # noqa: ANN401 - a row
-    async with looking(engine) as session:
-        return (await session.scalars(sa.select(model).filter_by(**where))).one()
-
-
-def fresh_id() -> str:
-    # The broker outlives a test and keeps retained messages; ids do not come twice.
-    return f"gw-{uuid.uuid4().hex[:12]}"
-
-
-async def raised(engine: AsyncEngine, gateway: uuid.UUID) -> list[str]:
-    async with writing(engine) as session:
-        return await plans.raise_changed(session, [gateway], now())
-
-
-def command(estate: Any, **more: Any) -> models.Command:  # noqa: ANN401 - fields of the row
-    values = {"state": "pending", "ttl_seconds": 60, "expires_at": now() + dt.timedelta(seconds=60)} | more
-    return models.Command(
-        organization=estate.organization,
-        gateway=estate.gateway,
-        meter_device=estate.meters["M1"],
-        meter="M1",
-        context="generic_lis200",
-        call="read_single_value",
-        kwargs={"address": "2:300"},
-        created_at=now(),
-        updated_at=now(),
-        **values,
-    )
+__all__ = ["broker", "database_url", "engine", "relays"]
 
 
 async def test_a_batch_is_receipted_when_it_is_committed(
@@ -274,88 +121,6 @@ async def test_an_edit_reaches_the_gateway_as_one_retained_document(
     async with Agent(broker.port, estate.gateway_id) as late:
         await until(lambda: bool(late.plans))
         assert late.plans[0][0].revision == plan.revision + 1
-
-
-async def test_a_gateway_that_comes_online_gets_plan_and_open_commands(
-    engine: AsyncEngine, broker: Mosquitto, relays: Relays
-) -> None:
-    estate = await make_estate(engine, gateway_id=fresh_id())
-    waiting = command(estate)
-    async with writing(engine) as session:
-        session.add(waiting)
-    await relays.start()
-    async with Agent(broker.port, estate.gateway_id) as agent:
-        await agent.say_online()
-        await until(lambda: bool(agent.plans) and bool(agent.commands))
-        (sent,) = agent.commands
-        assert (sent.id, sent.store, sent.device) == (waiting.id, agent.store, estate.meters["M1"])
-        assert (await one(engine, models.Command, id=waiting.id)).state == "sent"
-        # It was not answered, so the next life sign brings it again; once answered it does not come any more.
-        await agent.say_online()
-        await until(lambda: len(agent.commands) == 2)
-        update = CommandUpdate(uuid.uuid4(), sent.id, "running", now(), session=2, sequence=1)
-        await agent.send(agent.rows(Channel.REPORT, [encode(update)]))
-        await until(lambda: bool(agent.receipts))
-        assert (await one(engine, models.Command, id=waiting.id)).state == "running"
-        before = len(agent.plans)
-        await agent.say_online(plan_revision=agent.plans[-1][0].revision, plan_digest=plan_digest(agent.plans[-1][1]))
-        last = command(estate)
-        async with writing(engine) as session:
-            session.add(last)
-            await tell(session, Notice.COMMANDS)
-        await until(lambda: agent.commands[-1].id == last.id)
-        assert [one.id for one in agent.commands] == [sent.id, sent.id, last.id]
-        assert len(agent.plans) == before
-        row = await one(engine, models.Gateway, id=estate.gateway)
-        assert (row.online, row.session, row.software) == (True, 3, "test")
-
-
-async def test_a_command_of_a_lost_store_is_interrupted(engine: AsyncEngine, broker: Mosquitto, relays: Relays) -> None:
-    estate = await make_estate(engine, gateway_id=fresh_id())
-    sent = command(estate)
-    async with writing(engine) as session:
-        session.add(sent)
-    await relays.start()
-    async with Agent(broker.port, estate.gateway_id) as agent:
-        await agent.say_online()
-        await until(lambda: bool(agent.commands))
-        agent.store, agent.session = uuid.uuid4().bytes, 0
-        await agent.say_online()
-        states = ["sent"]
-        while states[-1] == "sent":
-            states.append((await one(engine, models.Command, id=sent.id)).state)
-            await asyncio.sleep(0.02)
-        assert states[-1] == "interrupted"
-        assert len(agent.commands) == 1
-
-
-async def test_a_cancelled_command_is_called_back_and_an_unsent_one_ends_at_once(
-    engine: AsyncEngine, broker: Mosquitto, relays: Relays
-) -> None:
-    estate = await make_estate(engine, gateway_id=fresh_id())
-    away = command(estate, cancel_requested=True)
-    overdue = command(estate, expires_at=now() - dt.timedelta(seconds=1))
-    sent = command(estate)
-    async with writing(engine) as session:
-        session.add_all([away, overdue])
-    await relays.start()
-    states: dict[uuid.UUID, str] = {}
-    while set(states.values()) != {"cancelled", "expired"}:
-        states = {row.id: (await one(engine, models.Command, id=row.id)).state for row in (away, overdue)}
-        await asyncio.sleep(0.02)
-    async with Agent(broker.port, estate.gateway_id) as agent:
-        await agent.say_online()
-        async with writing(engine) as session:
-            session.add(sent)
-            await tell(session, Notice.COMMANDS)
-        await until(lambda: bool(agent.commands))
-        async with writing(engine) as session:
-            await session.execute(
-                sa.update(models.Command).where(models.Command.id == sent.id).values(cancel_requested=True)
-            )
-            await tell(session, Notice.COMMANDS)
-        await until(lambda: len(agent.commands) == 2)
-        assert agent.commands[1].cancels == sent.id
 
 
 async def test_a_broker_that_comes_back_with_nothing_gets_the_plans_again(engine: AsyncEngine) -> None:
@@ -445,13 +210,6 @@ async def test_an_old_will_does_not_put_a_gateway_offline(
         await until_row(engine, estate.gateway, lambda row: not row.online)
 
 
-async def until_row(engine: AsyncEngine, gateway: uuid.UUID, condition: Callable[[Any], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition(await one(engine, models.Gateway, id=gateway)):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
-
-
 async def test_several_relays_share_the_work_and_store_everything_once(
     engine: AsyncEngine, broker: Mosquitto, relays: Relays
 ) -> None:
@@ -475,55 +233,6 @@ async def test_several_relays_share_the_work_and_store_everything_once(
     assert len(found) == 15
     # All were collected at the same instant, so the greatest of the ten values is current everywhere.
     assert {(str(row.value), row.version_count) for row in found} == {("9", 10)}
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_relays_that_hear_of_the_same_command_publish_it_once_and_at_once(
-    engine: AsyncEngine, database_url: str, broker: Mosquitto
-) -> None:
-    """Two relays are woken by each commit. Looking alone they would take up to five seconds for each command."""
-    estate = await make_estate(engine, gateway_id=fresh_id())
-    sent = [command(estate) for _ in range(10)]
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(2):
-            other = create_engine(database_url)
-            stack.push_async_callback(other.dispose)
-            relay = Relays(other, broker.url)
-            stack.push_async_callback(relay.stop)
-            await relay.start()
-            listening = asyncio.create_task(Listener(other, database_url).keep_on())
-            stack.push_async_callback(ended, listening)
-            await hearing(other)
-        agent = await stack.enter_async_context(Agent(broker.port, estate.gateway_id))
-        await agent.say_online()
-        await until(lambda: bool(agent.plans))
-        await until_row(engine, estate.gateway, lambda row: row.online)
-        delays = []
-        for one in sent:
-            begun = time.monotonic()
-            async with writing(engine) as session:
-                session.add(one)
-                await tell(session, Notice.COMMANDS)
-            await had(agent, one.id)
-            delays.append(time.monotonic() - begun)
-        assert [one.id for one in agent.commands] == [one.id for one in sent], "each once"
-        assert sorted(delays)[5] < 1, delays
-
-
-async def hearing(engine: AsyncEngine) -> None:
-    """Wait until a process hears what others tell."""
-    await until(lambda: notices_of(engine).live)
-
-
-async def had(agent: Agent, key: uuid.UUID) -> None:
-    """Wait until an agent has been given a command."""
-    await until(lambda: any(one.id == key for one in agent.commands))
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task, and wait for its end."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_does_not_fit_into_the_queue_is_dropped_without_a_receipt(
