@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import command_events, models
+from hub.among import among
 from hub.models import Gateway
 from protocol import commands
 from protocol.wire import MAX_BATCH_BYTES, ContractError, encode
@@ -281,9 +282,9 @@ async def end_overdue(session: AsyncSession, now: dt.datetime) -> int:
     return ended
 
 
-async def with_commands_sent(session: AsyncSession, gateways: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Return those of the gateways that have open commands for some store."""
-    condition = sa.and_(_Row.gateway.in_(gateways), _Row.state.in_(OPEN_STATES), _Row.store_id.is_not(None))
+async def with_open_commands(session: AsyncSession, gateways: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return those of the gateways that have open commands: very few of a fleet that gives life signs."""
+    condition = sa.and_(among(session, _Row.gateway, gateways), _Row.state.in_(OPEN_STATES))
     return set(await session.scalars(sa.select(_Row.gateway).where(condition).distinct()))
 
 

@@ -36,7 +36,7 @@ from hub.deadlines_kept import Keeper
 from hub.failures import DATABASE_ERRORS, RETRY_SECONDS, all_or_each, first_line, for_ever
 from hub.flagging import keep_judging
 from hub.key_sealing import Sealer
-from hub.lifesigns import LifeSign, Signs, note_life_signs
+from hub.lifesigns import note_life_signs
 from hub.maintenance import maintain
 from hub.notices import Notice, notices_of
 from hub.partitions import keep_partitions
@@ -44,11 +44,12 @@ from hub.plan_publishing import PlanPublisher
 from hub.secrets_box import unseal
 from hub.sending import Sending
 from hub.settings import Settings
+from hub.signs_waiting import LifeSign, Signs
 from hub.storing import Storing
 from hub.webhooks import Sender, Unseal
 from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
-from protocol.envelopes import SigningKey, open_envelope
+from protocol.envelopes import SigningKey
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters
 from protocol.wire import ContractError
 
@@ -210,8 +211,7 @@ class Relay:
             _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
 
     async def _listen(self) -> None:
-        messages = await self._signs.take()
-        signs = [sign for message in messages if (sign := _read_sign(message)) is not None]
+        signs = await self._signs.take()
 
         def refused(sign: LifeSign, cause: str) -> None:
             _log.warning("life_sign_dropped", gateway=sign.sign.gateway, cause=cause)
@@ -220,7 +220,7 @@ class Relay:
             await all_or_each(signs, self._note, refused)
         except DATABASE_ERRORS:
             # Nobody sends them again while the connection lasts.
-            self._tell_of_gone(self._signs.put_back(messages))
+            self._tell_of_gone(self._signs.put_back(signs))
             raise
 
     async def _note(self, signs: Sequence[LifeSign]) -> None:
@@ -239,20 +239,3 @@ class Relay:
         wanting = {heard.gateway for heard in owed.heard if heard.plan}
         self._plans.owe(wanting)
         await self._commands.send(owed.commands)
-
-
-def _read_sign(message: Incoming) -> LifeSign | None:
-    """Open a life sign; None, and a word in the log, when it is none."""
-    if not message.payload:
-        return None
-    try:
-        topic = parse_topic(message.topic)
-        envelope = open_envelope(message.topic, message.payload)
-        sign = reports.decode_online(envelope.body)
-    except ContractError as error:
-        _log.warning("life_sign_dropped", topic=message.topic, cause=str(error))
-        return None
-    if sign.gateway != topic.gateway:
-        _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
-        return None
-    return LifeSign(sign, envelope.key, message.retained)

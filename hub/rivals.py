@@ -10,14 +10,12 @@ last, and a plan to whoever hears it.
 """
 
 import datetime as dt
-import uuid
 from typing import NamedTuple
 
-import sqlalchemy as sa
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.models import Gateway
+from hub.signs_kept import Known
 from protocol.envelopes import fingerprint
 from protocol.reports import Online
 
@@ -49,7 +47,7 @@ def _instant(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
 
 
-def is_late(gateway: Gateway, sign: Online, now: dt.datetime) -> bool:
+def is_late(gateway: Known, sign: Online, now: dt.datetime) -> bool:
     """Whether a sign is one of before another store followed: late, repeated, or a will of a connection back then.
 
     Session numbers do not tell, for a new store may count its own anew; that the store has said as much before does.
@@ -63,7 +61,7 @@ def is_late(gateway: Gateway, sign: Online, now: dt.datetime) -> bool:
     return not sign.online or sign.at <= _instant(before.said)
 
 
-def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
+def note_store(gateway: Known, sign: Online, now: dt.datetime) -> None:
     """Compare a fresh life sign with those before; call it before the sign is noted, and never for a retained one."""
     known = gateway.store_id
     if known is not None and sign.store != known:
@@ -91,7 +89,7 @@ def note_store(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
     gateway.said_at = sign.at
 
 
-def note_session(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
+def note_session(gateway: Known, sign: Online, now: dt.datetime) -> None:
     """Hear a fresh life sign of the gateway's store, but of an earlier session than its last one."""
     if gateway.said_at is None or sign.at <= gateway.said_at:
         return
@@ -105,7 +103,7 @@ def note_session(gateway: Gateway, sign: Online, now: dt.datetime) -> None:
     _note_return(gateway, now, [sign.store.hex()], advice)
 
 
-def _note_return(gateway: Gateway, now: dt.datetime, stores: list[str], advice: str) -> None:
+def _note_return(gateway: Known, now: dt.datetime, stores: list[str], advice: str) -> None:
     """Count that one has come back whose place another had taken; often enough it is a conflict, told once."""
     gateway.rival_returns += 1
     if gateway.rival_returns >= RETURNS:
@@ -114,17 +112,12 @@ def _note_return(gateway: Gateway, now: dt.datetime, stores: list[str], advice: 
         _log.warning("gateway_identity_conflict", gateway=gateway.gateway_id, stores=stores, advice=advice)
 
 
-async def note_key(session: AsyncSession, gateway: uuid.UUID, key: bytes, now: dt.datetime) -> None:
-    """Note that life signs come that are signed with another key; at most once a minute."""
-    await session.execute(
-        sa.update(Gateway)
-        .where(
-            Gateway.id == gateway,
-            sa.or_(Gateway.rival_key.is_(None), Gateway.rival_key != key, Gateway.rival_at < now - _EVERY),
-        )
-        .values(rival_key=key, rival_at=now)
-        .execution_options(synchronize_session=False)
-    )
+def note_key(gateway: Known, key: bytes, now: dt.datetime) -> bool:
+    """Note that life signs come that are signed with another key, at most once a minute; return whether it was."""
+    if gateway.rival_key == key and gateway.rival_at is not None and gateway.rival_at >= now - _EVERY:
+        return False
+    gateway.rival_key, gateway.rival_at = key, now
+    return True
 
 
 def conflict_of(gateway: Gateway) -> str:

@@ -75,16 +75,34 @@ def open_envelope(topic: str, payload: bytes) -> Signed:
         ForgedError: when the signature is wrong.
         ContractError: when the payload is no envelope, or too large.
     """
+    signed = read_envelope(payload)
+    verify_envelope(topic, signed)
+    return signed
+
+
+def read_envelope(payload: bytes) -> Signed:
+    """Decode an envelope that is verified later, if at all.
+
+    Raises:
+        ContractError: when the payload is no envelope, or too large.
+    """
     if len(payload) > MAX_MESSAGE_BYTES:
         raise ContractError(f"a message of {len(payload)} bytes is larger than {MAX_MESSAGE_BYTES}")
-    signed = decode(payload, Signed)
+    return decode(payload, Signed)
+
+
+def verify_envelope(topic: str, signed: Signed) -> None:
+    """Verify an envelope that came on this topic against the key that it names.
+
+    Raises:
+        ForgedError: when the signature is wrong.
+    """
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(signed.key).verify(
             signed.signature, signed_bytes(topic, signed.body)
         )
     except InvalidSignature:
         raise ForgedError(f"the message on {topic} is not signed by {fingerprint(signed.key)}") from None
-    return signed
 
 
 def fingerprint(public: bytes) -> str:

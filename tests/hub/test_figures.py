@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from hub.lifesigns import LifeSign, note_life_signs
+from hub.lifesigns import note_life_signs
+from hub.signs_waiting import LifeSign
 from protocol.envelopes import SigningKey
 from protocol.reports import Online
 from tests.parts.databases import database_url, drop_postgresql, engine, new_postgresql

@@ -1,6 +1,5 @@
-"""Life signs: those that wait in the relay are bounded, and late ones do not bring a gateway back that has gone."""
+"""Life signs: what a gateway says is noted, and late signs do not bring one back that has gone."""
 
-import asyncio
 import dataclasses
 import datetime as dt
 import uuid
@@ -10,51 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import writing
-from hub.lifesigns import LifeSign, Signs, note_life_signs
+from hub.lifesigns import note_life_signs
 from hub.models import Batch, Gateway
-from mqtt.connection import Incoming
+from hub.signs_waiting import LifeSign
 from protocol import reports
 from protocol.envelopes import SigningKey
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW, make_estate
 
 __all__ = ["database_url", "engine"]
-
-
-def sign(number: int) -> Incoming:
-    """Make a message of ten bytes."""
-    return Incoming("amr", b"%010d" % number)
-
-
-async def test_the_oldest_go_when_too_many_wait() -> None:
-    signs = Signs(50)
-    assert sum(signs.put(sign(number)) for number in range(8)) == 3
-    assert signs.bytes == 50
-    assert await signs.take() == [sign(number) for number in range(3, 8)]
-    assert signs.bytes == 0
-
-
-async def test_what_could_not_be_noted_comes_before_what_came_since() -> None:
-    """Of one connection the later sign is what holds: depth and receipts of the one before it are past."""
-    signs = Signs(50)
-    for number in range(3):
-        signs.put(sign(number))
-    failed = await signs.take()
-    for number in range(3, 6):
-        signs.put(sign(number))
-    assert signs.put_back(failed) == 1
-    assert signs.bytes == 50
-    assert await signs.take() == [sign(number) for number in range(1, 6)]
-    assert signs.bytes == 0
-
-
-async def test_one_is_waited_for() -> None:
-    signs = Signs(5)
-    waiting = asyncio.create_task(signs.take())
-    await asyncio.sleep(0)
-    # Larger than the bound, but alone: it is heard.
-    assert signs.put(sign(1)) == 0
-    assert await waiting == [sign(1)]
 
 
 @dataclasses.dataclass

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub import models
 from hub.database import reading as looking
 from hub.ingest import Delivery, store_deliveries
-from hub.lifesigns import LifeSign, note_life_signs
+from hub.lifesigns import note_life_signs
+from hub.signs_waiting import LifeSign
 from protocol import reports
 from protocol.plans import Problem
 from protocol.topics import Channel

@@ -8,9 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import writing
 from hub.ingest import store_deliveries
-from hub.lifesigns import LifeSign, note_life_signs
+from hub.lifesigns import note_life_signs
 from hub.models import Gateway
 from hub.rivals import conflict_of
+from hub.signs_waiting import LifeSign
 from protocol import reports
 from protocol.envelopes import SigningKey, fingerprint
 from protocol.topics import Channel

@@ -14,13 +14,14 @@ from hub.audit import Author
 from hub.database import reading as looking
 from hub.database import writing
 from hub.key_sealing import Sealer
-from hub.lifesigns import LifeSign, note_life_signs
+from hub.lifesigns import note_life_signs
 from hub.models import Gateway, MeterDevice, MeterSecurityKeys, SealedMeterKeys
 from hub.sealed_keys import MOST_TOLD
 from hub.secrets_box import public_half, seal
 from hub.secrets_ring import Ring, note_ring
 from hub.secrets_rotation import rotate
 from hub.security_keys import purpose_of
+from hub.signs_waiting import LifeSign
 from protocol import reports
 from protocol.envelopes import SigningKey, fingerprint
 from protocol.meter_keys import SEALED_BYTES, MeterKeys, gateway_sealing_key, open_keys

@@ -1,0 +1,162 @@
+"""Life signs that a relay has heard and not noted: of each gateway the newest is enough.
+
+Rules:
+- Waiting signs of one gateway that say the same of themselves (its key, store, session, whether it is online, whether
+  the broker kept the sign) are one: only the newest that is really signed so is noted, and only that one is checked. A
+  stranger who sends forged ones costs processor, and keeps none that is true from being heard.
+- They are bounded in bytes. Beyond that only the newest of each is kept, then the oldest go: gateways give another one
+  within a minute.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+
+from mqtt.connection import Incoming
+from protocol.envelopes import Signed, read_envelope, verify_envelope
+from protocol.reports import Online, decode_online
+from protocol.topics import parse_topic
+from protocol.wire import ContractError
+
+SIGNS_AT_ONCE = 500
+"""Life signs that are noted in one transaction; it locks the rows of their gateways."""
+
+_CHECKED_AT_ONCE = 50
+"""Signatures that are checked before others have a turn: 4 ms."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LifeSign:
+    """A life sign that can be read. ``key`` is the one that its envelope is signed with.
+
+    ``retained`` means that the broker kept it, so that it says nothing about when the gateway was last heard.
+    ``size`` is what it takes while it waits, in bytes.
+    """
+
+    sign: Online
+    key: bytes
+    retained: bool = False
+    size: int = 0
+
+
+class _Unread(NamedTuple):
+    """A life sign whose signature nobody has looked at; ``envelope`` is None where it was found good."""
+
+    heard: LifeSign
+    topic: str
+    envelope: Signed | None
+
+
+class _Whose(NamedTuple):
+    gateway: str
+    key: bytes
+    store: bytes
+    session: int
+    online: bool
+    retained: bool
+
+
+class Signs:
+    """Life signs that wait to be noted, at most ``limit`` bytes of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.bytes = 0
+        """How many bytes wait."""
+        self._limit = limit
+        self._waiting: dict[_Whose, list[_Unread]] = {}
+        self._filled = asyncio.Event()
+
+    def put(self, message: Incoming) -> int:
+        """Take a life sign, if it is one; return of how many others the last one had to go for it."""
+        unread = _read(message)
+        if unread is None:
+            return 0
+        whose = _whose(unread.heard)
+        self._waiting.setdefault(whose, []).append(unread)
+        self.bytes += unread.heard.size
+        if self.bytes > self._limit:
+            self._keep_newest(whose)
+        return self._keep_to_limit()
+
+    def put_back(self, signs: Sequence[LifeSign]) -> int:
+        """Take back what could not be noted, before all that came since; return as ``put`` does."""
+        back = {_whose(heard): [_Unread(heard, "", None)] for heard in signs}
+        for whose, unread in self._waiting.items():
+            back[whose] = back.get(whose, []) + unread
+        self._waiting = back
+        self.bytes += sum(heard.size for heard in signs)
+        return self._keep_to_limit()
+
+    def _keep_newest(self, whose: _Whose) -> None:
+        *older, newest = self._waiting[whose]
+        self.bytes -= sum(unread.heard.size for unread in older)
+        self._waiting[whose] = [newest]
+
+    def _keep_to_limit(self) -> int:
+        gone = 0
+        while self.bytes > self._limit and len(self._waiting) > 1:
+            oldest = next(iter(self._waiting))
+            self.bytes -= sum(unread.heard.size for unread in self._waiting.pop(oldest))
+            gone += 1
+        if self._waiting:
+            self._filled.set()
+        return gone
+
+    async def take(self) -> list[LifeSign]:
+        """Wait for life signs; return as many as one transaction should have, oldest first, each really signed."""
+        await self._filled.wait()
+        taken = []
+        for count, whose in enumerate(list(self._waiting)[:SIGNS_AT_ONCE], 1):
+            if count % _CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            unread = self._waiting.pop(whose, [])
+            self.bytes -= sum(one.heard.size for one in unread)
+            newest = _newest(unread)
+            if newest is not None:
+                taken.append(newest)
+        if not self._waiting:
+            self._filled.clear()
+        return taken
+
+
+def _whose(heard: LifeSign) -> _Whose:
+    sign = heard.sign
+    return _Whose(sign.gateway, heard.key, sign.store, sign.session, sign.online, heard.retained)
+
+
+def _newest(unread: Sequence[_Unread]) -> LifeSign | None:
+    """Return the newest that its key has signed: that of the highest sequence, of equal ones the last that came."""
+    by_sequence = sorted(unread, key=lambda each: each.heard.sign.sequence)
+    for one in reversed(by_sequence):
+        if one.envelope is None:
+            return one.heard
+        try:
+            verify_envelope(one.topic, one.envelope)
+        except ContractError as error:
+            _log.warning("life_sign_dropped", topic=one.topic, cause=str(error))
+        else:
+            return one.heard
+    return None
+
+
+def _read(message: Incoming) -> _Unread | None:
+    """Open a life sign; None, and a word in the log, when it is none."""
+    if not message.payload:
+        return None
+    try:
+        topic = parse_topic(message.topic)
+        envelope = read_envelope(message.payload)
+        sign = decode_online(envelope.body)
+    except ContractError as error:
+        _log.warning("life_sign_dropped", topic=message.topic, cause=str(error))
+        return None
+    if sign.gateway != topic.gateway:
+        _log.warning("life_sign_dropped", topic=message.topic, cause=f"it is {sign.gateway}'s")
+        return None
+    heard = LifeSign(sign, envelope.key, message.retained, len(message.payload))
+    return _Unread(heard, message.topic, envelope)

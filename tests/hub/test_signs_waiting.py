@@ -1,0 +1,116 @@
+"""Life signs that wait in the relay: of each gateway the newest true one is heard, and they are bounded in bytes."""
+
+import asyncio
+import datetime as dt
+
+from hub.signs_waiting import LifeSign, Signs
+from mqtt.connection import Incoming
+from protocol.envelopes import Signed, SigningKey
+from protocol.reports import Online
+from protocol.topics import Channel, topic_for
+from protocol.wire import decode, encode
+
+KEY = SigningKey.generate()
+AT = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
+PLENTY = 1 << 20
+
+
+def said(number: int, *, session: int = 100, depth: int = 0, sequence: int = 0, online: bool = True) -> Incoming:
+    """Make a life sign of one of ten gateways; all are of one size."""
+    name = f"gw-{number}"
+    sign = Online(
+        name, online=online, session=session, store=bytes(16), software="", at=AT, depth=depth, sequence=sequence
+    )
+    topic = topic_for(name, Channel.ONLINE)
+    return Incoming(topic, KEY.seal(topic, encode(sign)))
+
+
+def forged(number: int, depth: int) -> Incoming:
+    """Make one that names the gateway's key and is not signed with it."""
+    message = said(number, depth=depth)
+    envelope = decode(message.payload, Signed)
+    return Incoming(message.topic, encode(Signed(envelope.key, envelope.body, bytes(64))))
+
+
+SIZE = len(said(0).payload)
+
+
+def told(heard: list[LifeSign]) -> list[tuple[str, int]]:
+    """Which gateways are heard, and the depth that each names."""
+    return [(one.sign.gateway, one.sign.depth) for one in heard]
+
+
+async def test_of_each_gateway_the_newest_is_heard() -> None:
+    signs = Signs(PLENTY)
+    for depth in range(3):
+        for number in range(2):
+            assert signs.put(said(number, depth=depth)) == 0
+    assert told(await signs.take()) == [("gw-0", 2), ("gw-1", 2)]
+    assert signs.bytes == 0
+
+
+async def test_what_came_out_of_order_is_put_right() -> None:
+    """A message may come again: what was said after it knew of more."""
+    signs = Signs(PLENTY)
+    signs.put(said(0, sequence=6, depth=1))
+    signs.put(said(0, sequence=5, depth=9))
+    assert told(await signs.take()) == [("gw-0", 1)]
+
+
+async def test_a_will_and_another_session_are_heard_by_themselves() -> None:
+    signs = Signs(PLENTY)
+    signs.put(said(0))
+    signs.put(said(0, online=False))
+    signs.put(said(0, session=101))
+    heard = [(one.sign.session, one.sign.online) for one in await signs.take()]
+    assert heard == [(100, True), (100, False), (101, True)]
+
+
+async def test_a_forged_sign_keeps_no_true_one_from_being_heard() -> None:
+    signs = Signs(PLENTY)
+    signs.put(said(0, depth=1))
+    signs.put(said(0, depth=2))
+    signs.put(forged(0, depth=3))
+    signs.put(forged(1, depth=4))
+    assert told(await signs.take()) == [("gw-0", 2)]
+    assert signs.bytes == 0
+
+
+async def test_what_is_none_is_dropped() -> None:
+    signs = Signs(PLENTY)
+    assert signs.put(Incoming(said(1).topic, said(0).payload)) == 0
+    assert signs.put(Incoming(said(1).topic, b"?")) == 0
+    assert signs.put(Incoming(said(1).topic, b"")) == 0
+    assert signs.bytes == 0
+
+
+async def test_the_oldest_go_when_too_many_wait() -> None:
+    signs = Signs(5 * SIZE)
+    # Older ones of the same gateways go unnoticed.
+    assert sum(signs.put(said(number, depth=depth)) for depth in range(3) for number in range(5)) == 0
+    assert sum(signs.put(said(number)) for number in range(5, 8)) == 3
+    assert signs.bytes == 5 * SIZE
+    assert told(await signs.take()) == [("gw-3", 2), ("gw-4", 2), ("gw-5", 0), ("gw-6", 0), ("gw-7", 0)]
+    assert signs.bytes == 0
+
+
+async def test_what_could_not_be_noted_comes_before_what_came_since() -> None:
+    """Of one connection the later sign is what holds: depth and receipts of the one before it are past."""
+    signs = Signs(5 * SIZE)
+    for number in range(3):
+        signs.put(said(number))
+    failed = await signs.take()
+    for number in range(2, 6):
+        signs.put(said(number, depth=1))
+    assert signs.put_back(failed) == 2
+    assert told(await signs.take()) == [("gw-2", 1), ("gw-3", 1), ("gw-4", 1), ("gw-5", 1)]
+    assert signs.bytes == 0
+
+
+async def test_one_is_waited_for() -> None:
+    signs = Signs(5)
+    waiting = asyncio.create_task(signs.take())
+    await asyncio.sleep(0)
+    # Larger than the bound, but alone: it is heard.
+    assert signs.put(said(1)) == 0
+    assert told(await waiting) == [("gw-1", 0)]
