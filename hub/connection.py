@@ -1,7 +1,6 @@
 """A connection of a relay to its broker: where that is, and publishing for as many gateways as there are.
 
-The relay's incoming queue is bounded in bytes: what does not fit is lost, and only receipts count. A publish that waits
-for its PUBACK does not notice that the connection is gone; here it does.
+The relay's incoming queue is bounded in bytes: what does not fit is lost, and only receipts count.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from mqtt import connection as wire
 from mqtt.addresses import DEFAULT_PORTS, BrokerAddress
-from mqtt.connection import Access, BrokerError, Outgoing
+from mqtt.connection import Access, Outgoing
 
 IN_FLIGHT = 100
 """Publishes without PUBACK at once."""
@@ -58,9 +57,9 @@ class Connection:
 
     def __init__(self, opened: wire.Connection) -> None:
         self._opened = opened
-        self._lost = asyncio.Event()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.subscribe = opened.subscribe
+        self.unsubscribe = opened.unsubscribe
         self.messages = opened.messages
 
     @property
@@ -75,21 +74,7 @@ class Connection:
             BrokerError: when the connection is gone, or no PUBACK comes in time.
         """
         async with self._slots:
-            sending = asyncio.ensure_future(self._opened.publish(Outgoing(topic, payload, retain, expiry)))
-            losing = asyncio.ensure_future(self._lost.wait())
-            try:
-                await asyncio.wait({sending, losing}, return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    raise BrokerError(f"the broker {self._opened.where}: the connection was lost while publishing")
-                sending.result()
-            finally:
-                for task in (sending, losing):
-                    task.cancel()
-                await asyncio.gather(sending, losing, return_exceptions=True)
-
-    def lose(self) -> None:
-        """Let everybody who waits for a PUBACK know that none will come."""
-        self._lost.set()
+            await self._opened.publish(Outgoing(topic, payload, retain, expiry))
 
 
 @contextlib.asynccontextmanager
@@ -100,9 +85,6 @@ async def connect(access: Access, queue_bytes: int, will: Outgoing | None = None
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
     """
     identifier = f"metergate-relay-{uuid.uuid4().hex[:12]}"
-    async with wire.connect(access, identifier, will, queue_bytes=queue_bytes, in_flight=IN_FLIGHT) as opened:
-        connection = Connection(opened)
-        try:
-            yield connection
-        finally:
-            connection.lose()
+    # Counted here: paho would look through all of them for each PUBACK.
+    async with wire.connect(access, identifier, will, queue_bytes=queue_bytes, in_flight=0) as opened:
+        yield Connection(opened)

@@ -2,26 +2,33 @@
 
 MQTT 5, clean start, session expiry 0, QoS 1. Rules that aiomqtt (2.x) makes necessary:
 - A new client for each connection: one that connects again keeps the messages of before.
-- It acknowledges a message before anybody has seen it, and discards what its queue cannot take: a queue has a bound
+- A message is acknowledged before anybody has seen it, and what the inbox cannot take is gone: an inbox has a bound
   only where that is no loss.
 - What it leaves open is closed here, and a cancellation that it swallows still counts.
+
+What is done for each message is ours, without a task and without a look at all others: see ``mqtt.receiving``.
 """
 
 import asyncio
 import contextlib
+import logging
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt.addresses import BrokerAddress
-from mqtt.queues import bounded
+from mqtt.inbox import Inbox
+from mqtt.packets import Incoming
+from mqtt.receiving import Receiving
 from protocol.topics import QOS
 from protocol.wire import MAX_MESSAGE_BYTES
 
@@ -29,9 +36,13 @@ if TYPE_CHECKING:
     # paho names it for type checkers only.
     from paho.mqtt.client import SocketLike
 
+__all__ = ["Access", "BrokerError", "Connection", "Incoming", "Outgoing", "connect"]
+
 _FAILURE = 0x80
 _SMALLEST_LIMIT = 256
 _PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
+
+_log = logging.getLogger(__name__)
 
 
 class BrokerError(Exception):
@@ -46,17 +57,6 @@ class Access(NamedTuple):
     ca_file: str | None = None
     keepalive: int = 20
     answer: float = 10.0
-
-
-class Incoming(NamedTuple):
-    """A message from the broker, with what MQTT 5 says beside the payload."""
-
-    topic: str
-    payload: bytes
-    retained: bool = False
-    response_topic: str | None = None
-    correlation: bytes | None = None
-    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 class Outgoing(NamedTuple):
@@ -81,9 +81,86 @@ class Outgoing(NamedTuple):
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's client, which drops what the CONNACK says; the Maximum Packet Size stands there."""
+    """aiomqtt's client, with what it does for each message replaced.
+
+    It also drops what the CONNACK says; the Maximum Packet Size stands there.
+    """
 
     limit = _PACKET_BYTES
+
+    def receive(self, inbox: Inbox) -> None:
+        """Have messages go into this inbox, by the quick way; before it connects."""
+        self.inbox = inbox
+        self.acknowledged: dict[int, asyncio.Future[None]] = {}
+        self._thread = threading.get_ident()
+        # aiomqtt makes its client itself.
+        self._client.__class__ = Receiving
+        client = self._client
+        if isinstance(client, Receiving):
+            client.take, client.held = self._take, bytearray()
+
+    def _take(self, message: Incoming) -> None:
+        if not self.inbox.put(message):
+            _log.warning("the inbox is full, a message is gone: %s", message.topic)
+
+    async def publish_one(self, message: Outgoing) -> None:
+        """Publish and wait for the PUBACK.
+
+        Raises:
+            MqttError: when the connection is gone or no PUBACK comes in time.
+        """
+        info = self._client.publish(message.topic, message.payload, QOS, message.retain, _told(message))
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttCodeError(info.rc, "Could not publish message") from self.cause
+        future = self.acknowledged[info.mid] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(self.timeout):
+                await future
+        except TimeoutError:
+            raise aiomqtt.MqttError("Operation timed out") from None
+        finally:
+            self.acknowledged.pop(info.mid, None)
+
+    def _on_publish(
+        self,
+        client: PahoClient,  # noqa: ARG002 - all of these are paho's
+        userdata: object,  # noqa: ARG002
+        mid: int,
+        reason_code: ReasonCode,  # noqa: ARG002
+        properties: Properties,  # noqa: ARG002
+    ) -> None:
+        future = self.acknowledged.get(mid)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def watch(self) -> None:
+        """Have whoever waits for a PUBACK hear when none will come; once it is connected."""
+        self._disconnected.add_done_callback(self._lose)
+
+    def _lose(self, _disconnected: object = None) -> None:
+        for future in self.acknowledged.values():
+            if not future.done():
+                future.set_exception(aiomqtt.MqttError("the connection was lost while publishing"))
+
+    async def next(self) -> Incoming:
+        """Wait for a message.
+
+        Raises:
+            MqttError: when the connection is gone and no message is left.
+        """
+        message = self.inbox.take()
+        while message is None:
+            if self._disconnected.done():
+                raise aiomqtt.MqttError("Disconnected during message iteration") from self.cause
+            await self.inbox.wait(self._disconnected)
+            message = self.inbox.take()
+        return message
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why there is no connection any more, if somebody said so."""
+        gone = self._disconnected
+        return gone.exception() if gone.done() and not gone.cancelled() else None
 
     def _on_connect(
         self,
@@ -100,10 +177,16 @@ class _Client(aiomqtt.Client):
 
     def _on_socket_register_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002 - paho's
         # aiomqtt has the loop wait for a number, which may be nobody's or another's by the time it does.
-        self._loop.call_soon_threadsafe(self._await_writable, sock)
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._write_at_once, sock)
+        else:
+            self._loop.call_soon_threadsafe(self._write_at_once, sock)
 
-    def _await_writable(self, sock: "SocketLike") -> None:
+    def _write_at_once(self, sock: "SocketLike") -> None:
+        """Write, with all that was to be written in the same turn; wait only when the system takes no more."""
         if sock.fileno() >= 0:
+            self._write()
+        if self._client.want_write() and sock.fileno() >= 0:
             self._loop.add_writer(sock, self._write)
 
     def _write(self) -> None:
@@ -120,6 +203,7 @@ class _Client(aiomqtt.Client):
     def abandon(self) -> None:
         """Close what aiomqtt leaves open when a connection never came about, was lost or cannot be ended in order."""
         self._client.disconnect()
+        self._lose()
         # A goodbye that nobody took in time has cancelled it: that is no cancellation of whoever waited.
         if self._disconnected.done() and not self._disconnected.cancelled():
             # Looked at, so that the loop does not report it when the future is collected.
@@ -154,25 +238,23 @@ class Connection:
                 if value >= _FAILURE:
                     raise BrokerError(f"the broker {self.where} refuses the subscription to {topic}: {code}")
 
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Unsubscribe; what the broker had begun to deliver, or holds for us, may still come (MQTT 5, 3.10.4).
+
+        Raises:
+            BrokerError: when the connection is gone or no UNSUBACK comes in time.
+        """
+        with _translated(self.where):
+            await self._client.unsubscribe(list(filters))
+
     async def publish(self, message: Outgoing) -> None:
         """Publish and wait for the PUBACK, which proves nothing but that the broker is there.
 
         Raises:
             BrokerError: when the connection is gone or no PUBACK comes in time.
         """
-        properties = _properties(PacketTypes.PUBLISH)
-        if message.expiry is not None:
-            properties.MessageExpiryInterval = message.expiry
-        if message.correlation is not None:
-            properties.CorrelationData = message.correlation
-        if message.response_topic is not None:
-            properties.ResponseTopic = message.response_topic
-        if message.user_properties:
-            properties.UserProperty = list(message.user_properties)
         with _translated(self.where):
-            await self._client.publish(
-                message.topic, message.payload, qos=QOS, retain=message.retain, properties=properties
-            )
+            await self._client.publish_one(message)
 
     async def messages(self) -> AsyncIterator[Incoming]:
         """Yield what comes in, until the connection is gone.
@@ -181,16 +263,8 @@ class Connection:
             BrokerError: when it is.
         """
         with _translated(self.where):
-            async for message in self._client.messages:
-                payload = message.payload if isinstance(message.payload, bytes) else b""
-                yield Incoming(
-                    str(message.topic),
-                    payload,
-                    bool(message.retain),
-                    getattr(message.properties, "ResponseTopic", None),
-                    getattr(message.properties, "CorrelationData", None),
-                    tuple(getattr(message.properties, "UserProperty", ())),
-                )
+            while True:
+                yield await self._client.next()
 
 
 @contextlib.asynccontextmanager
@@ -205,7 +279,8 @@ async def connect(
     """Open a connection for the length of the block; leaving it in order makes the broker drop the will.
 
     ``queue_bytes`` bounds the payloads that wait to be looked at; what comes beyond is acknowledged and gone.
-    ``in_flight`` is how many publishes may be without PUBACK at once (paho's 20, unless given).
+    ``in_flight`` is how many publishes may be without PUBACK at once (paho's 20, unless given; 0 is any number, and
+    cheapest, for whoever counts them).
 
     Raises:
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
@@ -221,7 +296,6 @@ async def connect(
         username=address.user,
         password=access.password,
         identifier=identifier,
-        queue_type=None if queue_bytes is None else bounded(queue_bytes),
         protocol=aiomqtt.ProtocolVersion.V5,
         clean_start=True,
         properties=properties,
@@ -231,11 +305,11 @@ async def connect(
         tls_context=_tls(access),
         will=None if will is None else aiomqtt.Will(will.topic, will.payload, QOS, will.retain),
     )
-    # What is under way is bounded by whoever publishes, not by a warning about pending calls.
-    client.pending_calls_threshold = 1000
+    client.receive(Inbox(queue_bytes))
     try:
         with _translated(where):
             await client.__aenter__()
+        client.watch()
         try:
             yield Connection(client, where)
         finally:
@@ -244,6 +318,22 @@ async def connect(
                 await client.__aexit__(None, None, None)
     finally:
         client.abandon()
+
+
+def _told(message: Outgoing) -> Properties | None:
+    """Return what a message says beside its payload; None, which costs nothing, when that is nothing."""
+    if not message.user_properties and {message.expiry, message.correlation, message.response_topic} == {None}:
+        return None
+    properties = _properties(PacketTypes.PUBLISH)
+    if message.expiry is not None:
+        properties.MessageExpiryInterval = message.expiry
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    if message.response_topic is not None:
+        properties.ResponseTopic = message.response_topic
+    if message.user_properties:
+        properties.UserProperty = list(message.user_properties)
+    return properties
 
 
 def _properties(packet: int) -> Properties:

@@ -1,6 +1,7 @@
 """The relay's connection to its broker: where that is, and that nobody waits for a PUBACK that cannot come."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -31,13 +32,12 @@ async def test_a_broker_that_takes_nothing_any_more_is_left_quietly(answer: byte
 
 
 async def test_who_waits_for_a_puback_is_told_that_the_connection_is_lost() -> None:
-    async with (
-        silent_broker(CONNACK) as port,
-        connect(read_url(f"mqtt://127.0.0.1:{port}")._replace(answer=1.0), 1_000_000) as connection,
-    ):
-        publishing = asyncio.create_task(connection.publish("a", b"1"))
-        await asyncio.sleep(0.05)
-        assert not publishing.done()
-        connection.lose()
-        with pytest.raises(BrokerError, match="lost while publishing"):
-            await publishing
+    async with contextlib.AsyncExitStack() as broker:
+        port = await broker.enter_async_context(silent_broker(CONNACK))
+        async with connect(read_url(f"mqtt://127.0.0.1:{port}")._replace(answer=10.0), 1_000_000) as connection:
+            publishing = asyncio.create_task(connection.publish("a", b"1"))
+            await asyncio.sleep(0.05)
+            assert not publishing.done()
+            await broker.aclose()
+            with pytest.raises(BrokerError, match="lost while publishing"):
+                await publishing
