@@ -6,6 +6,7 @@ to what the same broker takes from a bare loop in the same run.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 MINUTE = 60.0
 WANTED_ANSWER = 30.0
@@ -38,6 +39,11 @@ MOST_RELAY, MOST_REST = 320.0, 320.0
 in its connection); the interpreter with all modules is 110."""
 
 
+def busy(processors: Mapping[str, float]) -> str:
+    """Tell who took how much processor time."""
+    return "  seconds of processor: " + ", ".join(f"{name} {spent:.1f}" for name, spent in processors.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
     """Plans that are made and published because of one thing; times in seconds from its begin."""
@@ -62,6 +68,8 @@ class Change:
     """Whether REST was asked."""
     started: float = 0.0
     """Until the relay was there, where it was started."""
+    processors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of processor time of each part, until all was known."""
 
     @property
     def rate(self) -> float:
@@ -98,6 +106,7 @@ class Change:
             f"  {answer}last plan at a subscriber after {last}, all known to run after {known}",
             f"  {self.rate:,.0f} plans/s, {self.share:.2f} of a bare loop's (at least {self.wanted_share:.2f})",
             f"  {self.plans:,} plans came",
+            busy(self.processors),
             f"  at most {self.relay_memory:.0f} MiB in the relay, {self.rest_memory:.0f} in serve",
             f"  {'the goals hold' if self.good else 'A GOAL DOES NOT HOLD'}",
         ]
@@ -123,6 +132,7 @@ class Burst:
     rest_failures: tuple[str, ...]
     relay_memory: float
     rest_memory: float
+    processors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -145,6 +155,7 @@ class Burst:
             f"  published within {self.published:.1f} s, {self.resent:,} sent again, {self.missing:,} missing",
             f"  REST beside it: {self.rest_requests} requests, median {median:.0f} ms, p99 {p99:.0f} ms",
             f"  at most {self.relay_memory:.0f} MiB in the relay, {self.rest_memory:.0f} in serve",
+            busy(self.processors),
             *(f"  {text}" for text in self.rest_failures),
             f"  {'the goals hold' if self.good else 'A GOAL DOES NOT HOLD'}",
         ]
@@ -159,6 +170,7 @@ class Figures:
     filled_seconds: float
     signs_seconds: float | None
     """Until the hub had noted a life sign of each gateway, and nothing else to do."""
+    signs_processors: Mapping[str, float]
     changes: list[Change]
     bursts: list[Burst]
 
@@ -182,7 +194,10 @@ class Figures:
         for burst in self.bursts:
             told += burst.lines()
         signs = "NEVER" if self.signs_seconds is None else f"{self.signs_seconds:.1f} s"
-        told.append(f"a life sign of each gateway is noted after {signs} (at most {WANTED_SIGNS:.0f})")
+        told += [
+            f"a life sign of each gateway is noted after {signs} (at most {WANTED_SIGNS:.0f})",
+            busy(self.signs_processors),
+        ]
         if self.bursts:
             told.append(f"the last burst took {self.steady:.2f} times the first (at most {WANTED_STEADY:.2f})")
         return [*told, "all goals hold" if self.good else "A GOAL DOES NOT HOLD"]

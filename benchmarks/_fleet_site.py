@@ -18,6 +18,7 @@ import asyncpg
 
 from benchmarks._children import Child
 from benchmarks._fleet_estate import SERIES, Estate, Group, forget_plans, make_estate
+from benchmarks.loaded_hub import processor
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
 from benchmarks.postgres import Postgres, postgres
 from deploy.demo.hub_client import HubClient
@@ -152,6 +153,17 @@ class Site:
             self.relay.end()
             self.stage.processes.remove(self.relay)
             self.relay = None
+
+    def spent(self) -> dict[str, float]:
+        """Return the seconds of processor time that each part has taken so far; of the relay that runs now."""
+        first, *others = self.server.processes()
+        relay = self.relay
+        return {
+            "relay": processor(relay.popen.pid) if relay is not None else 0.0,
+            "serve": processor(self.rest.popen.pid),
+            "database": processor(first, ended=True) + sum(map(processor, others)),
+            "broker": sum(map(processor, self.broker.processes())),
+        }
 
 
 async def publish_bare(broker: str, bodies: Sequence[bytes]) -> float:

@@ -40,7 +40,7 @@ from benchmarks._fleet_figures import (
     Figures,
 )
 from benchmarks._fleet_site import Looks, Site, Voices, begin_peak, fleet_site, peak, publish_bare
-from benchmarks.loaded_hub import Watch, timed
+from benchmarks.loaded_hub import Watch, processor, timed
 from deploy.demo.hub_client import TIMEOUT_SECONDS
 
 BURSTS = 3
@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> Figures:
             for number in range(1, options.bursts + 1)
         ]
         first = bench.compared(changes[0])
-        return Figures(options.gateways, options.gateways * each, filled, signs, [first, *changes[1:]], bursts)
+        changes = [first, *changes[1:]]
+        return Figures(options.gateways, options.gateways * each, filled, *signs, changes, bursts)
 
 
 def _say(text: str) -> None:
@@ -91,8 +92,8 @@ class _Bench:
         self._voices = voices
         self._looks = looks
         self._gateways = gateways
-        self._tenth = 0
         self._bare = 0.0
+        self._spent: dict[str, float] = {}
         # A kept database may have readings of an earlier run: not at these seconds.
         self._at = int(time.time()) - BURSTS * QUARTER
 
@@ -102,7 +103,7 @@ class _Bench:
         self._site.start_relay()
         self._voices.do("connect")
         self._voices.begin_count()
-        self._begin_peaks()
+        self._begin()
         begun = float(self._voices.do("greet")["began"])
         return self._change("first plans", begun, None, self._gateways, MINUTE, WANTED_SHARE)
 
@@ -119,7 +120,7 @@ class _Bench:
         _say(name)
         before = self._looks.standing().revisions
         self._voices.begin_count()
-        self._begin_peaks()
+        self._begin()
         begun = time.monotonic()
         try:
             self._toggle(group)
@@ -135,12 +136,13 @@ class _Bench:
         tasks = self._site.hub.get(path)["tasks"]
         self._site.hub.patch(path, tasks=[group.task] if len(tasks) > 1 else [group.task, group.other])
 
-    def life_signs(self) -> float | None:
-        """Have each gateway say that it is online, with nothing new."""
+    def life_signs(self) -> tuple[float | None, dict[str, float]]:
+        """Have each gateway say that it is online, with nothing new; return how long it took, and whose processor."""
         _say("each gateway gives a life sign")
         forget_heard(self._site.server)
+        self._begin()
         begun = float(self._voices.do("greet")["began"])
-        return self._looks.wait(begun, applied=True)
+        return self._looks.wait(begun, applied=True), self._taken()
 
     def cold(self, *, empty: bool) -> Change:
         """Start a relay that knows nothing; ``empty``: at a broker that does not either."""
@@ -159,6 +161,7 @@ class _Bench:
         forget_heard(self._site.server)
         self._toggle(self._estate.some)
         self._voices.begin_count()
+        self._begin()
         begun = time.monotonic()
         self._site.start_relay()
         started = time.monotonic() - begun
@@ -177,6 +180,7 @@ class _Bench:
         started: float = 0.0,
     ) -> Change:
         known = self._looks.wait(begun, applied=True)
+        taken = self._taken()
         last = self._voices.wait_for_plans(gateways) if known is not None else None
         found = Change(
             name=name,
@@ -192,6 +196,7 @@ class _Bench:
             wanted_share=share,
             asked=asked,
             started=started,
+            processors=taken,
         )
         _say("\n".join(found.lines()))
         return found
@@ -202,7 +207,7 @@ class _Bench:
         self._at += QUARTER
         made = self._voices.do("prepare", at=self._at)
         asked = itertools.cycle(self._requests())
-        self._begin_peaks()
+        self._begin()
         _say(f"burst {number}")
         with Watch(lambda: timed(next(asked)), ASK_EVERY) as rest:
             told = self._voices.do("burst", within=within, at_most=BURST_AT_MOST)
@@ -221,14 +226,24 @@ class _Bench:
             rest_failures=tuple(rest.failures[:5]),
             relay_memory=self._relay_peak(),
             rest_memory=peak(self._site.rest),
+            processors=self._taken(),
         )
         _say("\n".join(found.lines()))
         return found
 
-    def _begin_peaks(self) -> None:
+    def _begin(self) -> None:
+        """Begin to look what memory and processors are taken."""
+        self._spent = self._now_spent()
         for process in (self._site.relay, self._site.rest):
             if process is not None:
                 begin_peak(process)
+
+    def _now_spent(self) -> dict[str, float]:
+        return {**self._site.spent(), "gateways": processor(self._voices.pid)}
+
+    def _taken(self) -> dict[str, float]:
+        """Return the seconds of processor time that each part has taken since the begin."""
+        return {name: spent - self._spent[name] for name, spent in self._now_spent().items()}
 
     def _relay_peak(self) -> float:
         return peak(self._site.relay) if self._site.relay is not None else 0.0

@@ -45,7 +45,7 @@ def test_meters_have_the_ids_that_sql_gives_them() -> None:
 
 
 def test_a_figure_that_misses_its_bound_is_not_good() -> None:
-    good = Figures(10_000, 100_000, 1.0, 5.0, [CHANGE], [BURST, dataclasses.replace(BURST, number=2)])
+    good = Figures(10_000, 100_000, 1.0, 5.0, {}, [CHANGE], [BURST, dataclasses.replace(BURST, number=2)])
     assert good.good
     assert "all goals hold" in good.lines()
     for wrong in (
