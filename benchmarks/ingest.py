@@ -82,7 +82,7 @@ class Figures:
     bare_database: float = 0.0
     """Microseconds of the database's processor for each row of the bare loop."""
     batches: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    single: int = 0
+    single: dict[str, float] = dataclasses.field(default_factory=dict)
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -90,7 +90,7 @@ class Figures:
         """Whether everything that was measured is as wanted."""
         return (
             all(one["ratio"] >= WANTED_RATIO for one in self.batches.values())
-            and (not self.single or self.single >= WANTED_SINGLE)
+            and (not self.single or self.single["rate"] >= WANTED_SINGLE)
             and (not self.memory or (self.memory["growth_mib"] <= WANTED_GROWTH and self.memory["all_there"]))
         )
 
@@ -131,12 +131,11 @@ def _shown(one: Figures) -> str:
     for size, figures in one.batches.items():
         lines.append(
             f"  batches of {size}: {figures['rate']:,.0f} readings/s, {figures['ratio']:.3f} of the bare loop (wanted "
-            f"{WANTED_RATIO}); {figures['until_folded']:,.0f}/s until the clerks were through; processor for each "
-            f"reading: relay {figures['relay']:.0f} us, database {figures['database']:.0f}, broker "
-            f"{figures['broker']:.0f}, load {figures['load']:.0f}"
+            f"{WANTED_RATIO}); {_costs(figures)}"
         )
     if one.single:
-        lines.append(f"  batches of one: {one.single:,} readings/s (wanted {WANTED_SINGLE:,})")
+        rate = one.single["rate"]
+        lines.append(f"  batches of one: {rate:,.0f} readings/s (wanted {WANTED_SINGLE:,}); {_costs(one.single)}")
     if one.memory:
         lines.append(
             f"  twice the load: {one.memory['offered']:,.0f} readings/s offered, {one.memory['taken']:,.0f} taken; "
@@ -146,6 +145,14 @@ def _shown(one: Figures) -> str:
             + " ".join(f"{mib:.0f}" for mib in one.memory["course_mib"])
         )
     return "\n".join(lines)
+
+
+def _costs(figures: dict[str, float]) -> str:
+    return (
+        f"{figures['until_folded']:,.0f}/s until the clerks were through; processor for each reading: relay "
+        f"{figures['relay']:.0f} us, database {figures['database']:.0f}, broker {figures['broker']:.0f}, load "
+        f"{figures['load']:.0f}"
+    )
 
 
 # The database, as it was filled
@@ -342,21 +349,26 @@ async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float
     figures.bare = int(statistics.median(rate for rate, _ in loop))
     figures.bare_database = round(statistics.median(used for _, used in loop), 1)
     for size, ones in rounds.items():
-        middle = {
-            field.name: round(statistics.median(getattr(one, field.name) for one in ones), 1)
-            for field in dataclasses.fields(Round)
-        }
+        middle = _middle(ones)
         ratios = [one.rate / peer for one, (peer, _) in zip(ones, loop, strict=True)]
         figures.batches[str(size)] = middle | {"ratio": round(statistics.median(ratios), 3)}
     return figures.batches[str(sizes[-1])]["rate"]
 
 
+def _middle(ones: Sequence[Round]) -> dict[str, float]:
+    """Return the medians of the rounds' figures."""
+    return {
+        field.name: round(statistics.median(getattr(one, field.name) for one in ones), 1)
+        for field in dataclasses.fields(Round)
+    }
+
+
 async def _single(bench: Bench, engine: AsyncEngine, figures: Figures) -> None:
     hours = max(1, bench.options.singles // (GATEWAYS * PER_HOUR))
     await bench.relayed(engine, 1, hours)
-    rates = [(await bench.relayed(engine, 1, hours))[0].rate for _ in range(bench.options.rounds)]
-    figures.single = int(statistics.median(rates))
-    _say(f"{bench.database}, batches of one: {', '.join(f'{rate:,.0f}' for rate in rates)} readings/s")
+    rounds = [(await bench.relayed(engine, 1, hours))[0] for _ in range(bench.options.rounds)]
+    figures.single = _middle(rounds)
+    _say(f"{bench.database}, batches of one: {', '.join(f'{one.rate:,.0f}' for one in rounds)} readings/s")
 
 
 async def _memory(bench: Bench, engine: AsyncEngine, figures: Figures, rate: float) -> None:
