@@ -28,6 +28,7 @@ from hub.notices import Notice, look_seconds, notices_of, wait
 from hub.plan_claims import ALWAYS, HEARD_SECONDS, LEASE_SECONDS, claim
 from hub.plans_kept import Published, note_published, standing_of
 from hub.sending import Sending
+from hub.turns import Turns
 from mqtt.connection import BrokerError
 from protocol.envelopes import ENVELOPE_BYTES
 from protocol.topics import Channel, topic_for
@@ -42,11 +43,11 @@ _log = structlog.get_logger(__name__)
 class PlanPublisher:
     """Publishes what gateways should run. ``turn`` is what transactions of the relay's groups take turns by."""
 
-    def __init__(self, engine: AsyncEngine, clock: Clock, sending: Sending, turn: asyncio.Lock) -> None:
+    def __init__(self, engine: AsyncEngine, clock: Clock, sending: Sending, turns: Turns) -> None:
         self._engine = engine
         self._clock = clock
         self._sending = sending
-        self._turn = turn
+        self._turns = turns
         self._wake = notices_of(engine).heard(Notice.PLANS)
         # By gateway from which monotonic instant on it is enough that another relay begins to publish its plan.
         self._owed: dict[uuid.UUID, float] = {}
@@ -125,7 +126,7 @@ class PlanPublisher:
             standings = await standing_of(session, published)
         news = [one for one in published if one.gateway in standings and not standings[one.gateway].knows(one)]
         if news:
-            async with self._turn, writing(self._engine) as session:
+            async with self._turns.alone(), writing(self._engine) as session:
                 standings |= await note_published(session, news, self._clock.now())
         again = frozenset(
             one.gateway for one in published if one.gateway in standings and not standings[one.gateway].settled(one)

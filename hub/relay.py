@@ -7,7 +7,7 @@ Rules:
   beyond that it drops, without a receipt.
 - No database lock is held while the network is waited for: what was published is noted by compare-and-set, and looked
   at again after its PUBACK. Nor while this process works on something else: groups of deliveries and of life signs take
-  turns (``_turn``), because a transaction that waits for the processor between two statements keeps its rows from
+  turns (``hub.turns``), because a transaction that waits for the processor between two statements keeps its rows from
   whoever edits them.
 
 Theory of operation. Five tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in, and
@@ -45,7 +45,8 @@ from hub.secrets_box import unseal
 from hub.sending import Sending
 from hub.settings import Settings
 from hub.signs_waiting import LifeSign, Signs
-from hub.storing import Storing
+from hub.storing import STORED_AT_ONCE, Storing
+from hub.turns import Turns
 from hub.webhooks import Sender, Unseal
 from mqtt.connection import Access, BrokerError, Incoming, Outgoing
 from protocol import reports
@@ -105,18 +106,19 @@ class Relay:
         self._opens = opens
         self._name = uuid.uuid4().hex[:12]
         self._signs = Signs(settings.queue_bytes // 4)
-        self._turn = asyncio.Lock()
+        self._turns = Turns(STORED_AT_ONCE[engine.dialect.name])
         self._sending = Sending(key)
-        self._storing = Storing(settings, engine, clock, self._turn, self._sending)
+        self._storing = Storing(settings, engine, clock, self._turns, self._sending)
         self._commands = CommandPublisher(engine, clock, self._sending)
-        self._plans = PlanPublisher(engine, clock, self._sending, self._turn)
+        self._plans = PlanPublisher(engine, clock, self._sending, self._turns)
 
     async def run(self) -> None:
         """Relay until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stay_connected(), name="relay-connection")
             group.create_task(for_ever("opening", self._storing.open_some), name="relay-opening")
-            group.create_task(for_ever("storing", self._storing.store_some), name="relay-storing")
+            for number in range(self._turns.together):
+                group.create_task(for_ever("storing", self._storing.store_some), name=f"relay-storing-{number}")
             group.create_task(for_ever("receipting", self._storing.receipt_some), name="relay-receipting")
             group.create_task(for_ever("listening", self._listen), name="relay-listening")
             # Two tasks: a command does not wait behind a thousand plans.
@@ -227,7 +229,7 @@ class Relay:
         """Note life signs, and answer them."""
         if not signs:
             return
-        async with self._turn:
+        async with self._turns.alone():
             owed = await note_life_signs(self._engine, signs, self._clock.now())
         await asyncio.gather(
             *(

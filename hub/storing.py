@@ -13,12 +13,12 @@
    itself (``hub.failures.all_or_each``).
 4. ``Storing.receipt_some`` publishes the names of what is committed, those of one gateway together.
 
-Steps 2 to 4 are three tasks, so that the database works on one group while the next is opened and the one before is
-receipted.
+Each of steps 2 to 4 is a task of its own, so that the database works on one group while the next is opened and the one
+before is receipted; on PostgreSQL step 3 is two.
 
-Rules: nothing is receipted but what is committed. What waits is bounded in bytes. Only one transaction of this process
-is open at a time (``turn``): one that waits for the processor between two statements keeps its rows from whoever edits
-them.
+Rules: nothing is receipted but what is committed. What waits is bounded in bytes. On PostgreSQL two groups are stored
+at once (``hub.turns``): one of its processes works for each connection, and the second works while the first waits for
+this process. They meet as those of two relays do.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ from hub.ingest import STAGED, Delivery, Opened, Outcome, open_delivery, store_o
 from hub.lanes import LANES, Lanes
 from hub.sending import Sending
 from hub.settings import Settings
+from hub.turns import Turns
 from mqtt.connection import Incoming
 from protocol import reports
 from protocol.envelopes import ENVELOPE_BYTES
@@ -51,6 +52,9 @@ UNPAUSED_SECONDS = 0.0001
 
 SAY_EVERY = 5.0
 """Seconds between two lines in the log about full lanes."""
+
+STORED_AT_ONCE = {"sqlite": 1, "postgresql": 2}
+"""Groups whose transactions are open at once: SQLite has one writer."""
 
 _log = structlog.get_logger(__name__)
 _outcomes = prometheus_client.Counter(
@@ -83,14 +87,12 @@ def _count(counts: Counter[str]) -> None:
 class Storing:
     """Stores what gateways deliver, and receipts it. ``staged`` is set when something was stored that has to wait."""
 
-    def __init__(
-        self, settings: Settings, engine: AsyncEngine, clock: Clock, turn: asyncio.Lock, sending: Sending
-    ) -> None:
+    def __init__(self, settings: Settings, engine: AsyncEngine, clock: Clock, turns: Turns, sending: Sending) -> None:
         self.staged = asyncio.Event()
         self._settings = settings
         self._engine = engine
         self._clock = clock
-        self._turn = turn
+        self._turns = turns
         self._sending = sending
         self._lanes = Lanes(settings.queue_bytes)
         self._opened: asyncio.Queue[list[Opened]] = asyncio.Queue(1)
@@ -147,7 +149,7 @@ class Storing:
 
     async def _store_group(self, group: Sequence[Opened]) -> None:
         now = self._clock.now()
-        async with self._turn:
+        async with self._turns.storing():
             begun = self._clock.monotonic()
             outcome = await store_opened(self._engine, group, now, self._settings.quarantine_rows)
             took = self._clock.monotonic() - begun
