@@ -109,9 +109,12 @@ class Conversation:
         self._loop = asyncio.get_running_loop()
         self._last_byte = self._sent = self._not_before = self._loop.time()
         self._stale = False
+        self._unheard = False
 
     async def say(self, event: ReaderEvent) -> None:
         """Send one telegram, as soon as the reaction time that the core asked for has passed."""
+        if self._unheard:
+            await self._hear_out()
         await self._nearly(self._not_before)
         if self._stale:
             # After a time-out a late answer may lie in the link; it must not answer the next question.
@@ -274,7 +277,30 @@ class Conversation:
         A telegram is followed by silence for the reaction time at least, so this costs nothing: see
         ``Connection.surplus``. At low rates it waits for three characters, which take longer than that.
         """
-        more = self.core.surplus > 0
+        return self.core.surplus > 0 or await self._more_comes()
+
+    def surplus_so_far(self) -> bool:
+        """Whether more has come already; what still comes until we speak next is dropped, and counted as an error.
+
+        For telegrams of one line. Who waits for what they say need not wait for the silence behind them: what makes
+        an ETX of a line feed (two bits of one character) cannot cut them, and what is cut anywhere else is not
+        readable, but for a second set that four flipped bits and the block check would have to take away.
+        """
+        self._unheard = True
+        return self.core.surplus > 0
+
+    async def _hear_out(self) -> None:
+        """Listen until we may speak: what comes belongs to nothing that we ask, and must not answer it."""
+        self._unheard = False
+        if not await self._more_comes():
+            return
+        if self._observer is not None:
+            error = iec62056.RemoteProtocolError("more came behind an answer that was whole")
+            self._observer.failed(error, self.core.rate, self._last_byte)
+        await self.quiet()
+
+    async def _more_comes(self) -> bool:
+        more = False
         latest = max(self._not_before, self._last_byte + BEHIND * 10 / self.core.rate)
         while (left := latest - FINE_WAIT - self._loop.time()) > 0 and not more:
             try:

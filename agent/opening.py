@@ -35,6 +35,9 @@ LAST_CALL = 2.5
 BEFORE_WAKE_UP = 1.5
 """Seconds between a call that failed and the next wake-up. IEC 62056-21 Annex B.1, LIS-200 fact sheet 1.2."""
 
+LINE_END = "\r"
+"""Stands before a line feed, of which noise makes an ETX: what has one is not known to be whole before the silence."""
+
 SHOWN = 400
 """Characters of a meter's telegram that a cause repeats at most."""
 
@@ -182,8 +185,10 @@ class Opening:
                 failure, refused = refusal, refusal.code
                 continue
             same, came = data.text == came, data.text
-            if await self.conversation.surplus() and not same:
-                await self.conversation.quiet()
+            talk = self.conversation
+            more = await talk.surplus() if LINE_END in data.text else talk.surplus_so_far()
+            if more and not same:
+                await talk.quiet()
                 failure = iec62056.RemoteProtocolError(f"more came behind the answer to {address}: {shown(data.text)}")
                 continue
             try:

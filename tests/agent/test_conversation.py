@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import functools
+import operator
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agent.conversation import SessionError, Times
+from agent.line_figures import LineTally
 from agent.links import open_link
 from agent.session import open_session
 from agent.simulator.shared_line import SILENCE_SECONDS
@@ -123,3 +126,59 @@ async def test_after_a_wake_up_that_failed_the_line_rests_before_the_next() -> N
     following = next(at for at in wakings if at > requests[0])
     assert following - requests[0] >= 0.2 + 1.5 - 0.05
     assert requests[1] - following >= 1.6 - 0.05
+
+
+async def telegram(reader: asyncio.StreamReader) -> bytes:
+    """What the reader says next, to its line feed or its block check."""
+    heard = b""
+    while not heard.endswith(b"\n") and heard[-2:-1] != b"\x03":
+        heard += await reader.readexactly(1)
+    return heard
+
+
+def framed(text: bytes) -> bytes:
+    """An answer as it is on the line, with its block check."""
+    return b"\x02" + text + b"\x03" + bytes([functools.reduce(operator.xor, text + b"\x03")])
+
+
+async def test_a_value_is_there_at_once_and_what_comes_behind_it_answers_nothing() -> None:
+    """The meter's reaction time is 200 ms; half of it later somebody says what the next question asks for."""
+    loop = asyncio.get_running_loop()
+    late: list[float] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heard = await telegram(reader)
+            if heard.endswith(b"!\r\n"):
+                writer.write(b"/ELS5EK280\r\n")
+            elif heard.startswith(b"\x06"):
+                writer.write(PROMPT)
+            elif b"2:300" in heard:
+                writer.write(framed(b"2:300.0(12.5*m3)"))
+                await asyncio.sleep(0.1)
+                late.append(loop.time())
+                writer.write(framed(b"1:180.0(666)"))
+            elif b"1:180" in heard:
+                writer.write(framed(b"1:180.0(4711)"))
+
+    async with served(answer) as endpoint:
+        line = line_at(endpoint, parity="none")
+        tally = LineTally(line, NOW)
+        link = await open_link(endpoint, 300)
+        try:
+            async with open_session(
+                link,
+                line,
+                device_on(line),
+                memory=DictMemory(),
+                now=lambda: NOW,
+                times=QUICK,
+                observer=tally.ear("meter"),
+            ) as session:
+                assert await session.read("2:300.0") == ["12.5*m3"]
+                assert not late
+                assert await session.read("1:180.0") == ["4711"]
+                assert late
+        finally:
+            await link.aclose()
+    assert tally.figures().errors == {"protocol": 1}
