@@ -1,8 +1,9 @@
 """The hub's processes, wired: ``run`` (all in one, on SQLite), ``serve`` (REST) and ``relay`` (MQTT) on PostgreSQL.
 
-Each is one task group of named tasks that ends on SIGTERM or SIGINT. The first line on standard output is one JSON
-object with the URLs that answer; everything else goes to the log. A PostgreSQL that is away when they start is waited
-for, however long it takes (the log and ``/health`` say so); one that refuses us ends them with the cause.
+Each is one task group of named tasks that ends on SIGTERM or SIGINT: requests are answered, and the relay stores and
+receipts what it has taken, for some seconds at most; a second signal ends it at once. The first line on standard output
+is one JSON object with the URLs that answer; everything else goes to the log. A PostgreSQL that is away when they start
+is waited for, however long it takes (the log and ``/health`` say so); one that refuses us ends them with the cause.
 """
 
 import asyncio
@@ -92,7 +93,9 @@ async def _relay(hub: Hub, key: SigningKey) -> None:
     ring = Ring(key, ring_file(_key_file(hub.settings)))
     async with writing(hub.engine) as session:
         await note_ring(session, ring)
-    await run_relay(hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), opens=ring.unseal)
+    await run_relay(
+        hub.settings, hub.engine, hub.clock, key, ready=_ready(hub), stopping=hub.stopping, opens=ring.unseal
+    )
 
 
 async def _together(
@@ -107,9 +110,13 @@ async def _together(
     database can be used.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, hasten = asyncio.Event(), asyncio.Event()
+
+    def asked_to_end() -> None:
+        (hasten if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked_to_end)
     server = _server(hub) if opened is not None else None
     async with asyncio.TaskGroup() as group:
         serving = None
@@ -121,7 +128,10 @@ async def _together(
         announcing = group.create_task(_announce(hub, server, opened), name="announcement")
         await stop.wait()
         _log.info("stopping")
+        # Else it has taken nothing that it could finish.
+        relaying = hub.relay_ready is not None and hub.relay_ready.is_set()
         hub.stopping.set()
+        hastening = group.create_task(_hasten(hasten, server, working), name="haste")
         # Who waits for a command's state sees that nothing more comes.
         notices_of(hub.engine).hear(Notice.STATES)
         if server is not None and serving is not None:
@@ -131,10 +141,21 @@ async def _together(
             await serving
         announcing.cancel()
         listening.cancel()
-        working.cancel()
+        if not relaying:
+            working.cancel()
+        await asyncio.wait({working})
+        hastening.cancel()
     refusal = None if working.cancelled() else working.result()
     if refusal is not None:
         raise refusal
+
+
+async def _hasten(asked: asyncio.Event, server: uvicorn.Server | None, working: asyncio.Task[Any]) -> None:
+    """End at once when that is asked a second time: requests as they are, the relay with what it has unstored."""
+    await asked.wait()
+    if server is not None:
+        server.force_exit = True
+    working.cancel()
 
 
 async def _work(

@@ -9,6 +9,8 @@ Rules:
   at again after its PUBACK. Nor while this process works on something else: groups of deliveries and of life signs take
   turns (``hub.turns``), because a transaction that waits for the processor between two statements keeps its rows from
   whoever edits them.
+- A relay that is asked to end leaves its share to the others (unsubscribes), stores and receipts what it was given, and
+  ends without a word. Only where that does not succeed in time do gateways hear that they have to send again.
 
 Theory of operation. Five tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in, and
 again with back-off), *storing* (batches, and their receipts: ``hub.storing`` has the whole path on a page),
@@ -54,6 +56,12 @@ from protocol.envelopes import SigningKey
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters
 from protocol.wire import ContractError
 
+DRAIN_SECONDS = 5.0
+"""How long a relay that is asked to end may take to store and receipt what it has."""
+
+DRAIN_SILENCE = 0.2
+"""Seconds without a delivery after which the broker is taken to hold none for us: it may after the UNSUBACK."""
+
 GOODBYE_SECONDS = 2.0
 """How long a relay that ends waits for the broker to take its last word."""
 
@@ -68,9 +76,12 @@ async def run_relay(
     key: SigningKey,
     *,
     ready: asyncio.Event,
+    stopping: asyncio.Event | None = None,
     opens: Unseal | None = None,
 ) -> None:
-    """Relay for ever. ``ready`` is set while it is connected and subscribed.
+    """Relay until ``stopping`` is set, and then for as long as what is here needs to be stored and receipted.
+
+    ``ready`` is set while it is connected and subscribed. Cancelled, it ends with what is here unstored.
 
     What is to be published it hears by ``hub.notices``, and looks for at intervals. ``opens`` opens secrets; without
     it the hub's key does.
@@ -82,7 +93,7 @@ async def run_relay(
         raise ValueError("the relay needs a broker's URL")
     opens = opens or functools.partial(unseal, key)
     relay = Relay(settings, read_url(settings.broker), engine, clock, key, ready, opens)
-    await relay.run()
+    await relay.run(stopping or asyncio.Event())
 
 
 class Relay:
@@ -106,20 +117,35 @@ class Relay:
         self._opens = opens
         self._name = uuid.uuid4().hex[:12]
         self._signs = Signs(settings.queue_bytes // 4)
+        self._ending = False
+        self._drained = False
         self._turns = Turns(STORED_AT_ONCE[engine.dialect.name])
         self._sending = Sending(key)
         self._storing = Storing(settings, engine, clock, self._turns, self._sending)
         self._commands = CommandPublisher(engine, clock, self._sending)
         self._plans = PlanPublisher(engine, clock, self._sending, self._turns)
 
-    async def run(self) -> None:
-        """Relay until cancelled."""
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Relay until ``stopping`` is set; then finish what has come, within ``DRAIN_SECONDS``."""
+        async with asyncio.TaskGroup() as group:
+            storing = group.create_task(self._keep_storing(), name="relay-storing")
+            rest = group.create_task(self._keep_publishing(), name="relay-publishing")
+            await stopping.wait()
+            rest.cancel()
+            await self._drain()
+            storing.cancel()
+
+    async def _keep_storing(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stay_connected(), name="relay-connection")
             group.create_task(for_ever("opening", self._storing.open_some), name="relay-opening")
             for number in range(self._turns.together):
                 group.create_task(for_ever("storing", self._storing.store_some), name=f"relay-storing-{number}")
             group.create_task(for_ever("receipting", self._storing.receipt_some), name="relay-receipting")
+
+    async def _keep_publishing(self) -> None:
+        """Do all that others do as well when this relay ends."""
+        async with asyncio.TaskGroup() as group:
             group.create_task(for_ever("listening", self._listen), name="relay-listening")
             # Two tasks: a command does not wait behind a thousand plans.
             group.create_task(for_ever("publishing commands", self._commands.step), name="relay-commands")
@@ -167,6 +193,8 @@ class Relay:
                 self._sending.connection = None
                 self._ready.clear()
                 _connected.set(0)
+            if self._ending:
+                return
             # Jitter, so that relays which lost one broker together do not come back together.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -182,8 +210,33 @@ class Relay:
     def _hello(self) -> bytes:
         return self._sending.sealed(HELLO, reports.Hello(self._clock.now(), self._name))
 
+    async def _drain(self) -> None:
+        """Take nothing more from the broker, and wait until what it gave us is stored and receipted.
+
+        What was delivered to us is acknowledged before anybody has looked at it (``mqtt.connection``), so the broker
+        gives it to nobody else. When all of it has its receipt, no gateway needs to hear that this relay is gone.
+        """
+        connection = self._sending.connection
+        self._ending = True
+        if connection is None:
+            # Nobody would hear a receipt.
+            return
+        self._ready.clear()
+        begun = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await connection.unsubscribe(relay_filters())
+                await self._storing.drain(DRAIN_SILENCE)
+        except (BrokerError, TimeoutError):
+            _log.warning("relay_not_drained", queued_bytes=self._storing.queued_bytes, advice="gateways send it again")
+            return
+        self._drained = self._sending.connection is connection
+        _log.info("relay_drained", seconds=round(self._clock.monotonic() - begun, 3))
+
     async def _say_goodbye(self, connection: Connection) -> None:
         """Say what the will says, because a connection that is closed in order has none."""
+        if self._drained:
+            return
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await connection.publish(HELLO, self._hello())

@@ -13,6 +13,8 @@
    itself (``hub.failures.all_or_each``).
 4. ``Storing.receipt_some`` publishes the names of what is committed, those of one gateway together.
 
+``Storing.drain`` waits for the end of it all: a relay that is asked to end takes nothing more and finishes what it has.
+
 Each of steps 2 to 4 is a task of its own, so that the database works on one group while the next is opened and the one
 before is receipted; on PostgreSQL step 3 is two.
 
@@ -22,10 +24,11 @@ this process. They meet as those of two relays do.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import prometheus_client
 import structlog
@@ -100,11 +103,15 @@ class Storing:
         for lane in LANES:
             _waiting.labels(lane).set_function(functools.partial(self._lanes.count, lane))
         _longest.set_function(lambda: self._seconds_since(self._lanes.oldest))
+        self._heard = 0
+        self._busy = 0
+        """How many of the steps have something in hand that waits nowhere."""
         self._said_full = -SAY_EVERY
         self._unsaid = 0
 
     def hear(self, message: Incoming, channel: Channel) -> None:
         """Take a delivery that the broker has brought."""
+        self._heard += 1
         delivery = Delivery(message.topic, message.payload, message.user_properties, self._clock.now())
         if not self._lanes.put(delivery, channel):
             self._drop(message.topic)
@@ -113,6 +120,10 @@ class Storing:
     async def open_some(self) -> None:
         """Wait for deliveries; open a group of them, while the one before is stored."""
         group = await self._lanes.take()
+        with self._at_work():
+            await self._open_group(group)
+
+    async def _open_group(self, group: Sequence[Delivery]) -> None:
         _queued.set(self._lanes.bytes)
         counts: Counter[str] = Counter()
         opened = []
@@ -139,13 +150,14 @@ class Storing:
         def refused(one: Opened, cause: str) -> None:
             _log.error("delivery_failed", topic=one.delivery.topic, cause=cause)
 
-        try:
-            await all_or_each(group, self._store_group, refused)
-        except DATABASE_ERRORS:
-            # Their agents would send them again, but only after a time that is long enough for a fleet's return.
-            self._lanes.put_back([one.delivery for one in group])
-            _queued.set(self._lanes.bytes)
-            raise
+        with self._at_work():
+            try:
+                await all_or_each(group, self._store_group, refused)
+            except DATABASE_ERRORS:
+                # Their agents would send them again, but only after a time that is long enough for a fleet's return.
+                self._lanes.put_back([one.delivery for one in group])
+                _queued.set(self._lanes.bytes)
+                raise
 
     async def _store_group(self, group: Sequence[Opened]) -> None:
         now = self._clock.now()
@@ -164,7 +176,32 @@ class Storing:
 
     async def receipt_some(self) -> None:
         """Wait for a committed group; receipt it, while the next one is stored."""
-        await self._send_receipts(await self._committed.get())
+        outcome = await self._committed.get()
+        with self._at_work():
+            await self._send_receipts(outcome)
+
+    async def drain(self, silence: float) -> None:
+        """Wait until nothing has come for so many seconds, and what came before is stored and receipted."""
+        heard = -1
+        while (
+            heard != self._heard or self._busy or self._lanes.bytes or self._opened.qsize() or self._committed.qsize()
+        ):
+            heard = self._heard
+            await asyncio.sleep(silence)
+
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes wait to be stored."""
+        return self._lanes.bytes
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Have something in hand; begun without an await between it and the queue, so that ``drain`` misses nothing."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
 
     def _seconds_since(self, instant: dt.datetime | None) -> float:
         """Return how many real seconds ago that was; none when it never was."""

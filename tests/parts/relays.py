@@ -73,8 +73,9 @@ async def relays(engine: AsyncEngine, broker: Mosquitto) -> AsyncIterator[Relays
 class Agent(GatewayVoice):
     """The other end: says what an agent says, and keeps what it hears, by channel."""
 
-    def __init__(self, port: int, gateway_id: str) -> None:
+    def __init__(self, port: int, gateway_id: str, hub_key: SigningKey = HUB_KEY) -> None:
         super().__init__(gateway_id)
+        self._hub_key = hub_key
         self._port = port
         self._client: aiomqtt.Client | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Agent(GatewayVoice):
             topic = str(message.topic)
             assert isinstance(message.payload, bytes)
             envelope = open_envelope(topic, message.payload)
-            assert envelope.key == HUB_KEY.public
+            assert envelope.key == self._hub_key.public
             if topic == HELLO:
                 self.hellos += 1
                 continue
