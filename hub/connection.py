@@ -3,7 +3,6 @@
 The relay's incoming queue is bounded in bytes: what does not fit is lost, and only receipts count.
 """
 
-import asyncio
 import contextlib
 import urllib.parse
 import uuid
@@ -14,7 +13,7 @@ from mqtt.addresses import DEFAULT_PORTS, BrokerAddress
 from mqtt.connection import Access, Outgoing
 
 IN_FLIGHT = 100
-"""Publishes without PUBACK at once."""
+"""Publishes without PUBACK at once, where the broker allows that many."""
 
 _FRAME_BYTES = 256
 """Room for topic and properties beside a payload."""
@@ -57,7 +56,6 @@ class Connection:
 
     def __init__(self, opened: wire.Connection) -> None:
         self._opened = opened
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.subscribe = opened.subscribe
         self.unsubscribe = opened.unsubscribe
         self.messages = opened.messages
@@ -73,8 +71,7 @@ class Connection:
         Raises:
             BrokerError: when the connection is gone, or no PUBACK comes in time.
         """
-        async with self._slots:
-            await self._opened.publish(Outgoing(topic, payload, retain, expiry))
+        await self._opened.publish(Outgoing(topic, payload, retain, expiry))
 
 
 @contextlib.asynccontextmanager
@@ -85,6 +82,5 @@ async def connect(access: Access, queue_bytes: int, will: Outgoing | None = None
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
     """
     identifier = f"metergate-relay-{uuid.uuid4().hex[:12]}"
-    # Counted here: paho would look through all of them for each PUBACK.
-    async with wire.connect(access, identifier, will, queue_bytes=queue_bytes, in_flight=0) as opened:
+    async with wire.connect(access, identifier, will, queue_bytes=queue_bytes, in_flight=IN_FLIGHT) as opened:
         yield Connection(opened)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Access", "BrokerError", "Connection", "Incoming", "Outgoing", "connect"]
 
 _FAILURE = 0x80
+_IN_FLIGHT = 20
 _SMALLEST_LIMIT = 256
 _PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
 
@@ -83,21 +84,22 @@ class Outgoing(NamedTuple):
 class _Client(aiomqtt.Client):
     """aiomqtt's client, with what it does for each message replaced.
 
-    It also drops what the CONNACK says; the Maximum Packet Size stands there.
+    It also drops what the CONNACK says; Maximum Packet Size and Receive Maximum stand there.
     """
 
     limit = _PACKET_BYTES
 
-    def receive(self, inbox: Inbox) -> None:
+    def receive(self, inbox: Inbox, in_flight: int) -> None:
         """Have messages go into this inbox, by the quick way; before it connects."""
         self.inbox = inbox
+        self._in_flight = in_flight
         self.acknowledged: dict[int, asyncio.Future[None]] = {}
         self._thread = threading.get_ident()
         # aiomqtt makes its client itself.
         self._client.__class__ = Receiving
         client = self._client
         if isinstance(client, Receiving):
-            client.take, client.held = self._take, bytearray()
+            client.take, client.held, client.longest = self._take, bytearray(), _PACKET_BYTES
 
     def _take(self, message: Incoming) -> None:
         if not self.inbox.put(message):
@@ -109,6 +111,10 @@ class _Client(aiomqtt.Client):
         Raises:
             MqttError: when the connection is gone or no PUBACK comes in time.
         """
+        async with self._slots:
+            await self._publish_one(message)
+
+    async def _publish_one(self, message: Outgoing) -> None:
         info = self._client.publish(message.topic, message.payload, QOS, message.retain, _told(message))
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(info.rc, "Could not publish message") from self.cause
@@ -173,6 +179,8 @@ class _Client(aiomqtt.Client):
         announced = getattr(properties, "MaximumPacketSize", None)
         if announced is not None:
             self.limit = max(_SMALLEST_LIMIT, min(self.limit, int(announced)))
+        # More without PUBACK would be a reason to end the connection (MQTT 5, 3.2.2.3.3).
+        self._slots = asyncio.Semaphore(min(self._in_flight, int(getattr(properties, "ReceiveMaximum", 65535))))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_socket_register_write(self, client: PahoClient, userdata: object, sock: "SocketLike") -> None:  # noqa: ARG002 - paho's
@@ -274,13 +282,12 @@ async def connect(
     will: Outgoing | None = None,
     *,
     queue_bytes: int | None = None,
-    in_flight: int | None = None,
+    in_flight: int = _IN_FLIGHT,
 ) -> AsyncIterator[Connection]:
     """Open a connection for the length of the block; leaving it in order makes the broker drop the will.
 
     ``queue_bytes`` bounds the payloads that wait to be looked at; what comes beyond is acknowledged and gone.
-    ``in_flight`` is how many publishes may be without PUBACK at once (paho's 20, unless given; 0 is any number, and
-    cheapest, for whoever counts them).
+    ``in_flight`` is how many publishes may be without PUBACK at once; a broker may allow fewer.
 
     Raises:
         BrokerError: when the broker cannot be reached, refuses, or does not answer in time.
@@ -301,11 +308,12 @@ async def connect(
         properties=properties,
         keepalive=access.keepalive,
         timeout=access.answer,
-        max_inflight_messages=in_flight,
+        # They are counted here: paho would look through all of them for each PUBACK.
+        max_inflight_messages=0,
         tls_context=_tls(access),
         will=None if will is None else aiomqtt.Will(will.topic, will.payload, QOS, will.retain),
     )
-    client.receive(Inbox(queue_bytes))
+    client.receive(Inbox(queue_bytes), in_flight)
     try:
         with _translated(where):
             await client.__aenter__()

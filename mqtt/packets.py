@@ -38,11 +38,11 @@ class Incoming(NamedTuple):
     user_properties: tuple[tuple[str, str], ...] = ()
 
 
-def frame(held: bytes | bytearray, start: int) -> tuple[int, int] | None:
+def frame(held: bytes | bytearray, start: int, longest: int) -> tuple[int, int] | None:
     """Return where the body of the packet that begins at ``start`` begins and ends; None while it is not all there.
 
     Raises:
-        MalformedError: when its length is none.
+        MalformedError: when its length is none, or the whole packet has more than ``longest`` bytes.
     """
     size = shift = 0
     at = start + 1
@@ -51,6 +51,8 @@ def frame(held: bytes | bytearray, start: int) -> tuple[int, int] | None:
         size |= (byte & 0x7F) << shift
         at += 1
         if not byte & 0x80:
+            if at + size - start > longest:
+                raise MalformedError(f"a packet has {at + size - start} bytes, more than {longest}")
             return (at, at + size) if at + size <= len(held) else None
         shift += 7
         if shift == 7 * _LONGEST:

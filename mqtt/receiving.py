@@ -32,6 +32,8 @@ class Receiving(PahoClient):
     take: Callable[[Incoming], object]
     held: bytearray
     """What has come of a packet that is not all there."""
+    longest: int
+    """Bytes of a packet, at most: what the broker was told."""
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:  # noqa: ARG002 - paho's
         """Take in what has come, up to ``READ_BYTES``."""
@@ -55,7 +57,7 @@ class Receiving(PahoClient):
         acknowledgements = bytearray()
         code = _FINE
         try:
-            while not code and self._sock is not None and (place := frame(held, at)):
+            while not code and self._sock is not None and (place := frame(held, at, self.longest)):
                 head, body = held[at], bytes(held[place[0] : place[1]])
                 at = place[1]
                 if head & _KIND == PUBLISH:

@@ -69,7 +69,7 @@ def test_bytes_are_a_message_or_malformed(body: bytes, head: int) -> None:
 def test_packets_are_found_as_soon_as_they_are_there(sizes: list[int], there: int) -> None:
     stream = b"".join(bytes([0xD0]) + _length(size) + bytes(size) for size in sizes)
     held, at, found = stream[:there], 0, []
-    while (place := frame(held, at)) is not None:
+    while (place := frame(held, at, 100_000)) is not None:
         found.append(place[1] - place[0])
         at = place[1]
     ends = [sum(1 + len(_length(size)) + size for size in sizes[: number + 1]) for number in range(len(sizes))]
@@ -86,4 +86,10 @@ def _length(size: int) -> bytes:
 
 def test_a_length_without_end_is_malformed() -> None:
     with pytest.raises(MalformedError):
-        frame(b"\x30\xff\xff\xff\xff\x01", 0)
+        frame(b"\x30\xff\xff\xff\xff\x01", 0, 1_000_000)
+
+
+def test_a_packet_that_is_too_long_is_malformed_at_its_length() -> None:
+    assert frame(b"\x30" + _length(997), 0, 1000) is None
+    with pytest.raises(MalformedError, match="1001 bytes"):
+        frame(b"\x30" + _length(998), 0, 1000)
