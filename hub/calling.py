@@ -18,7 +18,7 @@ from hub.amr_tasks import judge_call
 from hub.bodies import Body
 from hub.dispatch import HUB, PENDING
 from hub.models import Command, Gateway, MeterDevice, NetworkInterface
-from hub.notices import Notice, tell
+from hub.notices import Notice
 from hub.problems import Wrong, WrongField
 from protocol.commands import MAX_COMMAND_SECONDS, MOST_PRIORITY
 
@@ -141,5 +141,4 @@ async def write(session: AsyncSession, rows: Sequence[dict[str, Any]], now: dt.d
     # Through the connection: plain statements, no objects.
     connection = await session.connection()
     await connection.execute(sa.insert(Command), rows)
-    await command_events.record(session, [command_events.begun(row, PENDING, now) for row in rows])
-    await tell(session, Notice.COMMANDS)
+    await command_events.record(session, [command_events.begun(row, PENDING, now) for row in rows], Notice.COMMANDS)

@@ -56,16 +56,17 @@ def begun(row: Mapping[str, Any], state: str, at: dt.datetime) -> dict[str, Any]
     return {"command": row["id"], **subject, "state": state, "cause": "", "at": at}
 
 
-async def record(session: AsyncSession, events: Sequence[dict[str, Any]]) -> None:
-    """Write events (of ``told``) in the caller's transaction; their commands are there, flushed."""
+async def record(session: AsyncSession, events: Sequence[dict[str, Any]], *also: Notice) -> None:
+    """Write events (of ``told``) in the caller's transaction; their commands are there, flushed.
+
+    ``also`` is told with them.
+    """
     if not events:
         return
+    await tell(session, Notice.STATES, *also, asking=f"pg_advisory_xact_lock_shared({_LOCK})")
     connection = await session.connection()
-    if connection.dialect.name == "postgresql":
-        await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
     await connection.execute(sa.insert(CommandEvent), events)
     count(session, _states, (event["state"] for event in events))
-    await tell(session, Notice.STATES)
 
 
 async def writers(session: AsyncSession) -> frozenset[str]:

@@ -162,9 +162,10 @@ async def order(session: AsyncSession, body: InvokeBody, access: Access, now: dt
         raise NotFound(f"there is no meter device {body.meter_device}")
     if found[0].gateway is None:
         raise Conflict(found[0].cause)
-    row = calling.command(body, found[0], ttl, now)
-    await calling.write(session, [row], now)
-    return await session.get_one(Row, row["id"])
+    values = calling.command(body, found[0], ttl, now)
+    await calling.write(session, [values], now)
+    # Not read again: somebody waits for it.
+    return Row(**values)
 
 
 async def standing(hub: Hub, command: uuid.UUID, access: Access) -> str:

@@ -113,13 +113,17 @@ def _of(engine: Engine) -> Notices:
     return _notices.setdefault(engine, Notices(live=engine.dialect.name == "sqlite"))
 
 
-async def tell(session: AsyncSession, *notices: Notice) -> None:
-    """Tell this to all processes when the session's transaction is committed."""
+async def tell(session: AsyncSession, *notices: Notice, asking: str = "") -> None:
+    """Tell this to all processes when the session's transaction is committed.
+
+    ``asking`` is an expression that PostgreSQL is asked for in the same statement: each one costs a round trip that
+    somebody waits for.
+    """
     if session.get_bind().dialect.name == "postgresql":
         # Some sessions are of a connection: through it, so that nothing is flushed.
         connection = await session.connection()
-        channels = ", ".join(f"pg_notify('{notice.value}', '')" for notice in notices)
-        await connection.execute(sa.text(f"SELECT {channels}"))
+        told = [f"pg_notify('{notice.value}', '')" for notice in notices]
+        await connection.execute(sa.text("SELECT " + ", ".join([asking, *told] if asking else told)))
         return
     inner = session.sync_session
     if _TOLD not in inner.info:
