@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import ClauseElement, ColumnElement, Executable, Result, Select, func, literal, select
+from sqlalchemy import ClauseElement, ColumnElement, Executable, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -175,24 +175,28 @@ async def select_page(
             raise wrong("offset", "a cursor says itself where the page begins")
         way = walk(query) if walk else order
         return await _walk(session, request, selected.where(*conditions), way, window)
-    count, estimated = await _count(session, model, conditions)
     statement = selected.where(*conditions).order_by(*order).limit(window.limit).offset(window.offset)
-    rows = _rows(await session.execute(statement))
+    rows = await _rows(session, statement)
+    if 0 < len(rows) < window.limit or not (rows or window.offset):
+        # The end is here: there is nothing to count.
+        return frame(request, window, window.offset + len(rows)), rows
+    count, estimated = await _count(session, model, conditions)
     if not estimated:
         return frame(request, window, count), rows
+    # Without rows this is behind the end.
     through = window.offset + len(rows)
-    if len(rows) == window.limit:
-        page = frame(request, window, max(count, through + 1))
-    else:
-        # This is the end, or behind it.
-        estimated = not rows
-        page = frame(request, window, through if rows else min(count, window.offset))
-    return msgspec.structs.replace(page, count_estimated=True) if estimated else page, rows
+    page = frame(request, window, max(count, through + 1) if rows else min(count, window.offset))
+    return msgspec.structs.replace(page, count_estimated=True), rows
 
 
-def _rows(result: Result[Any]) -> Sequence[Any]:
+async def _rows(session: AsyncSession, statement: Select[Any]) -> Sequence[Any]:
     """Return tuples, or objects where the table's were selected."""
-    return result.all() if len(result.keys()) > 1 else result.scalars().all()
+    if len(statement.column_descriptions) == 1:
+        objects: Sequence[Any] = (await session.execute(statement)).scalars().all()
+        return objects
+    # Through the connection: the session would make tuples as if they had objects in them.
+    tuples: Sequence[Any] = (await (await session.connection()).execute(statement)).all()
+    return tuples
 
 
 async def _count(
@@ -240,7 +244,7 @@ async def _walk(
         statement = statement.where(keyset.after(place))
     # One row more than is answered tells whether there is more.
     limit = window.limit
-    rows = _rows(await session.execute(statement.order_by(*keyset.order).limit(limit + 1)))
+    rows = await _rows(session, statement.order_by(*keyset.order).limit(limit + 1))
     after = next_link(request, limit, write_cursor(request, keyset, rows[limit - 1])) if len(rows) > limit else None
     return Page(next=after, previous=None, results=[]), rows[:limit]
 
