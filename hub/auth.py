@@ -18,7 +18,7 @@ from hub.problems import NotAuthenticated
 from hub.sessions import LONGEST_TEXT, access_in, read_session
 from hub.signing_in import keys_of
 from hub.state import Hub
-from hub.tokens import access_by, find_token, note_use
+from hub.tokens import access_of_key, note_use
 
 _LONGEST_KEY = {"token": 200, "jwt": LONGEST_TEXT}
 """The schemes, and how long what follows them may be."""
@@ -66,12 +66,12 @@ class Authentication(AbstractAuthenticationMiddleware):
             async with reading(hub.engine) as session:
                 return await access_in(session, said)
         async with reading(hub.engine) as session:
-            token = await find_token(session, key, now)
-        if token is None:
+            access = await access_of_key(session, key, now)
+        if access is None:
             raise NotAuthenticated(
                 "the token is not valid, has expired, or was revoked; make one with: metergate-hub token create NAME"
             )
-        return access_by(token, now)
+        return access
 
 
 async def _note_use(hub: Hub, access: Access) -> None:

@@ -102,6 +102,10 @@ def _read_field(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], allowed: s
     return value
 
 
+_STORABLE = frozenset({uuid.UUID, int, float, bool})
+"""Types whose values databases can hold as they are."""
+
+
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Return the value as databases can hold it: instants in UTC, texts without the character NUL."""
     if isinstance(value, str) and "\0" in value:
@@ -114,7 +118,8 @@ def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, dict):
         return {_storable(key): _storable(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_storable(inner) for inner in value]
+        # Of a thousand ids nothing is to be looked at.
+        return value if {*map(type, value)} <= _STORABLE else [_storable(inner) for inner in value]
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             _storable(getattr(value, name))
