@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import Table, select
@@ -54,9 +55,10 @@ _log = structlog.get_logger(__name__)
 _chunks = cast("Table", LedgerChunk.__table__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Expecting:
+class Expecting(msgspec.Struct, frozen=True, gc=False):
     """An expectation as the ledger works with it. ``until`` is None while it has no end; both slots are in it."""
+
+    # A struct, because a turn of the clerk makes one for each series that had readings.
 
     id: int
     device: uuid.UUID
@@ -88,6 +90,9 @@ class Expecting:
         # The same, for the most frequent rasters and thousands of readings at once.
         anchor, since = 1_000_000 * self.raster.anchor_seconds, self.since
         until = self.until if self.until is not None else _NEVER
+        if len(timestamps) == 1:
+            slot, rest = divmod(timestamps[0] - anchor, step)
+            return [slot] if not rest and since <= slot <= until else []
         if timestamps and not (timestamps[0] - anchor) % step:
             first, end = timestamps[0], timestamps[-1] + 1
             # What was read from an archive follows on one another: no arithmetic for each row of it.
@@ -156,10 +161,10 @@ async def _read(session: AsyncSession, column: Any, values: Sequence[Any], *, lo
     found = []
     for some in batched(values, _CHUNK):
         for row in await session.execute(statement.where(among(session, column, some)).order_by(Expectation.id)):
-            raster = rasters.get(row.raster)
+            id_, device, series, raster_id, interval, anchor_seconds, zone, *rest = row
+            raster = rasters.get(raster_id)
             if raster is None:
-                raster = rasters[row.raster] = Raster(row.interval, row.anchor_seconds, row.zone)
-            id_, device, series, raster_id, _, _, _, *rest = row
+                raster = rasters[raster_id] = Raster(interval, anchor_seconds, zone)
             found.append(Expecting(id_, device, series, raster_id, raster, *rest))
     return found
 

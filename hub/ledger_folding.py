@@ -85,10 +85,11 @@ async def _remove(session: AsyncSession, notes: Sequence[LedgerPending]) -> None
 
 async def _fold_keys(session: AsyncSession, notes: Sequence[LedgerPending], now: dt.datetime) -> None:
     told = [(ledger_pending.unpack(note.keys), note.removed) for note in notes]
-    devices = {device for series_of, _ in told for device, _, _ in series_of}
-    expecting: dict[tuple[uuid.UUID, uuid.UUID], list[Expecting]] = {}
+    devices = {uuid.UUID(bytes=key) for key in {device for series_of, _ in told for device, _, _ in series_of}}
+    # By bytes: of UUIDs thousands were made, hashed and compared for nothing.
+    expecting: dict[tuple[bytes, bytes], list[Expecting]] = {}
     for one in await expectations_of(session, devices, lock=True):
-        expecting.setdefault((one.device, one.series), []).append(one)
+        expecting.setdefault((one.device.bytes, one.series.bytes), []).append(one)
     steps: _Steps = {}
     by_id: dict[int, Expecting] = {}
     for series_of, removed in told:

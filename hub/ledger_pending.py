@@ -6,7 +6,6 @@ only on its removal, so that the order of notes is the order of what happened to
 """
 
 import datetime as dt
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -20,11 +19,11 @@ from hub.models import LedgerPending
 Key = tuple[int, int, dt.datetime]
 """Meter and series (the numbers of their UUIDs) and timestamp, as in ``hub.versions``."""
 
-Series = tuple[uuid.UUID, uuid.UUID, list[int]]
-"""Meter, series, timestamps in microseconds since 1970."""
+Series = tuple[bytes, bytes, list[int]]
+"""The bytes of meter and series, timestamps in microseconds since 1970."""
 
 _notes = cast("Table", LedgerPending.__table__)
-_encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Series])
 
 
@@ -34,7 +33,7 @@ async def note(session: AsyncSession, keys: Sequence[Key], *, removed: bool = Fa
         await _note(session, pack(keys), removed=removed)
 
 
-async def note_series(session: AsyncSession, told: Sequence[tuple[bytes, bytes, list[int]]]) -> None:
+async def note_series(session: AsyncSession, told: Sequence[Series]) -> None:
     """Note that readings are new: the bytes of meter and series, in order, with their timestamps, in order."""
     if told:
         await _note(session, _encoder.encode(told), removed=False)
@@ -48,7 +47,7 @@ async def _note(session: AsyncSession, packed: bytes, *, removed: bool) -> None:
 
 def pack(keys: Iterable[Key]) -> bytes:
     """Return the keys, which are in order, as a note has them."""
-    told: list[tuple[bytes, bytes, list[int]]] = []
+    told: list[Series] = []
     device = series = None
     timestamps: list[int] = []
     # This is done for every reading that comes: no tuple, and no object, for each.
