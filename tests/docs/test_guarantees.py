@@ -1,6 +1,7 @@
 """Each promise of docs/guarantees.md names what shows it, and what it names is there."""
 
 import ast
+import functools
 import importlib.util
 import pathlib
 import re
@@ -20,6 +21,7 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 _BENCH = re.compile(r"`python -m benchmarks (\w+)[^`]*`")
 
 
+@functools.cache
 def names_in(path: pathlib.Path) -> set[str]:
     """Return the names of a module's tests that pytest runs."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)

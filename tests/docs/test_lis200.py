@@ -1,6 +1,7 @@
 """Each fact of docs/lis200.md names tests that hold it, and what it names is there."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -18,6 +19,7 @@ ROWS = [
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
 
 
+@functools.cache
 def names_in(path: pathlib.Path) -> set[str]:
     """Return the names of a module's tests that pytest runs, those in classes with their class."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
