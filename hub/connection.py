@@ -56,6 +56,7 @@ class Connection:
 
     def __init__(self, opened: wire.Connection) -> None:
         self._opened = opened
+        opened.refusals = True
         self.subscribe = opened.subscribe
         self.unsubscribe = opened.unsubscribe
         self.messages = opened.messages
@@ -69,6 +70,7 @@ class Connection:
         """Publish and wait for the PUBACK, which proves no more than that the broker is there.
 
         Raises:
+            RefusedError: when the broker does not take it, and says so.
             BrokerError: when the connection is gone, or no PUBACK comes in time.
         """
         await self._opened.publish(Outgoing(topic, payload, retain, expiry))

@@ -20,6 +20,7 @@ published is simply not: the reason that it was to be published remains in the d
 """
 
 import asyncio
+import contextlib
 import functools
 import random
 import uuid
@@ -50,7 +51,7 @@ from hub.signs_waiting import LifeSign, Signs
 from hub.storing import STORED_AT_ONCE, Storing
 from hub.turns import Turns
 from hub.webhooks import Sender, Unseal
-from mqtt.connection import Access, BrokerError, Incoming, Outgoing
+from mqtt.connection import Access, BrokerError, Incoming, Outgoing, RefusedError
 from protocol import reports
 from protocol.envelopes import SigningKey
 from protocol.topics import HELLO, Channel, parse_topic, relay_filters
@@ -203,7 +204,9 @@ class Relay:
         self._sending.connection = connection
         await self._plans.owe_all()
         notices_of(self._engine).hear(Notice.COMMANDS)
-        await connection.publish(HELLO, self._hello())
+        with contextlib.suppress(RefusedError):
+            # It hurries gateways, no more than that; the log says that the broker does not allow it.
+            await connection.publish(HELLO, self._hello())
         self._ready.set()
         _connected.set(1)
 

@@ -12,8 +12,10 @@ What is done for each message is ours, without a task and without a look at all 
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
     # paho names it for type checkers only.
     from paho.mqtt.client import SocketLike
 
-__all__ = ["Access", "BrokerError", "Connection", "Incoming", "Outgoing", "connect"]
+__all__ = ["Access", "BrokerError", "Connection", "Incoming", "Outgoing", "RefusedError", "connect"]
 
 _FAILURE = 0x80
 _IN_FLIGHT = 20
+_TELL_SECONDS = 60.0
 _SMALLEST_LIMIT = 256
 _PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
 
@@ -48,6 +51,10 @@ _log = logging.getLogger(__name__)
 
 class BrokerError(Exception):
     """The broker cannot be reached, refuses, is gone, or does not answer in time; the text names it."""
+
+
+class RefusedError(BrokerError):
+    """The broker did not take a message, and says so; the connection lives."""
 
 
 class Access(NamedTuple):
@@ -93,7 +100,7 @@ class _Client(aiomqtt.Client):
         """Have messages go into this inbox, by the quick way; before it connects."""
         self.inbox = inbox
         self._in_flight = in_flight
-        self.acknowledged: dict[int, asyncio.Future[None]] = {}
+        self.acknowledged: dict[int, asyncio.Future[str]] = {}
         self._thread = threading.get_ident()
         # aiomqtt makes its client itself.
         self._client.__class__ = Receiving
@@ -105,23 +112,24 @@ class _Client(aiomqtt.Client):
         if not self.inbox.put(message):
             _log.warning("the inbox is full, a message is gone: %s", message.topic)
 
-    async def publish_one(self, message: Outgoing) -> None:
-        """Publish and wait for the PUBACK.
+    async def publish_one(self, message: Outgoing) -> str:
+        """Publish and wait for the PUBACK; return why the broker did not take the message, if so.
 
         Raises:
             MqttError: when the connection is gone or no PUBACK comes in time.
         """
         async with self._slots:
-            await self._publish_one(message)
+            return await self._publish_one(message)
 
-    async def _publish_one(self, message: Outgoing) -> None:
+    async def _publish_one(self, message: Outgoing) -> str:
         info = self._client.publish(message.topic, message.payload, QOS, message.retain, _told(message))
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(info.rc, "Could not publish message") from self.cause
-        future = self.acknowledged[info.mid] = self._loop.create_future()
+        future: asyncio.Future[str] = self._loop.create_future()
+        self.acknowledged[info.mid] = future
         try:
             async with asyncio.timeout(self.timeout):
-                await future
+                return await future
         except TimeoutError:
             raise aiomqtt.MqttError("Operation timed out") from None
         finally:
@@ -132,12 +140,12 @@ class _Client(aiomqtt.Client):
         client: PahoClient,  # noqa: ARG002 - all of these are paho's
         userdata: object,  # noqa: ARG002
         mid: int,
-        reason_code: ReasonCode,  # noqa: ARG002
+        reason_code: ReasonCode,
         properties: Properties,  # noqa: ARG002
     ) -> None:
         future = self.acknowledged.get(mid)
         if future is not None and not future.done():
-            future.set_result(None)
+            future.set_result(str(reason_code) if reason_code.is_failure else "")
 
     def watch(self) -> None:
         """Have whoever waits for a PUBACK hear when none will come; once it is connected."""
@@ -231,6 +239,9 @@ class Connection:
         self.where = where
         """The broker, as errors name it."""
         self.limit = client.limit
+        self.refusals = False
+        """Whether ``publish`` raises when the broker does not take a message; in the log it is said anyway."""
+        self._refused, self._told = 0, -_TELL_SECONDS
 
     async def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe and check every SUBACK.
@@ -259,10 +270,24 @@ class Connection:
         """Publish and wait for the PUBACK, which proves nothing but that the broker is there.
 
         Raises:
+            RefusedError: when the broker does not take the message, if ``refusals`` are to be raised.
             BrokerError: when the connection is gone or no PUBACK comes in time.
         """
         with _translated(self.where):
-            await self._client.publish_one(message)
+            refused = await self._client.publish_one(message)
+        if refused:
+            self._tell_of_refused(message.topic, refused)
+
+    def _tell_of_refused(self, topic: str, reason: str) -> None:
+        """Say it in the log, every minute at most: who may publish nothing there says so of each message."""
+        self._refused += 1
+        if (now := time.monotonic()) - self._told >= _TELL_SECONDS:
+            _log.warning(
+                "the broker %s refused %d messages, at last on %s: %s", self.where, self._refused, topic, reason
+            )
+            self._told, self._refused = now, 0
+        if self.refusals:
+            raise RefusedError(f"the broker {self.where} refuses a message on {topic}: {reason}")
 
     async def messages(self) -> AsyncIterator[Incoming]:
         """Yield what comes in, until the connection is gone.
@@ -308,6 +333,8 @@ async def connect(
         properties=properties,
         keepalive=access.keepalive,
         timeout=access.answer,
+        # A PUBLISH right after a PUBACK would wait for the broker's delayed ACK, up to 40 ms.
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         # They are counted here: paho would look through all of them for each PUBACK.
         max_inflight_messages=0,
         tls_context=_tls(access),

@@ -20,6 +20,8 @@ from mqtt.packets import PUBACK, PUBLISH, Incoming, MalformedError, frame, read_
 READ_BYTES = 64 * 1024
 
 _KIND = 0xF0
+_REASON = 2
+_FAILURE = 0x80
 
 _FINE = MQTTErrorCode.MQTT_ERR_SUCCESS
 _SUCCESS = ReasonCode(PacketTypes.PUBACK)
@@ -78,9 +80,13 @@ class Receiving(PahoClient):
         return code
 
     def _acknowledge(self, body: bytes) -> MQTTErrorCode:
-        """Have paho tell whoever waits for a PUBACK; what it says beside the packet id nobody asks."""
+        """Have paho tell whoever waits for a PUBACK (3.4); of what it says beside the id only a refusal counts."""
         mid = int.from_bytes(body[:2])
-        return self._do_on_publish(mid, _SUCCESS, _NOTHING) if mid in self._out_messages else _FINE
+        if mid not in self._out_messages:
+            return _FINE
+        if len(body) > _REASON and body[_REASON] >= _FAILURE:
+            return self._handle(PUBACK, body)
+        return self._do_on_publish(mid, _SUCCESS, _NOTHING)
 
     def _handle(self, head: int, body: bytes) -> MQTTErrorCode:
         """Have paho handle a packet as if it had read it."""

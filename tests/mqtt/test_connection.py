@@ -7,7 +7,7 @@ import aiomqtt
 import pytest
 
 from mqtt.addresses import BrokerAddress
-from mqtt.connection import Access, BrokerError, Outgoing, _translated, connect
+from mqtt.connection import Access, BrokerError, Outgoing, RefusedError, _translated, connect
 from tests.parts.silent_brokers import CONNACK, silent_broker
 
 
@@ -48,3 +48,31 @@ async def test_a_broker_that_takes_nothing_any_more_is_left_quietly(answer: byte
             await asyncio.sleep(0)
     await asyncio.sleep(0.05)
     assert not told
+
+
+async def test_a_message_that_the_broker_refuses_is_told_and_the_connection_lives(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """MQTT 5, 3.4.2.1: 0x87 is "not authorized". Once in the log for many; raised where the hub notes what is there."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(CONNACK)
+        for number in range(1, 4):
+            await reader.read(1000)
+            writer.write(b"\x40\x04" + number.to_bytes(2) + b"\x87\x00" if number < 3 else b"\x40\x02\x00\x03")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(Access(BrokerAddress("127.0.0.1", port), answer=2.0), None) as connection:
+            await connection.publish(Outgoing("a/b", b"1"))
+            connection.refusals = True
+            with pytest.raises(RefusedError, match="refuses a message on a/b: Not authorized"):
+                await connection.publish(Outgoing("a/b", b"2"))
+            await connection.publish(Outgoing("a/b", b"3"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the broker 127.0.0.1:{port} refused 1 messages, at last on a/b: Not authorized"
+    ]
