@@ -54,14 +54,14 @@ from hub.webhooks import Sender, Unseal
 from mqtt.connection import Access, BrokerError, Incoming, Outgoing, RefusedError
 from protocol import reports
 from protocol.envelopes import SigningKey
-from protocol.topics import HELLO, Channel, parse_topic, relay_filters
+from protocol.topics import HELLO, Channel, echo_topic, parse_topic, relay_filters
 from protocol.wire import ContractError
 
 DRAIN_SECONDS = 5.0
 """How long a relay that is asked to end may take to store and receipt what it has."""
 
 DRAIN_SILENCE = 0.2
-"""Seconds without a delivery after which the broker is taken to hold none for us: it may after the UNSUBACK."""
+"""Seconds without a delivery, after what the relay said to itself came back, for brokers that keep no such order."""
 
 GOODBYE_SECONDS = 2.0
 """How long a relay that ends waits for the broker to take its last word."""
@@ -120,6 +120,8 @@ class Relay:
         self._signs = Signs(settings.queue_bytes // 4)
         self._ending = False
         self._drained = False
+        self._echo = echo_topic(self._name)
+        self._echoed = asyncio.Event()
         self._turns = Turns(STORED_AT_ONCE[engine.dialect.name])
         self._sending = Sending(key)
         self._storing = Storing(settings, engine, clock, self._turns, self._sending)
@@ -229,6 +231,10 @@ class Relay:
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await connection.unsubscribe(relay_filters())
+                # What the broker has for us already comes after the UNSUBACK too; this comes behind it.
+                await connection.subscribe([self._echo])
+                await connection.publish(self._echo, b"")
+                await self._echoed.wait()
                 await self._storing.drain(DRAIN_SILENCE)
         except (BrokerError, TimeoutError):
             _log.warning("relay_not_drained", queued_bytes=self._storing.queued_bytes, advice="gateways send it again")
@@ -251,7 +257,10 @@ class Relay:
             try:
                 channel = parse_topic(message.topic).channel
             except ContractError as error:
-                _log.warning("delivery_dropped", topic=message.topic, cause=str(error))
+                if message.topic == self._echo:
+                    self._echoed.set()
+                else:
+                    _log.warning("delivery_dropped", topic=message.topic, cause=str(error))
                 continue
             if channel is Channel.ONLINE:
                 self._hear(message)

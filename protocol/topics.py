@@ -1,8 +1,8 @@
 """The only topic strings of the repository, built and parsed side by side.
 
 ``amr/v1/<gateway>/<channel>`` for a gateway's channels, ``.../invoke/<caller>`` and ``.../reply/<caller>`` for direct
-invocation, ``.../push/<name>`` for what receivers take, ``amr/v1/hub/hello`` for all. The gateway id ``hub`` is
-therefore not allowed.
+invocation, ``.../push/<name>`` for what receivers take, ``amr/v1/hub/hello`` for all, ``amr/v1/hub/echo/<relay>`` for
+what a relay says to itself. The gateway id ``hub`` is therefore not allowed.
 """
 
 import enum
@@ -118,6 +118,11 @@ def agent_filters(gateway: str) -> list[str]:
 def doctor_share(topic: str) -> str:
     """Return the shared filter of a topic of the doctor's; its group has a name that no other filter ever has."""
     return f"$share/{topic.replace('/', '-')}/{topic}"
+
+
+def echo_topic(relay: str) -> str:
+    """Return where a relay that ends hears itself, behind all that its broker still had for it."""
+    return f"{_ROOT}/hub/echo/{relay}"
 
 
 def relay_filters() -> list[str]:
