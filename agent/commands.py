@@ -231,7 +231,7 @@ class CommandDesk:
             self._store.commands.take(
                 Order(order.command, order.origin, order.correlation, state, order.deadline, update)
             )
-            self._store.reports.append([encode(update)])
+            self._store.reports.append([encode(update)], awaited=True)
         self._answer(order, update)
         log.info("command_step", state=state, command=str(order.command.id), origin=order.origin, cause=cause)
 
@@ -371,7 +371,7 @@ class CommandDesk:
         with self._store.transaction():
             update = self._make(order, state, cause, readings, result)
             self._store.commands.update(update)
-            self._store.reports.append([encode(update)])
+            self._store.reports.append([encode(update)], awaited=True)
         self._answer(order, update)
 
     def _answer(self, order: Order, update: CommandUpdate) -> None:

@@ -78,14 +78,17 @@ class Outbox:
         self.channel = channel
         self.grown = False
         """Whether rows were added since somebody last looked; the store tells the uplink after the commit."""
+        self.awaited = False
+        """Whether somebody waits for a row that the last transaction added."""
         self.sent = Sent()
         self._db = db
         self._now = now
         self._table = _TABLES[channel]
 
-    def append(self, bodies: Sequence[bytes]) -> None:
-        """Add rows in this order; call it inside a transaction."""
+    def append(self, bodies: Sequence[bytes], *, awaited: bool = False) -> None:
+        """Add rows in this order, ``awaited`` by somebody or not; call it inside a transaction."""
         self.grown |= bool(bodies)
+        self.awaited |= awaited
         stored_at = self._now().timestamp()
         self._db.executemany(
             f"INSERT INTO {self._table} (body, stored_at) VALUES (?, ?)",  # noqa: S608 - our own table names

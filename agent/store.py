@@ -232,6 +232,7 @@ class Store:
             StoreFullError: when it could not be written; ``fault`` says why.
         """
         self._depth = 1
+        self.reports.awaited = False
         try:
             with contextlib.ExitStack() as unless_committed:
                 unless_committed.callback(self._undo)

@@ -40,6 +40,10 @@ ANNOUNCE_EVERY = 60.0
 ANNOUNCE_PAUSE = 2.0
 """Real seconds between two life signs: at most so long, and at least so long unless something else changed."""
 
+READINGS_AFTER = 0.05
+"""Seconds by which readings follow a command's state that was stored with them: who waits for the result has them in
+it, and a small hub would store them while it answers."""
+
 _HELLO_WITHIN = 2.0
 """Seconds after a relay's start within which gateways answer it: a fleet should not do so in one moment."""
 
@@ -128,8 +132,12 @@ class Uplink:
 
     def stored(self) -> None:
         """Hear that the outbox has new rows."""
-        for sender in self._senders.values():
-            sender.wake()
+        self._senders[Channel.REPORT].wake()
+        readings = self._senders[Channel.READINGS]
+        if self._store.reports.awaited:
+            asyncio.get_running_loop().call_later(READINGS_AFTER, readings.wake)
+        else:
+            readings.wake()
 
     def announce(self) -> None:
         """Say again that we are online, because what that says has changed."""

@@ -18,6 +18,7 @@ from agent.store import Store
 from agent.uplink import pauses_between
 from agent.window import LEAST_BYTES, MOST_BYTES, Window
 from mqtt.connection import Access, BrokerError, Connection, Outgoing, connect
+from protocol.commands import CommandUpdate
 from protocol.envelopes import SigningKey
 from protocol.readings import BatchName, NewMeterReading, batch_of, name_properties
 from protocol.reports import LossRecord, Receipt, Resend, decode_report
@@ -254,6 +255,22 @@ async def test_a_backlog_leaves_oldest_first_with_fresh_rows_beside_it_and_no_ro
             sending.cancel()
             await asyncio.wait([sending])
     store.close()
+
+
+async def test_a_commands_state_goes_ahead_of_the_readings_that_were_stored_with_it(tmp_path: pathlib.Path) -> None:
+    """Who waits for it does not share the hub with what nobody waits for."""
+    reading = encode(NewMeterReading("m", "2:300", now(), parse_decimal("1")))
+    with mosquitto() as broker:
+        async with relay(broker.url, "gw-1") as hub:
+            agent = Agent(gateway_settings(tmp_path, broker.url, "gw-1"), Clock())
+            async with running(agent):
+                await hub.until(lambda: bool(hub.online))
+                update = CommandUpdate(uuid.uuid4(), uuid.uuid4(), "done", now(), 1, 1)
+                with agent.store.transaction():
+                    agent.store.readings.append([reading])
+                    agent.store.reports.append([encode(update)], awaited=True)
+                await hub.until(lambda: len(hub.batches) == 2)
+                assert [channel for channel, _ in hub.batches] == [Channel.REPORT, Channel.READINGS]
 
 
 async def test_a_broker_that_is_not_there_is_named() -> None:
