@@ -13,7 +13,7 @@ from hub.backfilling import Filler
 from hub.database import reading as looking
 from hub.database import writing
 from protocol import commands
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import NOW, new_meter
 from tests.parts.gaps import DAY_BEFORE, HOUR, MINUTE, STORE, At, Site, at, site, window
 
@@ -90,6 +90,7 @@ async def test_what_the_meter_has_of_a_window_is_stored_and_only_the_rest_is_los
     assert (settled.start, settled.end) == (at(0), at(0))
 
 
+@ON_SQLITE
 async def test_what_failed_half_way_is_asked_for_what_is_left_only(site: Site) -> None:
     row = await fetching(site)
     await site.store(0)
@@ -129,6 +130,7 @@ async def test_one_that_was_resumed_before_its_command_was_called_back_goes_on(s
     assert row.command != first
 
 
+@ON_SQLITE
 async def test_what_is_not_expected_any_more_is_not_fetched(site: Site) -> None:
     await site.store(*range(2, 13))
     await site.sign()
@@ -153,6 +155,7 @@ async def test_another_archive_of_the_config_is_asked_for_what_waited_for_the_fi
     assert sorted((row.archive, row.state) for row in rows) == [(3, DONE), (7, WAITING)]
 
 
+@ON_SQLITE
 async def test_another_meter_is_not_asked_for_what_the_one_before_it_had(site: Site) -> None:
     await site.store(0, *range(6, 13))
     await replaced(site, at(3) + MINUTE)
@@ -175,6 +178,7 @@ async def test_a_window_that_waited_while_the_meter_was_replaced_is_cut_or_ends(
     assert command.kwargs["start_date"] == "2026-11-21T15:01:00Z"
 
 
+@ON_SQLITE
 async def test_a_window_of_the_meter_before_ends_with_the_reason(site: Site) -> None:
     await site.store(*range(2, 13))
     await site.sign()

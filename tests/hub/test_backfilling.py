@@ -15,13 +15,14 @@ from hub.backfilling import KEPT_FOR, Filler
 from hub.database import reading as looking
 from hub.database import writing
 from protocol import commands, reports
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import NOW
 from tests.parts.gaps import HOUR, MINUTE, At, Site, at, site, window
 
 __all__ = ["database_url", "engine", "site"]
 
 
+@ON_SQLITE
 async def test_a_gap_is_fetched_once_the_gateway_has_delivered_what_it_had_and_is_done_when_all_is_stored(
     site: Site,
 ) -> None:
@@ -58,6 +59,7 @@ async def test_a_gap_is_fetched_once_the_gateway_has_delivered_what_it_had_and_i
     assert len(await site.turn()) == 1
 
 
+@ON_SQLITE
 async def test_what_the_meter_does_not_have_is_lost_for_good_with_its_words(site: Site) -> None:
     await site.store(*range(2, 13))
     await site.sign()
@@ -79,6 +81,7 @@ async def test_what_the_meter_does_not_have_is_lost_for_good_with_its_words(site
     assert len(await site.turn()) == 1, "it is not asked for again"
 
 
+@ON_SQLITE
 async def test_what_arrives_by_itself_is_not_fetched(site: Site) -> None:
     await site.store(*range(1, 13))
     await site.sign()
@@ -90,6 +93,7 @@ async def test_what_arrives_by_itself_is_not_fetched(site: Site) -> None:
     assert row.evidence == "everything has arrived by itself"
 
 
+@ON_SQLITE
 async def test_a_gateway_that_is_away_or_catches_up_is_left_alone(site: Site) -> None:
     await site.store(*range(1, 13))
     await site.sign(online=False)
@@ -124,6 +128,7 @@ async def test_what_fails_is_tried_again_less_and_less_often_and_given_up_in_the
     assert len(await site.turn()) == 1
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(("series", "state"), [("2:300", GAVE_UP), ("another", DONE)])
 async def test_what_waits_as_staged_readings_is_not_called_lost(site: Site, series: str, state: str) -> None:
     await site.store(*range(1, 13))
@@ -211,6 +216,7 @@ async def read_by(site: Site, schedule: str, offset: int = 0) -> uuid.UUID:
         return task.id
 
 
+@ON_SQLITE
 async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
     await read_by(site, "daily", 3600)
     await site.store(0)
@@ -221,6 +227,7 @@ async def test_slots_that_a_task_will_bring_are_no_gaps_yet(site: Site) -> None:
     assert PILED_UP > MINUTE
 
 
+@ON_SQLITE
 async def test_a_run_that_waits_for_its_turn_on_a_busy_line_brings_its_rows_itself(site: Site) -> None:
     task = await read_by(site, "hourly")
     await site.store(*range(6))

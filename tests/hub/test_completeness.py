@@ -16,7 +16,7 @@ from hub.ledger import keep_some, settle
 from hub.ledger_chunks import LONG_SLOTS, SHORT_SLOTS, parts
 from hub.reasons import REASONS, STATES
 from tests.hub.test_ledger import BEGIN, END, HOUR, SERIES, arrival, expect, put, work_off
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import Estate, make_estate
 from tests.parts.rest import Rest, rest
 
@@ -98,6 +98,7 @@ async def gateway_is(engine: AsyncEngine, **values: object) -> None:
         await session.execute(sa.update(models.Gateway).values(**values))
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("outcome", "cause", "reason"),
     [
@@ -133,6 +134,7 @@ async def test_what_a_run_has_brought_and_the_gateway_not_yet_sent_is_on_the_gat
     assert (await gap(rest, estate))[:2] == ("missing", "not_in_archive")
 
 
+@ON_SQLITE
 async def test_a_run_that_is_still_to_come_will_bring_it(rest: Rest, estate: Estate) -> None:
     # The run after midnight has its offset and a while to wait for its line.
     rest.clock.shown = END + dt.timedelta(minutes=20)
@@ -181,6 +183,7 @@ async def test_an_open_command_fetches_it(engine: AsyncEngine, rest: Rest, estat
     assert (await gap(rest, estate))[0] == "missing"
 
 
+@ON_SQLITE
 async def test_what_is_settled_is_lost_with_its_evidence_until_it_comes_after_all(
     engine: AsyncEngine, rest: Rest, estate: Estate
 ) -> None:
@@ -326,6 +329,7 @@ async def test_a_strip_has_each_day_of_each_series(rest: Rest, estate: Estate) -
     assert [len(strip["days"]) for strip in one["results"]] == [3]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -343,12 +347,14 @@ async def test_a_wrong_question_is_refused_by_name(rest: Rest, query: str, field
     assert field in await rest.wrong_fields("GET", f"/v1/completeness{query}", None)
 
 
+@ON_SQLITE
 async def test_only_one_scope_is_taken_and_it_must_be_there(rest: Rest) -> None:
     some = uuid.uuid4()
     assert await rest.wrong_fields("GET", f"/v1/completeness?gateway={some}&group={some}", None) == {"group"}
     await rest.get(f"/v1/completeness?gateway={some}", 404)
 
 
+@ON_SQLITE
 async def test_a_config_says_only_what_can_be_expected(rest: Rest, estate: Estate) -> None:
     path = f"/v1/metering/meter-device-configs/{estate.config}"
     good = {"series": SERIES, "interval": "hour"}

@@ -17,7 +17,7 @@ from hub.totals import Scope
 from hub.totals_counted import count
 from hub.versions import Arrival
 from tests.hub.test_ledger import BEGIN, END, HOUR, SERIES, expect, put, work_off
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import NOW, Estate, make_estate
 from tests.parts.rest import Rest, rest
 
@@ -58,6 +58,7 @@ def shown(instant: dt.datetime) -> str:
     return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
 
 
+@ON_SQLITE
 async def test_the_worst_meter_stands_first_and_a_whole_one_nowhere(rest: Rest, estate: Estate) -> None:
     found = await listed(rest)
     assert [(one["meter"], one["missing"]) for one in found] == [("M3", 9), ("M1", 2), ("M4", 1)]
@@ -74,6 +75,7 @@ async def test_the_worst_meter_stands_first_and_a_whole_one_nowhere(rest: Rest, 
     ]  # fmt: skip
 
 
+@ON_SQLITE
 async def test_pages_follow_one_another(rest: Rest, estate: Estate) -> None:
     path: str | None = f"/v1/completeness/gaps?{RANGE}&limit=2&organization={estate.organization}"
     meters = []
@@ -94,6 +96,7 @@ async def test_what_is_due_is_no_gap(engine: AsyncEngine, rest: Rest, estate: Es
     assert [one["meter"] for one in await listed(rest)] == ["M1", "M4"]
 
 
+@ON_SQLITE
 async def test_what_is_lost_for_good_stands_last_and_can_be_asked_for(
     engine: AsyncEngine, rest: Rest, estate: Estate
 ) -> None:
@@ -158,6 +161,7 @@ async def _meter_of(session: Any, expectation: int, estate: Estate) -> str:  # n
     return next(name for name, key in estate.meters.items() if key == device)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("query", "field"),
     [("state=due", "state"), ("reason=bored", "reason"), ("limit=none", "limit"), ("colour=red", "colour")],

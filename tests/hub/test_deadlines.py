@@ -18,7 +18,7 @@ from hub.versions import Arrival, store
 from hub.webhooks import secret_purpose
 from protocol.envelopes import SigningKey
 from tests.hub.test_ledger import work_off
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import Estate, make_estate, new_meter
 from tests.parts.rest import Rest, rest
 
@@ -113,6 +113,7 @@ def hours(first: int, last: int) -> list[dt.datetime]:
     return [BEGIN + hour * HOUR for hour in range(first, last + 1)]
 
 
+@ON_SQLITE
 async def test_a_period_that_runs_is_projected_by_what_is_there_and_what_will_come(site: Site) -> None:
     deadline = await site.make()
     site.rest.clock.shown = BEGIN + 12 * HOUR
@@ -129,6 +130,7 @@ async def test_a_period_that_runs_is_projected_by_what_is_there_and_what_will_co
     assert (one["projected"], one["possible"], one["projected_percent"]) == (24, 48, 50.0)
 
 
+@ON_SQLITE
 async def test_a_value_belongs_to_the_period_that_its_time_ends(site: Site) -> None:
     async with writing(site.engine) as session:
         await session.execute(sa.update(models.MeterDevice).values(commissioned=BEGIN - HOUR))
@@ -328,6 +330,7 @@ async def test_meters_in_two_zones_have_periods_of_their_own(site: Site) -> None
     assert [(one["zone"], one["expected"]) for one in running] == [("UTC", 2), ("UTC", 2)]
 
 
+@ON_SQLITE
 async def test_what_validation_rejects_does_not_count(site: Site) -> None:
     limits = [{"series": SERIES, "max": "5", "reject": True}]
     await site.rest.patch(f"/v1/metering/meter-device-configs/{site.estate.config}", limits=limits)
@@ -440,6 +443,7 @@ async def test_a_group_or_series_that_a_deadline_needs_says_which_deadline_that_
         await site.rest.call("DELETE", path, status=204)
 
 
+@ON_SQLITE
 async def test_a_question_about_too_much_or_nothing_is_refused(site: Site) -> None:
     deadline = await site.make()
     path = f"/v1/deadlines/{deadline['id']}/results"

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 
 from hub.flagging import judge_some
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -71,6 +71,7 @@ async def test_a_replaced_meter_has_a_period_of_its_own(rest: Rest) -> None:
     assert await flagged(rest) == [("1", ["meter_replaced"])]
 
 
+@ON_SQLITE
 async def test_consumption_is_that_of_both_meters(rest: Rest) -> None:
     fleet = await replaced_meter(rest)
     whole = await consumption(rest, fleet)

@@ -16,7 +16,7 @@ from hub.database import reading as looking
 from hub.database import writing
 from hub.flagging import LONG_ROWS, judge_some, rejected_slots
 from hub.validation import FLAGS, Limit, Point, judge, names_of
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.estates import NOW, Estate, make_estate
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
@@ -129,6 +129,7 @@ async def test_every_flag_is_seen_and_found(rest: Rest, rule: dict[str, object],
     assert (await rest.get(READINGS))["count"] == len(values)
 
 
+@ON_SQLITE
 async def test_limits_that_cannot_be_are_refused_by_name(rest: Rest) -> None:
     fleet = await create_fleet(rest)
     config = f"{CONFIGS}/{fleet.config}"
@@ -223,6 +224,7 @@ async def test_a_long_history_is_judged_in_parts_and_ingestion_goes_on(engine: A
     assert sum(flag == FLAGS["not_monotonic"] for flag in flags.values()) == (count - 1) // 100
 
 
+@ON_SQLITE
 async def test_what_is_not_judged_costs_no_history(engine: AsyncEngine) -> None:
     estate = await make_estate(engine)
     await store(engine, *(arrival(estate, hours(n), -n, meter=meter) for n in range(5) for meter in estate.meters))
