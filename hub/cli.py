@@ -134,10 +134,14 @@ def serve_command(
         hub_key_file=key_file_from_environment(),
         webhook_hosts=_hosts(webhook_hosts),
     )
+    from uvicorn.loops.auto import auto_loop_factory  # noqa: PLC0415 - see above
+
     from hub.processes import serve  # noqa: PLC0415 - see above
 
     set_up_logs()
-    asyncio.run(serve(settings, system_clock()))
+    # The web server's own loop, uvloop where that is installed: answers with many rows come in many pieces.
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(serve(settings, system_clock()))
 
 
 @commands.command("relay")
