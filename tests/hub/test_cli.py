@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,13 +102,12 @@ def test_run_is_everything_in_one(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    with started("run", "--data", str(tmp_path), "--port", "0", "--mqtt-port", "0") as process:
-        port = told(process)["rest"].rpartition(":")[2]
-        second = done("run", "--data", str(tmp_path / "second"), "--port", port, "--mqtt-port", "0")
-        assert second.returncode == 1
-        assert f"127.0.0.1:{port}" in second.stderr
-        assert "--port" in second.stderr
-        ended(process)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = done("run", "--data", str(tmp_path), "--port", port, "--mqtt-port", "0")
+    assert answer.returncode == 1
+    assert f"127.0.0.1:{port}" in answer.stderr
+    assert "--port" in answer.stderr
 
 
 def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
