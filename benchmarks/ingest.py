@@ -105,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the relay and of the loop, in turns (5)")
     parser.add_argument("--readings", type=int, default=100_000, help="readings of a round (100000)")
     parser.add_argument("--singles", type=int, default=20_000, help="readings of a round with one in a batch (20000)")
+    parser.add_argument("--seconds", type=float, default=MEMORY_SECONDS, help="of twice the load (45)")
     parser.add_argument("--rows", type=int, default=5_000_000, help="readings that are there before (5000000)")
     parser.add_argument("--keep", type=pathlib.Path, help="folder that keeps the filled databases for the next time")
     parser.add_argument("--profile", type=pathlib.Path, help="file for cProfile's figures of the relay's process")
@@ -325,7 +326,7 @@ async def _measured(
 
 
 async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float:
-    """Measure batches against the bare loop, in turns; return the relay's rate with batches of 500, or the largest."""
+    """Measure batches against the bare loop, in turns; return the relay's rate with the largest, if it was measured."""
     hours = max(1, bench.options.readings // (GATEWAYS * PER_HOUR))
     sizes = SIZES if bench.options.size is None else (bench.options.size,)
     # Once unmeasured: what is prepared and cached then is so for both.
@@ -352,7 +353,7 @@ async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float
         middle = _middle(ones)
         ratios = [one.rate / peer for one, (peer, _) in zip(ones, loop, strict=True)]
         figures.batches[str(size)] = middle | {"ratio": round(statistics.median(ratios), 3)}
-    return figures.batches[str(sizes[-1])]["rate"]
+    return figures.batches[str(SIZES[-1])]["rate"] if sizes[-1] == SIZES[-1] else 0.0
 
 
 def _middle(ones: Sequence[Round]) -> dict[str, float]:
@@ -386,7 +387,7 @@ async def _memory(bench: Bench, engine: AsyncEngine, figures: Figures, rate: flo
     watching = threading.Thread(target=look, daemon=True)
     watching.start()
     offered = 2 * rate
-    many = max(1, round(offered * MEMORY_SECONDS / (GATEWAYS * PER_HOUR)))
+    many = max(1, round(offered * bench.options.seconds / (GATEWAYS * PER_HOUR)))
     try:
         got, resent = await bench.relayed(engine, SIZES[-1], many, offered)
     finally:
