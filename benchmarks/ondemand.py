@@ -95,7 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     verdicts = []
     for database in DATABASES if options.database == "both" else (options.database,):
         with tempfile.TemporaryDirectory(prefix="metergate-ondemand-") as temporary:
-            folder = (options.keep or pathlib.Path(temporary)) / database
+            # The temporary one itself: PostgreSQL, as another user, must reach what is in it.
+            folder = options.keep / database if options.keep else pathlib.Path(temporary)
             verdicts.append(measure(folder, database, max(2, options.commands), options.busy))
         if not options.json:
             sys.stdout.write(f"{_shown(verdicts[-1])}\n")
