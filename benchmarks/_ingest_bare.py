@@ -5,6 +5,7 @@ batch. What the table's own indexes and foreign keys cost is the same for it.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -32,7 +33,14 @@ _SQLITE = """
 """
 
 
-async def write_postgresql(url: str, owner: Any, rows: Sequence[Row], batch: int, size: int) -> float:  # noqa: ANN401 - a UUID
+async def write_postgresql(
+    url: str,
+    owner: Any,  # noqa: ANN401 - a UUID
+    rows: Sequence[Row],
+    batch: int,
+    size: int,
+    connections: int = 1,
+) -> float:
     """Write the rows in batches of ``size``; return how many seconds that took, from the first to the last commit."""
     parts = []
     for start in range(0, len(rows), size):
@@ -45,15 +53,22 @@ async def write_postgresql(url: str, owner: Any, rows: Sequence[Row], batch: int
                 [0.5] * count, [batch] * count,
             )
         )  # fmt: skip
-    connection = await asyncpg.connect(url)
-    try:
-        statement = await connection.prepare(_PG)
+    async with contextlib.AsyncExitStack() as stack:
+        statements = []
+        for _ in range(connections):
+            connection = await asyncpg.connect(url)
+            stack.push_async_callback(connection.close)
+            statements.append(await connection.prepare(_PG))
         begun = time.perf_counter()
-        for part in parts:
-            await statement.fetch(*part)
+        await asyncio.gather(
+            *(_write_each(statement, parts[number::connections]) for number, statement in enumerate(statements))
+        )
         return time.perf_counter() - begun
-    finally:
-        await connection.close()
+
+
+async def _write_each(statement: Any, parts: Sequence[tuple[Any, ...]]) -> None:  # noqa: ANN401 - asyncpg's
+    for part in parts:
+        await statement.fetch(*part)
 
 
 async def write_sqlite(file: str, owner: Any, rows: Sequence[Row], batch: int, size: int) -> float:  # noqa: ANN401 - as above

@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from benchmarks import _ingest_bare as bare
 from benchmarks._hub_rows import opened
 from benchmarks._ingest_estate import PER_HOUR, Estate, make_estate, stored_since, waiting_notes
+from benchmarks._ingest_profile import shares
 from benchmarks.loaded_hub import memory
 from benchmarks.mosquitto import Mosquitto, mosquitto
 from benchmarks.postgres import Postgres, postgres
@@ -81,9 +82,13 @@ class Figures:
     bare_size: int = 0
     bare_database: float = 0.0
     """Microseconds of the database's processor for each row of the bare loop."""
+    bare_two: int = 0
+    """Of two such loops beside each other, on PostgreSQL: no goal, but what there is beyond one connection."""
     batches: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     single: dict[str, float] = dataclasses.field(default_factory=dict)
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    steps: dict[str, float] = dataclasses.field(default_factory=dict)
+    """With ``--profile``: of the relay's processor time the part of each step, in percent."""
 
     @property
     def good(self) -> bool:
@@ -108,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=MEMORY_SECONDS, help="of twice the load (45)")
     parser.add_argument("--rows", type=int, default=5_000_000, help="readings that are there before (5000000)")
     parser.add_argument("--keep", type=pathlib.Path, help="folder that keeps the filled databases for the next time")
-    parser.add_argument("--profile", type=pathlib.Path, help="file for cProfile's figures of the relay's process")
+    parser.add_argument("--profile", type=pathlib.Path, help="file for where the relay's processor time goes")
     options = parser.parse_args(arguments)
     found = []
     for database in DATABASES if options.database is None else (options.database,):
@@ -128,6 +133,7 @@ def _shown(one: Figures) -> str:
         lines.append(
             f"  bare loop: {one.bare:,} rows/s, at {one.bare_size:,} a batch, the best of those tried; database "
             f"{one.bare_database:.0f} us of processor for each"
+            + (f"; two loops beside each other {one.bare_two:,}" if one.bare_two else "")
         )
     for size, figures in one.batches.items():
         lines.append(
@@ -145,6 +151,7 @@ def _shown(one: Figures) -> str:
             f"{'everything' if one.memory['all_there'] else 'NOT everything'} is there\n    MiB second by second: "
             + " ".join(f"{mib:.0f}" for mib in one.memory["course_mib"])
         )
+    lines += [f"  {share:5.1f} % of the relay's processor: {step}" for step, share in one.steps.items()]
     return "\n".join(lines)
 
 
@@ -221,11 +228,11 @@ class Bench:
         else:
             command = ["metergate-hub", "relay", *common, "--database", self.url, "--metrics-port", "0"]
         if self.options.profile is not None:
-            profile = ["python", "-m", "cProfile", "-o", str(self.options.profile.resolve())]
+            profile = ["python", "-m", "benchmarks._ingest_profile", str(self.options.profile.resolve())]
             command = [*profile, program("metergate-hub"), *command[1:]]
         self.relay = stage.start("relay", command, hello=True)
 
-    async def bare(self, engine: AsyncEngine, size: int, hours: int) -> tuple[float, float]:
+    async def bare(self, engine: AsyncEngine, size: int, hours: int, connections: int = 1) -> tuple[float, float]:
         """Return the rows a second of the bare loop, and microseconds of the database's processor for each."""
         await self._quiet(engine)
         span = self.estate.take(hours)
@@ -234,10 +241,12 @@ class Bench:
             batch = await connection.scalar(sa.text("SELECT max(id) FROM batches"))
         before = self._database()
         if self.server is not None:
-            took = await bare.write_postgresql(self.url, self.estate.organization, rows, batch, size)
+            took = await bare.write_postgresql(self.url, self.estate.organization, rows, batch, size, connections)
         else:
             file = str(self.place / "hub.db")
             took = await bare.write_sqlite(file, self.estate.organization, rows, batch, size)
+        # The process that did it ends with the loop's connection, and is counted once the server has heard of its end.
+        await asyncio.sleep(0.2)
         used = self._database() - before
         await self._check(engine, span, len(rows))
         return len(rows) / took, 1e6 * used / len(rows)
@@ -279,7 +288,11 @@ class Bench:
         return [relay, self._database(), broker, _seconds(load)]
 
     def _database(self) -> float:
-        return sum(map(_seconds, self.server.processes())) if self.server is not None else 0.0
+        """Return the seconds of processor of the server's processes, those that have ended included."""
+        if self.server is None:
+            return 0.0
+        server, *others = self.server.processes()
+        return _seconds(server, ended=True) + sum(map(_seconds, others))
 
     async def _quiet(self, engine: AsyncEngine) -> None:
         """Wait until the clerks have nothing to do."""
@@ -295,12 +308,13 @@ class Bench:
             raise RuntimeError(f"{there} readings are committed, not {count}")
 
 
-def _seconds(pid: int) -> float:
+def _seconds(pid: int, *, ended: bool = False) -> float:
+    """Return the seconds of processor that a process has used; with ``ended`` also its children that have ended."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except FileNotFoundError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICK
+    return sum(map(int, fields[11 : 15 if ended else 13])) / _TICK
 
 
 async def _measured(
@@ -322,6 +336,9 @@ async def _measured(
                 await _single(bench, engine, figures)
             if options.part in {None, MEMORY}:
                 await _memory(bench, engine, figures, rate)
+    if options.profile is not None:
+        # The relay has ended.
+        figures.steps = shares(options.profile)
     return figures
 
 
@@ -347,6 +364,9 @@ async def _batches(bench: Bench, engine: AsyncEngine, figures: Figures) -> float
             f"{bench.database}, round {turn + 1}: bare {loop[-1][0]:,.0f} rows/s; "
             + "; ".join(f"batches of {size} {ones[-1].rate:,.0f}" for size, ones in rounds.items())
         )
+    if bench.server is not None:
+        both = [(await bench.bare(engine, figures.bare_size, hours, 2))[0] for _ in range(bench.options.rounds)]
+        figures.bare_two = int(statistics.median(both))
     figures.bare = int(statistics.median(rate for rate, _ in loop))
     figures.bare_database = round(statistics.median(used for _, used in loop), 1)
     for size, ones in rounds.items():

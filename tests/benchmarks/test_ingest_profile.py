@@ -1,0 +1,40 @@
+"""The profile of a relay in the bench ``ingest``: only what is in the event loop, by the step that it is done for."""
+
+import pathlib
+import subprocess
+import sys
+
+from benchmarks._ingest_profile import OTHER, STEPS, shares
+
+PROGRAM = """
+import asyncio, time
+from sqlalchemy.util import greenlet_spawn
+
+def work():
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+
+async def look_up():
+    await greenlet_spawn(work)
+
+async def open_some():
+    work()
+    await look_up()
+    await look_up()
+
+work()
+asyncio.run(open_some())
+"""
+
+
+def test_processor_time_is_counted_for_the_step_that_it_is_used_for(tmp_path: pathlib.Path) -> None:
+    program, file = tmp_path / "program.py", tmp_path / "profile.json"
+    program.write_text(PROGRAM, encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks._ingest_profile", str(file), str(program)]
+    subprocess.run(command, check=True, timeout=60)
+    found = shares(file)
+    assert set(found) <= {STEPS["look_up"], STEPS["open_some"], OTHER}
+    # 0.2 s of looking up, on SQLAlchemy's own stack, and 0.1 s of opening; what was before the loop is not there.
+    assert 45 < found[STEPS["look_up"]] < 85
+    assert 15 < found[STEPS["open_some"]] < 50
