@@ -147,6 +147,8 @@ class Load:
         self._ready: deque[int] = deque()
         self._unacknowledged = 0
         self._next_id = 0
+        self.paced = False
+        """Whether only ``offer`` has something published, and no receipt makes room for more."""
         self.resent = 0
         for number, one in enumerate(deliveries):
             name = name_from_properties(one.properties)
@@ -179,6 +181,8 @@ class Load:
             self._refill(gateway)
 
     def _refill(self, gateway: str) -> None:
+        if self.paced:
+            return
         waiting = self._waiting[gateway]
         while waiting and self._flying[gateway] < self._window:
             self._ready.append(waiting.popleft())
@@ -191,6 +195,7 @@ class Load:
             self._order.rotate(-1)
             if self._waiting[gateway]:
                 self._ready.append(self._waiting[gateway].popleft())
+                self._flying[gateway] += 1
                 count -= 1
             else:
                 self._order.remove(gateway)
@@ -252,6 +257,7 @@ def run(load: Load, total: int, rate: float) -> dict[str, object]:
     begun = last = time.perf_counter()
     course: list[tuple[float, int]] = []
     offered, offering = 0, rate > 0
+    load.paced = offering
     if not offering:
         load.fill_windows()
     while load.done < total:
@@ -259,7 +265,7 @@ def run(load: Load, total: int, rate: float) -> dict[str, object]:
         if offering:
             due = int((now - begun) * rate) - offered
             if due > 0:
-                offering = load.offer(due)
+                offering = load.paced = load.offer(due)
                 offered += due
         load.push()
         if load.hear(0.002 if offering else 0.1):
