@@ -263,8 +263,10 @@ class Connection:
         Raises:
             BrokerError: when the connection is gone or no UNSUBACK comes in time.
         """
-        with _translated(self.where):
-            await self._client.unsubscribe(list(filters))
+        # One by one: the embedded broker (iotcore 0.4) answers each filter of an UNSUBSCRIBE by itself.
+        for topic in filters:
+            with _translated(self.where):
+                await self._client.unsubscribe(topic)
 
     async def publish(self, message: Outgoing) -> None:
         """Publish and wait for the PUBACK, which proves nothing but that the broker is there.
