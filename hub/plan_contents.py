@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.among import among
 from hub.hosts import host_of, sim_addresses
 from hub.identities import identity_field
 from hub.models import (
@@ -88,7 +89,9 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
     """Read what the plans of these gateways should say, everything in one order."""
     contents = {gateway: Content() for gateway in gateways}
     lines: dict[uuid.UUID, uuid.UUID] = {}
-    interfaces = select(NetworkInterface).where(NetworkInterface.gateway.in_(gateways)).order_by(NetworkInterface.id)
+    interfaces = (
+        select(NetworkInterface).where(among(session, NetworkInterface.gateway, gateways)).order_by(NetworkInterface.id)
+    )
     rows = (await session.scalars(interfaces.where(NetworkInterface.is_blocked.is_(False)))).all()
     addresses = await sim_addresses(session, rows)
     for interface in rows:
@@ -99,7 +102,7 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
     tasks = await _read_tasks(session, gateways)
     used: dict[uuid.UUID, set[uuid.UUID]] = {gateway: set() for gateway in gateways}
     polled = _METERS.join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface).where(
-        NetworkInterface.gateway.in_(gateways)
+        among(session, NetworkInterface.gateway, gateways)
     )
     meters = cast("Sequence[Row[Any]]", (await session.execute(polled.order_by(MeterDevice.id))).all())
     kinds = await _read_kinds(session, {meter.type for meter in meters})
@@ -114,7 +117,7 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
             used[gateway].update(own)
     for gateway, named in used.items():
         contents[gateway].tasks.extend(tasks.made[key] for key in sorted(named) if key in tasks.made)
-    callers = select(Caller).where(Caller.gateway.in_(gateways)).order_by(Caller.name)
+    callers = select(Caller).where(among(session, Caller.gateway, gateways)).order_by(Caller.name)
     for caller in (await session.scalars(callers)).all():
         grant = _item("caller", caller.name, lambda: _grant(caller))  # noqa: B023 - as above
         if grant is not None:
@@ -152,21 +155,23 @@ async def _read_kinds(session: AsyncSession, types: Collection[uuid.UUID | None]
     found = await session.execute(
         select(MeterDeviceType.id, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
         .join(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-        .where(MeterDeviceType.id.in_([key for key in types if key is not None]))
+        .where(among(session, MeterDeviceType.id, [key for key in types if key is not None]))
     )
     return {row.id: _Kind(row.timezone or "UTC", row.mappings or ()) for row in found}
 
 
 async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Content]) -> None:
     """Add the active receivers of the gateways with their meters."""
-    statement = select(Receiver).where(Receiver.gateway.in_(contents), Receiver.is_active).order_by(Receiver.id)
+    statement = (
+        select(Receiver).where(among(session, Receiver.gateway, contents), Receiver.is_active).order_by(Receiver.id)
+    )
     receivers = (await session.scalars(statement)).all()
     if not receivers:
         return
     pushing = (
         _METERS.add_columns(receiver_meters.c.receiver)
         .join(receiver_meters, receiver_meters.c.device == MeterDevice.id)
-        .where(receiver_meters.c.receiver.in_([row.id for row in receivers]))
+        .where(among(session, receiver_meters.c.receiver, [row.id for row in receivers]))
     )
     rows = (await session.execute(pushing.order_by(MeterDevice.id))).all()
     kinds = await _read_kinds(session, {meter.type for meter in rows})
@@ -220,7 +225,7 @@ async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
             select(table.c[near], table.c[far])
             .join(MeterDevice, MeterDevice.id == table.c[near])
             .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-            .where(NetworkInterface.gateway.in_(gateways))
+            .where(among(session, NetworkInterface.gateway, gateways))
         )
         for one, other in await session.execute(statement):
             found.setdefault(one, set()).add(other)
@@ -231,11 +236,11 @@ async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
     grouped: dict[uuid.UUID, set[uuid.UUID]] = {}
     named = set().union(*groups.values())
     for group, task in await session.execute(
-        select(group_tasks.c.group, group_tasks.c.task).where(group_tasks.c.group.in_(named))
+        select(group_tasks.c.group, group_tasks.c.task).where(among(session, group_tasks.c.group, named))
     ):
         grouped.setdefault(group, set()).add(task)
     wanted = set().union(*own.values(), *grouped.values())
-    active = (await session.scalars(select(AmrTask).where(AmrTask.id.in_(wanted), AmrTask.is_active))).all()
+    active = (await session.scalars(select(AmrTask).where(among(session, AmrTask.id, wanted), AmrTask.is_active))).all()
     made = {task.id: _item("task", task.name, lambda: _task(task)) for task in active}  # noqa: B023 - called at once
     return _Tasks(
         made={key: item for key, item in made.items() if item is not None},

@@ -23,7 +23,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.among import among
-from hub.many import batched
+from hub.many import batched, update_many
 from hub.models import (
     DeviceGateway,
     Gateway,
@@ -236,18 +236,6 @@ async def _draft(session: AsyncSession, rows: Sequence[Row[Any]], now: dt.dateti
     return await asyncio.to_thread(work) if len(rows) > _INLINE else work()
 
 
-_RAISE = (
-    sa.update(Gateway)
-    .where(Gateway.id == sa.bindparam("of_id"))
-    .values(
-        desired_revision=sa.bindparam("revision"),
-        desired_at=sa.bindparam("at"),
-        content_digest=sa.bindparam("digest"),
-        updated_at=sa.bindparam("at"),
-    )
-)
-
-
 async def _write(session: AsyncSession, drafts: Sequence[_Draft], waiting: set[uuid.UUID], now: dt.datetime) -> None:
     """Write the new revisions, and which gateways wait for keys."""
     for keyless in batched(sorted(waiting), GATEWAYS_AT_ONCE):
@@ -259,9 +247,17 @@ async def _write(session: AsyncSession, drafts: Sequence[_Draft], waiting: set[u
         )
     if not drafts:
         return
-    connection = await session.connection()
-    values = [{"of_id": one.gateway, "revision": one.revision, "at": now, "digest": one.digest} for one in drafts]
-    await connection.execute(_RAISE, values)
+    raised = [
+        {
+            "id": one.gateway,
+            "desired_revision": one.revision,
+            "desired_at": now,
+            "content_digest": one.digest,
+            "updated_at": now,
+        }
+        for one in drafts
+    ]
+    await update_many(session, Gateway, ("id",), raised)
     for some in batched(drafts, GATEWAYS_AT_ONCE):
         await keep(session, [Made(one.gateway, one.revision, one.body) for one in some if one.body is not None], now)
         await _remember_devices(session, {one.gateway: one.meters for one in some}, now)
@@ -286,7 +282,7 @@ async def render_many(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
     """Render the plans of the desired revisions; none of gateways that were never given one."""
     found = await session.execute(
         select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, Gateway.desired_at).where(
-            Gateway.id.in_(gateways), Gateway.desired_at.is_not(None)
+            among(session, Gateway.id, gateways), Gateway.desired_at.is_not(None)
         )
     )
     rows = {row.id: row for row in found}
@@ -309,7 +305,7 @@ async def read_desired(session: AsyncSession, gateways: Collection[uuid.UUID]) -
     rows = await session.execute(
         select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, GatewayPlan.body)
         .join(GatewayPlan, same)
-        .where(Gateway.id.in_(gateways))
+        .where(among(session, Gateway.id, gateways))
     )
     found = {row.id: Rendered(row.gateway_id, row.desired_revision, row.body) for row in rows}
     left = [key for key in gateways if key not in found]
@@ -340,7 +336,7 @@ async def _remember_devices(
         select(DeviceGateway.device, DeviceGateway.gateway)
         .join(MeterDevice, MeterDevice.id == DeviceGateway.device)
         .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-        .where(NetworkInterface.gateway.in_(devices), DeviceGateway.gateway == NetworkInterface.gateway)
+        .where(among(session, NetworkInterface.gateway, devices), DeviceGateway.gateway == NetworkInterface.gateway)
     )
     known = {(row.device, row.gateway) for row in await session.execute(polled)}
     rows = [

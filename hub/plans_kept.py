@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit
+from hub.among import among
 from hub.columns import UtcDateTime
+from hub.many import update_many
 from hub.models import Gateway, GatewayPlan
 from hub.once import insert_once
 from protocol.plans import plan_digest
@@ -44,7 +46,7 @@ async def keep(session: AsyncSession, made: Sequence[Made], now: dt.datetime) ->
     by, via = (None, None) if author is None else (f"{author.kind} {author.name}"[:_LONGEST_BY], author.via)
     rows = [_row(one, now) | {"made_by": by, "made_via": via} for one in made]
     await insert_once(session, GatewayPlan, rows, "gateway", "revision")
-    await _forget_old(session, [one.gateway for one in made])
+    await _forget_old(session, made)
 
 
 def _row(one: Made, made_at: dt.datetime) -> dict[str, Any]:
@@ -62,23 +64,25 @@ def _row(one: Made, made_at: dt.datetime) -> dict[str, Any]:
     }
 
 
-async def _forget_old(session: AsyncSession, gateways: Sequence[uuid.UUID]) -> None:
-    newer = sa.alias(GatewayPlan.__table__)
-    oldest_kept = (
-        sa.select(newer.c.revision)
-        .where(newer.c.gateway == GatewayPlan.gateway)
-        .order_by(newer.c.revision.desc())
-        .offset(KEPT - 1)
-        .limit(1)
-        .scalar_subquery()
+async def _forget_old(session: AsyncSession, made: Sequence[Made]) -> None:
+    # Revisions count from 1: of the others there cannot be more than are kept.
+    gateways = [one.gateway for one in made if one.revision > KEPT]
+    if not gateways:
+        return
+    place = sa.func.row_number().over(partition_by=GatewayPlan.gateway, order_by=GatewayPlan.revision.desc())
+    ranked = (
+        sa.select(GatewayPlan.gateway, GatewayPlan.revision, place.label("place"))
+        .where(among(session, GatewayPlan.gateway, gateways))
+        .subquery()
     )
+    old = sa.select(ranked.c.gateway, ranked.c.revision).where(ranked.c.place > KEPT)
     in_use = sa.exists().where(
         Gateway.id == GatewayPlan.gateway,
         GatewayPlan.revision.in_([Gateway.applied_revision, Gateway.published_revision]),
     )
     await session.execute(
         sa.delete(GatewayPlan)
-        .where(GatewayPlan.gateway.in_(gateways), GatewayPlan.revision < oldest_kept, ~in_use)
+        .where(sa.tuple_(GatewayPlan.gateway, GatewayPlan.revision).in_(old), ~in_use)
         .execution_options(synchronize_session=False)
     )
 
@@ -119,8 +123,7 @@ async def standing_of(
     session: AsyncSession, published: Sequence[Published], *, locked: bool = False
 ) -> dict[uuid.UUID, Standing]:
     """Return how these gateways stand, and what is kept of these revisions of theirs; ``locked``: until the end."""
-    same = sa.tuple_(GatewayPlan.gateway, GatewayPlan.revision)
-    columns = (GatewayPlan.gateway, GatewayPlan.digest, GatewayPlan.published_at)
+    gateways = [one.gateway for one in published]
     statement = (
         sa.select(
             Gateway.id,
@@ -129,31 +132,22 @@ async def standing_of(
             Gateway.published_revision,
             Gateway.published_digest,
         )
-        .where(Gateway.id.in_([one.gateway for one in published]))
+        .where(among(session, Gateway.id, gateways))
         .order_by(Gateway.gateway_id)
     )
     if locked:
         # Before what is kept is looked at: whoever makes revisions locks the gateway first as well.
         statement = statement.with_for_update(key_share=True)
     rows = (await session.execute(statement)).all()
+    wanted = {(one.gateway, one.revision) for one in published}
     kept = await session.execute(
-        sa.select(*columns).where(same.in_([(one.gateway, one.revision) for one in published]))
+        sa.select(GatewayPlan.gateway, GatewayPlan.revision, GatewayPlan.digest, GatewayPlan.published_at).where(
+            among(session, GatewayPlan.gateway, gateways),
+            among(session, GatewayPlan.revision, {one.revision for one in published}),
+        )
     )
-    known = {row.gateway: (row.digest, row.published_at) for row in kept}
+    known = {row.gateway: (row.digest, row.published_at) for row in kept if (row.gateway, row.revision) in wanted}
     return {row.id: Standing(*row[1:], *known.get(row.id, (None, None))) for row in rows}
-
-
-_NOTE = (
-    sa.update(Gateway)
-    .where(Gateway.id == sa.bindparam("of_id"))
-    .values(published_revision=sa.bindparam("revision"), published_digest=sa.bindparam("of_digest"))
-)
-_NOTE_KEPT = (
-    sa.update(GatewayPlan)
-    .where(GatewayPlan.gateway == sa.bindparam("of_gateway"), GatewayPlan.revision == sa.bindparam("of_revision"))
-    .values(published_at=sa.func.coalesce(GatewayPlan.published_at, sa.bindparam("at", type_=UtcDateTime())))
-)
-_NOTE_OTHER = _NOTE_KEPT.values(body=sa.bindparam("as_body"), digest=sa.bindparam("as_digest"))
 
 
 async def note_published(
@@ -165,20 +159,23 @@ async def note_published(
     """
     standings = await standing_of(session, published, locked=True)
     there = [one for one in published if one.gateway in standings]
-    connection = await session.connection()
-
-    async def write(statement: sa.Update, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            await connection.execute(statement, rows)
-
-    later = [one for one in there if standings[one.gateway].published_revision <= one.revision]
-    await write(_NOTE, [{"of_id": one.gateway, "revision": one.revision, "of_digest": one.digest} for one in later])
-    kept = [one for one in there if standings[one.gateway].kept_digest is not None]
-    keys = {one.gateway: {"of_gateway": one.gateway, "of_revision": one.revision, "at": now} for one in kept}
-    same = [one for one in kept if standings[one.gateway].kept_digest == one.digest]
-    await write(_NOTE_KEPT, [keys[one.gateway] for one in same])
-    other = [one for one in kept if standings[one.gateway].kept_digest != one.digest]
-    await write(_NOTE_OTHER, [keys[one.gateway] | {"as_body": one.body, "as_digest": one.digest} for one in other])
+    later = [
+        {"id": one.gateway, "published_revision": one.revision, "published_digest": one.digest}
+        for one in there
+        if standings[one.gateway].published_revision <= one.revision
+    ]
+    await update_many(session, Gateway, ("id",), later)
+    new: list[dict[str, Any]] = []
+    other: list[dict[str, Any]] = []
+    for one in there:
+        standing = standings[one.gateway]
+        row = {"gateway": one.gateway, "revision": one.revision, "published_at": standing.published_at or now}
+        if standing.kept_digest == one.digest and standing.published_at is None:
+            new.append(row)
+        elif standing.kept_digest not in {None, one.digest}:
+            other.append(row | {"body": one.body, "digest": one.digest})
+    for noted in (new, other):
+        await update_many(session, GatewayPlan, ("gateway", "revision"), noted)
     rows = []
     for one in there:
         standing = standings[one.gateway]

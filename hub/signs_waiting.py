@@ -1,9 +1,10 @@
 """Life signs that a relay has heard and not noted: of each gateway the newest is enough.
 
 Rules:
-- Waiting signs of one gateway that say the same of themselves (its key, store, session, whether it is online, whether
-  the broker kept the sign) are one: only the newest that is really signed so is noted, and only that one is checked. A
-  stranger who sends forged ones costs processor, and keeps none that is true from being heard.
+- Waiting signs of one gateway that say the same of themselves (its key, store, session, and whether it is online) are
+  one: only the newest that is really signed so is noted, and only that one is checked. What the broker had kept is
+  older than what it was given just now. A stranger who sends forged ones costs processor, and keeps none that is true
+  from being heard.
 - They are bounded in bytes. Beyond that only the newest of each is kept, then the oldest go: gateways give another one
   within a minute.
 """
@@ -58,7 +59,6 @@ class _Whose(NamedTuple):
     store: bytes
     session: int
     online: bool
-    retained: bool
 
 
 class Signs:
@@ -126,13 +126,13 @@ class Signs:
 
 def _whose(heard: LifeSign) -> _Whose:
     sign = heard.sign
-    return _Whose(sign.gateway, heard.key, sign.store, sign.session, sign.online, heard.retained)
+    return _Whose(sign.gateway, heard.key, sign.store, sign.session, sign.online)
 
 
 def _newest(unread: Sequence[_Unread]) -> LifeSign | None:
     """Return the newest that its key has signed: that of the highest sequence, of equal ones the last that came."""
-    by_sequence = sorted(unread, key=lambda each: each.heard.sign.sequence)
-    for one in reversed(by_sequence):
+    in_order = sorted(unread, key=lambda one: (not one.heard.retained, one.heard.sign.sequence))
+    for one in reversed(in_order):
         if one.envelope is None:
             return one.heard
         try:

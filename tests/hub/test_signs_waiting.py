@@ -15,14 +15,22 @@ AT = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 PLENTY = 1 << 20
 
 
-def said(number: int, *, session: int = 100, depth: int = 0, sequence: int = 0, online: bool = True) -> Incoming:
+def said(
+    number: int,
+    *,
+    session: int = 100,
+    depth: int = 0,
+    sequence: int = 0,
+    online: bool = True,
+    retained: bool = False,
+) -> Incoming:
     """Make a life sign of one of ten gateways; all are of one size."""
     name = f"gw-{number}"
     sign = Online(
         name, online=online, session=session, store=bytes(16), software="", at=AT, depth=depth, sequence=sequence
     )
     topic = topic_for(name, Channel.ONLINE)
-    return Incoming(topic, KEY.seal(topic, encode(sign)))
+    return Incoming(topic, KEY.seal(topic, encode(sign)), retained=retained)
 
 
 def forged(number: int, depth: int) -> Incoming:
@@ -55,6 +63,18 @@ async def test_what_came_out_of_order_is_put_right() -> None:
     signs.put(said(0, sequence=6, depth=1))
     signs.put(said(0, sequence=5, depth=9))
     assert told(await signs.take()) == [("gw-0", 1)]
+
+
+async def test_what_the_broker_kept_is_older_than_what_is_said_now() -> None:
+    signs = Signs(PLENTY)
+    signs.put(said(0, depth=1, retained=True))
+    signs.put(said(0, depth=2))
+    signs.put(said(1, depth=2))
+    signs.put(said(1, depth=1, retained=True))
+    signs.put(said(2, depth=1, retained=True))
+    heard = await signs.take()
+    assert told(heard) == [("gw-0", 2), ("gw-1", 2), ("gw-2", 1)]
+    assert [one.retained for one in heard] == [False, False, True]
 
 
 async def test_a_will_and_another_session_are_heard_by_themselves() -> None:
