@@ -48,6 +48,14 @@ HOLD_UP = {
 }
 """Old migrations before which processes have to be ended, and why they are left as they are. No new one should be."""
 
+FORGIVEN = {
+    # Tokens refer to an organization by a column that is null for all that an older process makes.
+    "0009": {"demands what older processes do not keep"},
+    # Names became unique in an organization: an older process that gives one twice answers 500 instead of 409.
+    "0011": {"demands what older processes do not keep"},
+}
+"""What an old migration did that no new one may."""
+
 BUSY = {
     "batches",
     "command_updates",
@@ -76,7 +84,16 @@ RULES = {
     r".*NOT NULL",
     "computes a default for each row": r"ALTER TABLE (?P<busy>\w+) ADD COLUMN .*DEFAULT [^']*\(",
     "changes many rows at once": r"(UPDATE|DELETE FROM) (ONLY )?(?P<busy>\w+)",
-    "takes away what older processes use": r"ALTER TABLE (?P<any>\w+) (DROP COLUMN|RENAME)|DROP TABLE (?P<any2>\w+)",
+    "takes away what older processes use": r"ALTER TABLE (?P<any>\w+) (DROP COLUMN|RENAME|DROP CONSTRAINT (uq|pk)_)"
+    r"|DROP TABLE (?P<any2>\w+)|ALTER TABLE (?P<any3>\w+) ALTER COLUMN \S+ DROP DEFAULT",
+    "takes away what ON CONFLICT of older processes names": r"DROP INDEX (CONCURRENTLY )?(IF EXISTS )?"
+    r"(uq|pk)_(?P<any>\w+)",
+    "demands what older processes do not keep": r"CREATE UNIQUE INDEX (CONCURRENTLY )?(IF NOT EXISTS )?\S+ ON (ONLY )?"
+    r"(?P<any>\w+)|ALTER TABLE (?P<any2>\w+) (ALTER COLUMN \S+ SET NOT NULL|ADD (CONSTRAINT \S+ )?(CHECK|UNIQUE"
+    r"|PRIMARY|FOREIGN|EXCLUDE))",
+    "has what older processes write go through a trigger": r"CREATE (OR REPLACE )?(CONSTRAINT )?TRIGGER .*"
+    r" ON (?P<any>\w+)",
+    "locks the table itself, or empties it": r"(LOCK|TRUNCATE)( TABLE)?( ONLY)? (?P<any>\w+)",
 }
 
 
@@ -87,7 +104,7 @@ def faults(statement: str, made: set[str]) -> list[str]:
     for fault, pattern in RULES.items():
         if (match := re.match(pattern, said, re.IGNORECASE)) is None:
             continue
-        tables = {kind.rstrip("2"): table for kind, table in match.groupdict().items() if table}
+        tables = {kind.rstrip("23"): table for kind, table in match.groupdict().items() if table}
         if tables.get("any", tables.get("busy", "")) not in made and ("any" in tables or tables["busy"] in BUSY):
             found.append(fault)
     return found
@@ -231,7 +248,9 @@ def test_what_both_schemas_can_hold_survives_each_step_down_and_the_way_up(walk:
 
 def test_no_migration_holds_readings_up_or_breaks_older_processes_unless_it_says_so(walk: Walk) -> None:
     unsaid = {
-        revision: found for revision, found in walk.faults.items() if found and not _scripts()[revision].module.stop
+        revision: found
+        for revision, faulty in walk.faults.items()
+        if (found := faulty - FORGIVEN.get(revision, set())) and not _scripts()[revision].module.stop
     }
     assert unsaid == {}
     assert {revision for revision, script in _scripts().items() if script.module.stop} == set(HOLD_UP)
@@ -246,15 +265,27 @@ def test_the_database_says_whose_processes_it_serves(walk: Walk) -> None:
     ("statement", "fault"),
     [
         ("CREATE INDEX ix_readings_x ON readings (x)", "builds an index under a lock"),
-        ("CREATE UNIQUE INDEX IF NOT EXISTS ix ON batches (x)", "builds an index under a lock"),
+        (
+            "CREATE UNIQUE INDEX IF NOT EXISTS ix ON batches (x)",
+            "builds an index under a lock, demands what older processes do not keep",
+        ),
         ("CREATE INDEX CONCURRENTLY ix ON reading_versions (x)", ""),
         ("CREATE INDEX IF NOT EXISTS ix ON ONLY readings (x)", ""),
         ("CREATE INDEX ix_new ON new (x)", ""),
         ("CREATE INDEX ix_users ON users (x)", ""),
         ("ALTER TABLE readings ALTER COLUMN value TYPE text", "writes the table again"),
-        ("ALTER TABLE readings ALTER COLUMN unit SET NOT NULL", "reads the table under a lock"),
-        ("ALTER TABLE readings ADD CONSTRAINT c CHECK (flags >= 0)", "reads the table under a lock"),
-        ("ALTER TABLE readings ADD CONSTRAINT c CHECK (flags >= 0) NOT VALID", ""),
+        (
+            "ALTER TABLE readings ALTER COLUMN unit SET NOT NULL",
+            "reads the table under a lock, demands what older processes do not keep",
+        ),
+        (
+            "ALTER TABLE readings ADD CONSTRAINT c CHECK (flags >= 0)",
+            "reads the table under a lock, demands what older processes do not keep",
+        ),
+        (
+            "ALTER TABLE readings ADD CONSTRAINT c CHECK (flags >= 0) NOT VALID",
+            "demands what older processes do not keep",
+        ),
         ("ALTER TABLE readings ADD COLUMN note TEXT", ""),
         ("ALTER TABLE readings ADD COLUMN note TEXT DEFAULT '' NOT NULL", ""),
         ("ALTER TABLE users ADD COLUMN note TEXT NOT NULL", "adds a column that older processes cannot leave out"),
@@ -263,10 +294,18 @@ def test_the_database_says_whose_processes_it_serves(walk: Walk) -> None:
         ("UPDATE tokens SET scopes = '[]'", ""),
         ("ALTER TABLE users DROP COLUMN password", "takes away what older processes use"),
         ("DROP TABLE sim_cards", "takes away what older processes use"),
+        ("ALTER TABLE tokens ALTER COLUMN scopes DROP DEFAULT", "takes away what older processes use"),
+        ("ALTER TABLE new ALTER COLUMN scopes DROP DEFAULT", ""),
+        ("CREATE UNIQUE INDEX CONCURRENTLY uq_runs ON run_reports (x)", "demands what older processes do not keep"),
+        ("ALTER TABLE gateways ADD CONSTRAINT c CHECK (x > 0) NOT VALID", "demands what older processes do not keep"),
+        ("DROP INDEX CONCURRENTLY uq_batches", "takes away what ON CONFLICT of older processes names"),
+        ("DROP INDEX ix_batches_id", ""),
+        ("CREATE TRIGGER t AFTER INSERT ON readings", "has what older processes write go through a trigger"),
+        ("LOCK TABLE readings IN SHARE MODE", "locks the table itself, or empties it"),
     ],
 )
 def test_statements_that_hold_readings_up_are_found(statement: str, fault: str) -> None:
-    assert faults(statement, {"new"}) == ([fault] if fault else [])
+    assert ", ".join(faults(statement, {"new"})) == fault
 
 
 def test_a_migration_that_commits_in_its_middle_can_be_run_again() -> None:
