@@ -164,6 +164,42 @@ def test_readings_are_exact_and_come_page_by_page(
     assert "no such readings" in call("readings", meter["name"], "--since", "1h").stdout
 
 
+def test_the_latest_readings_and_what_was_received_since(
+    call: Call, things: Things, running: RunningHub, tmp_path: Path
+) -> None:
+    first, second = things.new_meter(), things.new_meter()
+    kept = tmp_path / "billing.cursor"
+
+    def push(meter: dict[str, Any], hour: int, value: str) -> None:
+        at = f"2026-02-01T{hour:02}:00:00Z"
+        running.post(
+            "/v1/metering/new-meter-readings", meter=meter["name"], series="1-0:1.8.0", timestamp=at, value=value
+        )
+
+    def received(*more: str) -> list[str]:
+        lines = call("received", "--meter", first["name"], "--cursor-file", str(kept), "--json", *more).stdout
+        return [json.loads(line)["value"] for line in lines.splitlines()]
+
+    push(first, 2, "2.50")
+    push(first, 1, "1.25")
+    push(second, 3, "3.75")
+    assert received("--limit", "1") == ["2.50"]
+    assert received() == ["1.25"]
+    assert received() == []
+    push(first, 0, "0.50")
+    told = call("received", "--meter", first["name"], "--cursor-file", str(kept)).stdout.splitlines()
+    assert [line.split()[0] for line in told[1:]] == [first["name"]]
+    assert call("received", "--meter", first["name"], "--cursor-file", str(kept)).stdout == "no reading was received\n"
+    told = call("latest", first["name"], second["id"], "--series", "1-0:1.8.0").stdout.splitlines()
+    assert [(line.split()[0], line.split()[4]) for line in told[1:]] == [
+        (first["name"], "2.50"),
+        (second["name"], "3.75"),
+    ]
+    found = [json.loads(line) for line in call("latest", "--json").stdout.splitlines()]
+    assert {first["id"], second["id"]} <= {one["meter_device"] for one in found}
+    assert "nothing was read" in call("latest", things.new_meter()["name"]).stdout
+
+
 def test_gaps_and_backfills_in_words(call: Call, things: Things) -> None:
     assert "nothing was expected" in call("why", things.new_meter()["name"]).stdout
     assert call("gaps", "--reason", "rejected").stdout == "no meter lacks anything\n"
