@@ -16,7 +16,8 @@ from agent import footprint
 
 DONE, FAILED, USAGE = 0, 1, 2
 
-_NEVER_NEEDED = ("rich", "greenlet", "socks", "typing_extensions")
+_NO_TERMINAL = "rich"
+_NEVER_NEEDED = (_NO_TERMINAL, "greenlet", "socks", "typing_extensions")
 """What structlog (for logs that this process never writes: 6 MiB), paho and msgspec (for older Pythons) would import,
 where it is installed."""
 _OWN_HASHES, _OPENSSL_HASHES = frozenset({"_sha256", "_sha2"}), "_hashlib"
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ask_click(arguments: list[str]) -> NoReturn:
+    # None forbids the import: structlog's part for terminals is a quarter of what these commands would load.
+    sys.modules.setdefault(_NO_TERMINAL, None)  # type: ignore[arg-type]
     from agent.cli import cli  # noqa: PLC0415 - click is only imported where a person calls
 
     cli.main(args=arguments, prog_name="metergate-agent")
