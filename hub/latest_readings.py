@@ -7,10 +7,8 @@ with, or those that the question names. Rules.
 - A meter, or a series, of which nothing is stored has nothing in the answer; so has one that is not there for who asks.
 """
 
-import asyncio
 import datetime as dt
 import functools
-import itertools
 import json
 import uuid
 from collections.abc import Sequence
@@ -27,7 +25,6 @@ from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
 from hub.judging import FUTURE
-from hub.many import batched
 from hub.models import Reading
 from hub.paging import parse_uuid, query_of
 from hub.problems import wrong
@@ -59,9 +56,6 @@ class LatestReadings(msgspec.Struct, kw_only=True):
 
     results: list[MeterReadings]
 
-
-_ALONE = 200
-"""Meters that are asked of by one statement; more are asked of by two at once."""
 
 _IDENTITY, _ORGANIZATION = NAMES.index("id"), NAMES.index("organization")
 _METER, _SERIES = NAMES.index("meter_device"), NAMES.index("series")
@@ -136,14 +130,11 @@ async def latest(
     if engine.dialect.name == "sqlite":
         return _in_order(meters, await _latest_in_sqlite(engine, meters, series))
     statement = _latest_around(now.astimezone(dt.UTC).date(), named=bool(series))
-    asked = {"series": [*series]} if series else {}
-    # The database has more than one processor, and what one statement found is read while the other looks.
-    size = len(meters) if len(meters) <= _ALONE else -(-len(meters) // 2)
-    parts = [_rows(engine, statement, {"devices": [*some], **asked}) for some in batched(meters, size)]
-    rows = [*itertools.chain.from_iterable(await asyncio.gather(*parts))]
+    asked = {"devices": [*meters], **({"series": [*series]} if series else {})}
+    rows = await _rows(engine, statement, asked)
     silent = [row for row in rows if row[_IDENTITY] is None]
     if not silent:
-        return rows
+        return [*rows]
     asked = {"devices": [row[_METER] for row in silent], "series": [row[_SERIES] for row in silent]}
     older = await _rows(engine, _PG_LATEST_EVER, asked)
     return _in_order(meters, [row for row in (*rows, *older) if row[_IDENTITY] is not None])
