@@ -50,7 +50,7 @@ NAMES_PER_RECEIPT = 500
 RECEIPT_NAME_BYTES = 64
 """More than one batch's name takes in a receipt."""
 
-UNPAUSED_SECONDS = 0.0001
+UNPAUSED_SECONDS = 0.002
 """How long deliveries are opened until everything else in the process has a turn."""
 
 SAY_EVERY = 5.0
@@ -100,6 +100,7 @@ class Storing:
         self._lanes = Lanes(settings.queue_bytes)
         self._opened: asyncio.Queue[list[Opened]] = asyncio.Queue(1)
         self._committed: asyncio.Queue[Outcome] = asyncio.Queue(1)
+        _queued.set_function(lambda: self._lanes.bytes)
         for lane in LANES:
             _waiting.labels(lane).set_function(functools.partial(self._lanes.count, lane))
         _longest.set_function(lambda: self._seconds_since(self._lanes.oldest))
@@ -115,7 +116,6 @@ class Storing:
         delivery = Delivery(message.topic, message.payload, message.user_properties, self._clock.now())
         if not self._lanes.put(delivery, channel):
             self._drop(message.topic)
-        _queued.set(self._lanes.bytes)
 
     async def open_some(self) -> None:
         """Wait for deliveries; open a group of them, while the one before is stored."""
@@ -124,7 +124,6 @@ class Storing:
             await self._open_group(group)
 
     async def _open_group(self, group: Sequence[Delivery]) -> None:
-        _queued.set(self._lanes.bytes)
         counts: Counter[str] = Counter()
         opened = []
         paused = self._clock.monotonic()
@@ -156,7 +155,6 @@ class Storing:
             except DATABASE_ERRORS:
                 # Their agents would send them again, but only after a time that is long enough for a fleet's return.
                 self._lanes.put_back([one.delivery for one in group])
-                _queued.set(self._lanes.bytes)
                 raise
 
     async def _store_group(self, group: Sequence[Opened]) -> None:
