@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import random
 import statistics
@@ -112,6 +113,8 @@ def measure(folder: pathlib.Path, database: str, commands: int, busy: int) -> Ve
     lead = SET_UP_SECONDS + EACH_SECONDS * (WARMING + commands)
     chance = random.Random(1)  # noqa: S311 - no secret
     with site(folder, database, lead) as opened:
+        # What setting up has written, here and for a database before this one, is no part of a command's flushes.
+        os.sync()
         # The first ones warm what is made once: connections, prepared statements, the meter's columns.
         for _ in range(WARMING):
             _one(opened, chance)
