@@ -12,13 +12,13 @@ Rules:
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 import sqlalchemy as sa
 import structlog
-from sqlalchemy import Table, select
+from sqlalchemy import Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.among import among
@@ -211,14 +211,15 @@ def _concerned(model: type[Any], row: uuid.UUID) -> sa.Select[Any] | None:
 
 async def recompute(session: AsyncSession, now: dt.datetime) -> int:
     """Make the expectations of marked meters again; return how many marks went. The caller has the ledger's turn."""
-    marks = (await session.execute(select(ExpectationMark).order_by(ExpectationMark.id).limit(MARKS))).scalars().all()
+    oldest = select(ExpectationMark.id, ExpectationMark.device).order_by(ExpectationMark.id).limit(MARKS)
+    marks = (await session.execute(oldest)).all()
     if not marks:
         return 0
     devices = sorted({one.device for one in marks})
     # Before anything of theirs is written, so that who deletes a meter and we never wait for each other in a ring.
     locked = await session.execute(
         select(MeterDevice.id)
-        .where(MeterDevice.id.in_(devices))
+        .where(among(session, MeterDevice.id, devices))
         .order_by(MeterDevice.id)
         .with_for_update(read=True, key_share=True)
     )
@@ -229,12 +230,14 @@ async def recompute(session: AsyncSession, now: dt.datetime) -> int:
         held.setdefault(one.device, []).append(one)
     rasters = await _Rasters.read(session)
     for device in there:
-        await _write(session, setups[device], held.get(device, []), rasters, now)
+        meter = setups[device]
+        if meter.expected is not None:
+            await _write(session, meter, meter.expected, held.get(device, []), rasters, now)
     # New ones all at once.
     await session.flush()
     await session.execute(
         sa.delete(ExpectationMark)
-        .where(ExpectationMark.id.in_([one.id for one in marks]))
+        .where(among(session, ExpectationMark.id, [one.id for one in marks]))
         .execution_options(synchronize_session=False)
     )
     return len(marks)
@@ -246,39 +249,79 @@ class _Meter:
     organization: uuid.UUID | None
     commissioned: dt.datetime
     decommissioned: dt.datetime | None
-    setup: Setup
     series: dict[str, uuid.UUID]
+    expected: dict[str, Expected] | None
+    """None where that cannot be said: what was expected stays."""
+
+
+class _Setups:
+    """What is expected of meters that are set up alike, found out once for all of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], dict[str, Expected] | None] = {}
+
+    def expected(
+        self, meter: uuid.UUID, zone: str, config: Row[Any] | None, series: Collection[str], tasks: Sequence[AmrTask]
+    ) -> dict[str, Expected] | None:
+        alike = (zone, None if config is None else config.id, *(task.id for task in tasks))
+        if alike not in self._known:
+            setup = Setup(
+                zone=zone,
+                series=frozenset(series),
+                mappings=config.mappings if config is not None else (),
+                expectations=config.expectations if config is not None else (),
+                tasks=[polled_of(task) for task in tasks],
+            )
+            try:
+                self._known[alike] = expected_of(setup)
+            except ContractError as error:
+                # A zone that this machine's database does not have any more, say.
+                _log.warning("expectations_not_made", meter=str(meter), cause=str(error))
+                self._known[alike] = None
+        return self._known[alike]
+
+
+_METERS = select(
+    MeterDevice.id,
+    MeterDevice.organization,
+    MeterDevice.timezone,
+    MeterDevice.commissioned,
+    MeterDevice.decommissioned,
+    MeterDevice.created_at,
+    MeterDeviceType.config,
+).outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
 
 
 async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[uuid.UUID, _Meter]:
     tasks = await tasks_of(session, devices)
-    rows = await session.execute(
-        select(MeterDevice, MeterDeviceConfig)
-        .outerjoin(MeterDeviceType, MeterDeviceType.id == MeterDevice.type)
-        .outerjoin(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
-        .where(MeterDevice.id.in_(devices))
+    rows = (await session.execute(_METERS.where(among(session, MeterDevice.id, devices)))).all()
+    named = {row.config for row in rows if row.config is not None}
+    found_configs = await session.execute(
+        select(
+            MeterDeviceConfig.id,
+            MeterDeviceConfig.organization,
+            MeterDeviceConfig.timezone,
+            MeterDeviceConfig.mappings,
+            MeterDeviceConfig.expectations,
+        ).where(among(session, MeterDeviceConfig.id, named))
     )
-    pairs = rows.all()
+    configs = {row.id: row for row in found_configs}
     names: dict[uuid.UUID, dict[str, uuid.UUID]] = {}
     found = await session.execute(
         select(config_series.c.config, ReadingSeries.name, ReadingSeries.id)
         .join(ReadingSeries, ReadingSeries.id == config_series.c.series)
-        .where(config_series.c.config.in_({config.id for _, config in pairs if config is not None}))
+        .where(among(session, config_series.c.config, named))
         .order_by(ReadingSeries.id)
     )
     for config, name, series in found:
         names.setdefault(config, {}).setdefault(name, series)
     kept = {row.organization: row.since for row in await session.scalars(select(ReadingsKept))}
+    setups = _Setups()
     meters = {}
-    for device, config in pairs:
-        series_of = names.get(config.id, {}) if config is not None else {}
-        setup = Setup(
-            zone=device.timezone or (config.timezone if config is not None else "UTC"),
-            series=frozenset(series_of),
-            mappings=config.mappings if config is not None else (),
-            expectations=config.expectations if config is not None else (),
-            tasks=[polled_of(task) for task in tasks.get(device.id, [])],
-        )
+    for device in rows:
+        config = configs.get(device.config)
+        series_of = names.get(device.config, {})
+        zone = device.timezone or (config.timezone if config is not None else "UTC")
         owner = device.organization or (config.organization if config is not None else None)
         begun = device.commissioned or device.created_at
         meters[device.id] = _Meter(
@@ -287,8 +330,8 @@ async def _setups(session: AsyncSession, devices: Sequence[uuid.UUID]) -> dict[u
             # What retention has deleted is not expected again.
             max(begun, kept[owner]) if owner in kept else begun,
             device.decommissioned,
-            setup,
             series_of,
+            setups.expected(device.id, zone, config, series_of, tasks.get(device.id, [])),
         )
     return meters
 
@@ -348,14 +391,13 @@ class _Rasters:
 
 
 async def _write(
-    session: AsyncSession, meter: _Meter, held: Sequence[Expecting], rasters: _Rasters, now: dt.datetime
+    session: AsyncSession,
+    meter: _Meter,
+    expected: Mapping[str, Expected],
+    held: Sequence[Expecting],
+    rasters: _Rasters,
+    now: dt.datetime,
 ) -> None:
-    try:
-        expected = expected_of(meter.setup)
-    except ContractError as error:
-        # A zone that this machine's database does not have any more, say: what was expected stays.
-        _log.warning("expectations_not_made", meter=str(meter.id), cause=str(error))
-        return
     by_series: dict[uuid.UUID, list[Expecting]] = {}
     for one in held:
         by_series.setdefault(one.series, []).append(one)
