@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -20,8 +20,10 @@ from litestar import get
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.access import access_of
+from hub.among import among
 from hub.bodies import Body
 from hub.database import reading
+from hub.many import batched
 from hub.models import DevicePeriod as Row
 from hub.models import MeterDevice, MeterDeviceType, Reading, ReadingSeries, config_series
 from hub.paging import is_uuid, parse_instant, parse_uuid, query_of
@@ -34,6 +36,8 @@ from hub.validation import names_of
 from protocol.wire import Instant
 
 _EXACT = decimal.Context(prec=120)
+_AT_ONCE = 1000
+"""Devices whose periods begin together: SQLite takes so many ids in a statement, with room."""
 
 
 class DevicePeriodBody(Body, kw_only=True):
@@ -86,18 +90,44 @@ class Consumption(msgspec.Struct, kw_only=True):
     parts: list[ConsumptionPart]
 
 
-async def note_serial(session: AsyncSession, device: MeterDevice, serial: str | None, now: dt.datetime) -> None:
-    """Begin a period when a device is about to be given another serial number; its first one makes none."""
-    known = device.manufacturer_serial
-    if not known or not serial or known == serial:
-        return
-    current = await session.scalar(sa.select(Row).where(Row.meter_device == device.id, Row.until.is_(None)))
-    if current is None:
-        current = Row(meter_device=device.id, serial=known, since=None, created_at=now, updated_at=now)
-        session.add(current)
-    current.until, current.updated_at = now, now
-    session.add(Row(meter_device=device.id, serial=serial, since=now, until=None, created_at=now, updated_at=now))
-    await note_devices(session, [device.id])
+@dataclasses.dataclass(frozen=True, slots=True)
+class Renumbered:
+    """A meter device that is about to be given another serial number than it is ``known`` by."""
+
+    device: uuid.UUID
+    known: str | None
+    serial: str | None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether that is another physical meter: a device's first number makes no period."""
+        return bool(self.known and self.serial and self.known != self.serial)
+
+
+async def note_serials(session: AsyncSession, edits: Iterable[Renumbered], now: dt.datetime) -> None:
+    """Begin the periods of all these devices at once, each of which stands among them once."""
+    replaced = {edit.device: edit for edit in edits if edit.replaced}
+    for some in batched(list(replaced.values()), _AT_ONCE):
+        lasting = sa.and_(among(session, Row.meter_device, [edit.device for edit in some]), Row.until.is_(None))
+        begun = set((await session.scalars(sa.select(Row.meter_device).where(lasting))).all())
+        if begun:
+            ended = sa.update(Row).where(lasting).values(until=now, updated_at=now)
+            await session.execute(ended.execution_options(synchronize_session=False))
+        firsts = [(edit.device, edit.known, None, now) for edit in some if edit.device not in begun]
+        lasts = [(edit.device, edit.serial, now, None) for edit in some]
+        rows = [
+            {
+                "meter_device": device,
+                "serial": serial,
+                "since": since,
+                "until": until,
+                "created_at": now,
+                "updated_at": now,
+            }
+            for device, serial, since, until in (*firsts, *lasts)
+        ]
+        await session.execute(sa.insert(Row), rows)
+    await note_devices(session, replaced)
 
 
 async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt.datetime) -> None:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit, plans
 from hub.bodies import Body
-from hub.device_periods import note_serial
+from hub.device_periods import Renumbered, note_serials
 from hub.hosts import sim_addresses
 from hub.judging import OLDEST
 from hub.meter_device_configs import check_timezone
@@ -82,7 +82,12 @@ class MeterDevice(MeterDeviceBody, kw_only=True):
     updated_at: dt.datetime
 
 
-async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt.datetime) -> None:
+def judge(values: Values) -> None:
+    """Judge what the struct cannot of a meter that would have these values.
+
+    Raises:
+        Wrong: naming the fields.
+    """
     errors = []
     if values["protocol"] not in PROTOCOLS:
         errors.append(WrongField("protocol", f"{values['protocol']!r} is none of {', '.join(PROTOCOLS)}"))
@@ -106,11 +111,24 @@ async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt
         raise Wrong(*errors)
     if values["timezone"] is not None:
         check_timezone("timezone", values["timezone"])
+
+
+async def note_edits(session: AsyncSession, edits: Iterable[tuple[Row, Values]], now: dt.datetime) -> None:
+    """Note what readings hang on, before these meters, each once, are given values, as which theirs were judged."""
+    edits = list(edits)
+    await note_serials(
+        session,
+        (Renumbered(row.id, row.manufacturer_serial, values["manufacturer_serial"]) for row, values in edits),
+        now,
+    )
+    # Its config says by what its readings are judged.
+    await note_devices(session, {row.id for row, values in edits if values["type"] != row.type})
+
+
+async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt.datetime) -> None:
+    judge(values)
     if row is not None:
-        await note_serial(session, row, values["manufacturer_serial"], now)
-        if values["type"] != row.type:
-            # Its config says by what its readings are judged.
-            await note_devices(session, [row.id])
+        await note_edits(session, [(row, values)], now)
 
 
 def _wrong_life(commissioned: dt.datetime | None, decommissioned: dt.datetime | None) -> list[WrongField]:

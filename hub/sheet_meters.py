@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import audit, expectations, plans
 from hub.among import among
 from hub.bodies import given
-from hub.meter_devices import RESOURCE, MeterDeviceBody, note_changed
+from hub.meter_devices import RESOURCE, MeterDeviceBody, judge, note_changed, note_edits
 from hub.models import MeterDevice, MeterDeviceConfig, MeterDeviceType, Organization
 from hub.problems import Wrong, WrongField, wrong
 from hub.resources import Values, flush
@@ -130,6 +130,7 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Ki
     there = await find_meters(session, importing.owners, rows)
     made: list[MeterDevice] = []
     edits: list[tuple[SheetRow, MeterDevice, Values]] = []
+    becoming: list[tuple[MeterDevice, Values]] = []
     noted: list[audit.Noted] = []
     for row in rows:
         if importing.owners.refuse(row, importing.guesses) or row.refused:
@@ -137,8 +138,9 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Ki
         meter = there.get((importing.owners.id_of(row), row.meter))
         try:
             values = _values_of(importing, row, meter, kinds, lines)
-            if meter is None or _differing(values, meter):
-                await RESOURCE.check(session, meter, values, now)
+            changed = {} if meter is None else _differing(values, meter)
+            if meter is None or changed:
+                judge(values)
         except Wrong as error:
             row.refuse(*_of_columns(error.errors))
             continue
@@ -148,11 +150,13 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Ki
             meter = MeterDevice(id=uuid.uuid4(), **columns, created_at=now, updated_at=now)
             made.append(meter)
             noted.append(_note(audit.CREATE, meter, None, {"id": meter.id, **values}))
-        elif changed := _differing(values, meter):
+        elif changed:
             row.outcome = CHANGED
             edits.append((row, meter, changed))
+            becoming.append((meter, values))
         else:
             row.outcome = UNCHANGED
+    await note_edits(session, becoming, now)
     edited = [meter.id for _, meter, _ in edits]
     importing.gateways |= await plans.gateways_of_device(session, *edited)
     for row, meter, changed in edits:

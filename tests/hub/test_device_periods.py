@@ -1,10 +1,17 @@
 """A replaced meter on both databases: periods with first and last indexes, and consumption that is never negative."""
 
+import datetime as dt
+import uuid
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
+from hub.database import reading, writing
 from hub.flagging import judge_some
+from hub.models import AuditEntry, DevicePeriod, Gateway, MeterDevice, UnjudgedReadings
+from hub.sheet_files import render
+from hub.unjudged import devices_of
 from tests.parts.databases import ON_SQLITE, database_url, engine
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
@@ -114,3 +121,127 @@ async def test_begins_that_cannot_be(rest: Rest) -> None:
     assert [row["serial"] for row in (await rest.get(PERIODS))["results"]] == ["OLD", "NEW", "NEWEST"]
     for query in ("", "?series=1", f"?meter_device={fleet.meter}&series={fleet.series}&start_time=x&end_time=y"):
         await rest.get(f"{PERIODS}/consumption{query}", 422)
+
+
+KINDS = ("first number", "another", "a third", "the same", "none", "another type", "refused")
+"""What a sheet says of a meter's serial number, and of its type."""
+
+ROWS = 504
+"""More than are written together, and as many of each kind."""
+
+
+async def import_meters(rest: Rest, rows: list[list[str]]) -> Any:  # noqa: ANN401 - JSON
+    answer = await rest.client.post(
+        "/v1/sheets/meters?organization=utility&on_error=skip",
+        content=render(rows, ";"),
+        headers={"Content-Type": "text/csv"},
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_sheet_of_other_numbers_begins_the_periods_that_one_edit_each_would(rest: Rest) -> None:
+    fleet = await create_fleet(rest)
+    await rest.post(
+        "/v1/metering/meter-device-types",
+        organization=fleet.organization,
+        name="other",
+        manufacturer="E",
+        manufacturer_model="EK280",
+        config=fleet.config,
+    )
+    kinds = {f"M{number:03}": KINDS[number % len(KINDS)] for number in range(ROWS)}
+    begun, replaced = rest.clock.now(), rest.clock.now() + dt.timedelta(days=1)
+    columns = ["name", "manufacturer_serial", "type", "gateway", "line", "protocol"]
+    there = ["gw-utility", "/dev/ttyS0", "lis-200"]
+    await import_meters(
+        rest,
+        [
+            columns,
+            *(
+                [name, {"first number": "", "a third": f"{name}-0"}.get(kind, f"{name}-A"), "EK280", *there]
+                for name, kind in kinds.items()
+            ),
+        ],
+    )
+    thirds = [[name, f"{name}-A"] for name, kind in kinds.items() if kind == "a third"]
+    await import_meters(rest, [columns[:2], *thirds])
+    async with writing(rest.hub.engine) as session:
+        await session.execute(sa.delete(UnjudgedReadings))
+        audited = await session.scalar(sa.select(sa.func.max(AuditEntry.id)))
+        revision = await session.scalar(sa.select(Gateway.desired_revision))
+    rest.clock.shown = replaced
+    changed = {
+        "first number": "A",
+        "another": "B",
+        "a third": "B",
+        "the same": "A",
+        "another type": "A",
+        "refused": "B",
+    }
+    report = await import_meters(
+        rest,
+        [
+            ["name", "manufacturer_serial", "type", "protocol"],
+            *(
+                [
+                    name,
+                    "" if kind == "none" else f"{name}-{changed.get(kind, 'B')}",
+                    "other" if kind == "another type" else "EK280",
+                    "smoke" if kind == "refused" else "lis-200",
+                ]
+                for name, kind in kinds.items()
+            ),
+        ],
+    )
+    each = ROWS // len(KINDS)
+    assert (report["changed"], report["unchanged"], report["refused"]) == (5 * each, each, each)
+
+    async with reading(rest.hub.engine) as session:
+        periods: dict[uuid.UUID, set[Any]] = {}
+        for one in await session.scalars(sa.select(DevicePeriod)):
+            assert one.created_at == (begun if one.serial[-1] == "0" or (one.since or replaced) == begun else replaced)
+            assert one.updated_at == (one.until or one.since)
+            periods.setdefault(one.meter_device, set()).add((one.serial, one.since, one.until))
+        notes = (await session.scalars(sa.select(UnjudgedReadings.spans))).all()
+        noted = [
+            (entry.action, uuid.UUID(entry.object_id), entry.before or {}, entry.after or {})
+            for entry in await session.scalars(sa.select(AuditEntry).where(AuditEntry.id > audited))
+        ]
+        raised = await session.scalar(sa.select(Gateway.desired_revision))
+        meters = {row.name: row.id for row in await session.execute(sa.select(MeterDevice.name, MeterDevice.id))}
+
+    another, third, retyped = (
+        [name for name, kind in kinds.items() if kind == wanted] for wanted in ("another", "a third", "another type")
+    )
+    assert periods == {
+        **{meters[name]: {(f"{name}-A", None, replaced), (f"{name}-B", replaced, None)} for name in another},
+        **{
+            meters[name]: {
+                (f"{name}-0", None, begun),
+                (f"{name}-A", begun, replaced),
+                (f"{name}-B", replaced, None),
+            }
+            for name in third
+        },
+    }
+    assert set().union(*map(devices_of, notes)) == {meters[name] for name in (*another, *third, *retyped)}
+    serials = {
+        "first number": (None, "A"),
+        "another": ("A", "B"),
+        "a third": ("A", "B"),
+        "none": ("A", None),
+    }
+    told = {
+        meters[name]: tuple(end and f"{name}-{end}" for end in serials[kind])
+        for name, kind in kinds.items()
+        if kind in serials
+    }
+    assert {
+        key: (before["manufacturer_serial"], after["manufacturer_serial"])
+        for _, key, before, after in noted
+        if "type" not in before
+    } == told
+    assert [key for _, key, before, _ in noted if "type" in before] == [meters[name] for name in retyped]
+    assert {action for action, *_ in noted} == {"change"}
+    assert raised == (revision or 0) + 1, "one edit, one revision"
