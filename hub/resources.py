@@ -6,13 +6,14 @@ that it touches; an object refers to objects of its own organization only.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import decimal
 import random
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -406,10 +407,21 @@ async def flush(session: AsyncSession, resource: Resource) -> None:
     """Write what is pending.
 
     Raises:
+        Conflict: as ``writing_rows``.
+    """
+    with writing_rows(resource):
+        await session.flush()
+
+
+@contextlib.contextmanager
+def writing_rows(resource: Resource) -> Iterator[None]:
+    """Write rows of a resource within.
+
+    Raises:
         Conflict: when somebody else was faster: the object exists by now, or what it needs does not any more.
     """
     try:
-        await session.flush()
+        yield
     except IntegrityError as error:
         if "foreign key" in str(error.orig).lower():
             raise Conflict(f"this {resource.noun} is still used, or refers to what was just deleted") from error

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit, expectations, plans
@@ -20,7 +20,7 @@ from hub.bodies import given
 from hub.meter_devices import RESOURCE, MeterDeviceBody, judge, note_changed, note_edits
 from hub.models import MeterDevice, MeterDeviceConfig, MeterDeviceType, Organization
 from hub.problems import Wrong, WrongField, wrong
-from hub.resources import Values, flush
+from hub.resources import Values, flush, writing_rows
 from hub.scopes import Access
 from hub.sheet_cells import cell_of, columns_of, read_cells
 from hub.sheet_files import Line
@@ -128,7 +128,7 @@ async def write_rows(importing: Importing, rows: Sequence[SheetRow]) -> None:
 async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Kinds, lines: Lines) -> None:
     session, now = importing.session, importing.now
     there = await find_meters(session, importing.owners, rows)
-    made: list[MeterDevice] = []
+    made: list[Values] = []
     edits: list[tuple[SheetRow, MeterDevice, Values]] = []
     becoming: list[tuple[MeterDevice, Values]] = []
     noted: list[audit.Noted] = []
@@ -146,10 +146,10 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Ki
             continue
         if meter is None:
             row.outcome = CREATED
+            key = uuid.uuid4()
             columns = {name: value for name, value in values.items() if name not in _LINKS}
-            meter = MeterDevice(id=uuid.uuid4(), **columns, created_at=now, updated_at=now)
-            made.append(meter)
-            noted.append(_note(audit.CREATE, meter, None, {"id": meter.id, **values}))
+            made.append({"id": key, **columns, "created_at": now, "updated_at": now})
+            noted.append(_note(audit.CREATE, key, values[OWNER], None, {"id": key, **values}))
         elif changed:
             row.outcome = CHANGED
             edits.append((row, meter, changed))
@@ -162,22 +162,31 @@ async def _write_some(importing: Importing, rows: Sequence[SheetRow], kinds: _Ki
     for row, meter, changed in edits:
         row.changes = _changes(meter, changed, kinds, lines)
         before = {name: getattr(meter, name) for name in changed}
-        noted.append(_note(audit.CHANGE, meter, before, changed))
+        noted.append(_note(audit.CHANGE, meter.id, meter.organization, before, changed))
         for name, value in changed.items():
             setattr(meter, name, value)
         meter.updated_at = now
-    session.add_all(made)
-    touched = [*edited, *(meter.id for meter in made)]
+    touched = [*edited, *(one["id"] for one in made)]
     if touched:
         await flush(session, RESOURCE)
+        await _make(session, made)
         await note_changed(session, touched, now)
         await expectations.mark_devices(session, touched)
         importing.gateways |= await plans.gateways_of_device(session, *touched)
         await audit.note_many(session, RESOURCE.noun, noted)
 
 
-def _note(action: str, meter: MeterDevice, before: Values | None, after: Values) -> audit.Noted:
-    return audit.Noted(action=action, object_id=meter.id, organization=meter.organization, before=before, after=after)
+async def _make(session: AsyncSession, rows: Sequence[Values]) -> None:
+    """Make meters as plain rows: an object of the mapper for each takes four times as long."""
+    if rows:
+        with writing_rows(RESOURCE):
+            await session.execute(insert(MeterDevice), rows)
+
+
+def _note(
+    action: str, meter: uuid.UUID, organization: uuid.UUID | None, before: Values | None, after: Values
+) -> audit.Noted:
+    return audit.Noted(action=action, object_id=meter, organization=organization, before=before, after=after)
 
 
 async def find_meters(
