@@ -1,8 +1,9 @@
 """Where a relay's processor time goes: every two milliseconds of it, which step of a batch's path is looked at.
 
 A profiler that counts calls makes what calls most look worst, and its clock counts what other processes take as well.
-So this process is interrupted by a timer that runs only while it has the processor, and the innermost function that a
-step is known by is counted. What was before the event loop began (imports) is not.
+So this process is interrupted by a timer that runs only while it has the processor. What each thread has used since the
+look before is counted as what it does now: in the event loop's thread the innermost function that a step is known by,
+in those of SQLite's connections the statement. What was before the event loop began (imports) is not counted.
 
     python -m benchmarks._ingest_profile FILE PROGRAM ARGUMENTS...
 """
@@ -16,9 +17,13 @@ import pathlib
 import runpy
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
+
+from hub import sqlite_trips
 
 SECONDS = 0.002
 """Of processor, between two looks; the kernel may make it longer, so only shares mean something."""
@@ -44,6 +49,7 @@ STEPS = {
 """By the function that a step is known by, the innermost first."""
 
 OTHER = "everything else in the loop"
+WAITING = "other threads"
 
 # It comes with SQLAlchemy, and without types.
 _current_stack: Any = importlib.import_module("greenlet").getcurrent
@@ -67,10 +73,45 @@ def step_of(frame: FrameType | None) -> str:
     return ""
 
 
+def statement_of(frame: FrameType | None) -> str:
+    """Return what a thread that is not the event loop's does: which statement, if it is one of SQLite's."""
+    while frame is not None:
+        if frame.f_code is sqlite_trips.carry_out.__code__:
+            work: Any = frame.f_locals["work"]
+            found = dict(zip(work.__code__.co_freevars, work.__closure__, strict=True))["operation"].cell_contents
+            return f"SQLite: {' '.join(found.split()[:4])}"
+        frame = frame.f_back
+    return WAITING
+
+
+class Looking:
+    """Counts seconds of processor by step; a look is a signal's, so in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.counted: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._used: dict[int, float] = {}
+
+    def look(self, _number: int, frame: FrameType | None) -> None:
+        """Add what each thread has used since the look before."""
+        here = threading.get_ident()
+        step = step_of(frame)
+        if not step:
+            return
+        frames = sys._current_frames()  # noqa: SLF001 - documented for just this
+        for thread in threading.enumerate():
+            key = thread.ident
+            if key is None or key not in frames:
+                continue
+            used = time.clock_gettime(time.pthread_getcpuclockid(key))
+            doing = step if key == here else statement_of(frames[key])
+            self.counted[doing] += max(0.0, used - self._used.get(key, used))
+            self._used[key] = used
+
+
 def shares(file: pathlib.Path) -> dict[str, float]:
     """Return what a profile says: of the processor's time in the loop the part of each step, in percent."""
-    counted: Mapping[str, int] = json.loads(file.read_text(encoding="utf-8"))
-    everything = max(1, sum(counted.values()))
+    counted: Mapping[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    everything = sum(counted.values()) or 1.0
     ordered = sorted(counted.items(), key=lambda item: -item[1])
     return {step: round(100 * count / everything, 1) for step, count in ordered}
 
@@ -78,19 +119,14 @@ def shares(file: pathlib.Path) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> None:
     """Run a program of this interpreter, and write what was seen when it ends."""
     file, *command = arguments
-    counted: collections.Counter[str] = collections.Counter()
-
-    def look(_number: int, frame: FrameType | None) -> None:
-        step = step_of(frame)
-        if step:
-            counted[step] += 1
+    looking = Looking()
 
     def save() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        pathlib.Path(file).write_text(json.dumps(counted), encoding="utf-8")
+        pathlib.Path(file).write_text(json.dumps(looking.counted), encoding="utf-8")
 
     atexit.register(save)
-    signal.signal(signal.SIGPROF, look)
+    signal.signal(signal.SIGPROF, looking.look)
     signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS)
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")

@@ -121,7 +121,11 @@ def create_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
         _tell_of_commits(engine)
         return engine
-    engine = create_async_engine(target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15)
+    # The one that was used last first: what a connection has of the file's pages is worth nothing once another has
+    # written, so it is best when the same one writes again and again.
+    engine = create_async_engine(
+        target, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=15, pool_use_lifo=True
+    )
     event.listen(engine.sync_engine, "do_connect", sqlite_trips.connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)

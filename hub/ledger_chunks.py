@@ -63,6 +63,11 @@ class Bits:
         """Put slots in."""
         size, chunks = self.size, self.chunks
         if isinstance(slots, range) and slots.step == 1:
+            chunk, low = divmod(slots.start, size)
+            if slots and low + len(slots) <= size:
+                # Nearly always: no object for the part.
+                chunks[chunk] = chunks.get(chunk, 0) | (1 << len(slots)) - 1 << low
+                return
             for part in parts(size, slots.start, slots.stop - 1):
                 chunks[part.chunk] = chunks.get(part.chunk, 0) | (1 << part.slots) - 1 << part.low
             return

@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import sqlite_rows
 from hub.ledger_chunks import Filling
-from hub.models import LedgerChunk
-from hub.once import upsert
 
 Row = tuple[int, int, int, Filling, bytes]
 """Expectation, chunk, raster, how it is filled, bits."""
@@ -20,7 +19,8 @@ _PG_LOAD = text("""
     JOIN ledger_chunks c ON c.expectation = k.id AND c.chunk = k.chunk
 """)
 _SQLITE_LOAD = """
-    SELECT c.expectation, c.chunk, c.bits FROM json_each(?) k CROSS JOIN ledger_chunks c
+    SELECT group_concat(c.expectation || ' ' || c.chunk || ' ' || hex(c.bits))
+    FROM json_each(?) k CROSS JOIN ledger_chunks c
     ON c.expectation = json_extract(k.value, '$[0]') AND c.chunk = json_extract(k.value, '$[1]')
 """
 _PG_SAVE = text("""
@@ -29,6 +29,10 @@ _PG_SAVE = text("""
                          CAST(:state AS smallint[]), CAST(:bits AS bytea[]))
     ON CONFLICT (expectation, chunk) DO UPDATE SET state = excluded.state, bits = excluded.bits
 """)
+_SQLITE_SAVE = """
+    INSERT INTO ledger_chunks (expectation, chunk, raster, state, bits) VALUES (?, ?, ?, ?, ?){}
+    ON CONFLICT (expectation, chunk) DO UPDATE SET state = excluded.state, bits = excluded.bits
+"""
 _NAMES = ("expectation", "chunk", "raster", "state", "bits")
 
 
@@ -38,8 +42,10 @@ async def load_chunks(session: AsyncSession, keys: Sequence[tuple[int, int]]) ->
         values = {"keys": [key for key, _ in keys], "chunks": [chunk for _, chunk in keys]}
         return (await session.execute(_PG_LOAD, values)).all()
     connection = await session.connection()
-    rows: Sequence[Any] = (await connection.exec_driver_sql(_SQLITE_LOAD, (json.dumps(keys),))).all()
-    return rows
+    # As one row (``hub.sqlite_rows``).
+    found = (await connection.exec_driver_sql(_SQLITE_LOAD, (json.dumps(keys),))).scalar() or ""
+    rows = [one.split(" ") for one in found.split(",")] if found else []
+    return [(int(key), int(chunk), bytes.fromhex(bits)) for key, chunk, bits in rows]
 
 
 async def save_chunks(session: AsyncSession, rows: Sequence[Row]) -> None:
@@ -50,10 +56,6 @@ async def save_chunks(session: AsyncSession, rows: Sequence[Row]) -> None:
         columns = {name: list(column) for name, column in zip(_NAMES, zip(*rows, strict=True), strict=True)}
         await session.execute(_PG_SAVE, columns)
         return
-    statement = upsert(session, LedgerChunk)
-    statement = statement.on_conflict_do_update(
-        index_elements=["expectation", "chunk"],
-        set_={"state": statement.excluded.state, "bits": statement.excluded.bits},
+    await sqlite_rows.insert(
+        await session.connection(), _SQLITE_SAVE, [(*row[:3], int(row[3]), row[4]) for row in rows]
     )
-    connection = await session.connection()
-    await connection.execute(statement, [dict(zip(_NAMES, row, strict=True)) for row in rows])

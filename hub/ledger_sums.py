@@ -116,7 +116,9 @@ class Sums:
 
     def change(self, place: Place, size: int, old: int | None, new: int) -> None:
         """Note that a chunk has other bits; ``old`` is None when there was no such row."""
-        one = self.found.setdefault(place, Sum(size))
+        one = self.found.get(place)
+        if one is None:
+            one = self.found[place] = Sum(size)
         before = old or 0
         one.chunks += old is None
         one.planes.add(new & ~before)

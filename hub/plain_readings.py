@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import late_commits, ledger_pending, unjudged
+from hub import late_commits, ledger_pending, sqlite_rows, unjudged
 from hub.columns import to_microseconds
 from hub.judging import FUTURE, OLDEST, Directory, Series
 from protocol.wire import Instant, MeterName, SeriesName, Word
@@ -222,8 +222,7 @@ class Columns:
                 self._collected, self._clock_offsets, self._batches, [created] * len(owners), strict=True,
             )
         )  # fmt: skip
-        result = await connection.exec_driver_sql(_SQLITE_INSERT, rows)
-        if result.rowcount == len(rows):
+        if await sqlite_rows.insert(connection, _SQLITE_INSERT, rows) == len(rows):
             return []
         found = await connection.exec_driver_sql(_SQLITE_WRITTEN, (before,))
         written = {tuple(row) for row in found}
@@ -278,6 +277,6 @@ _SQLITE_NEWEST = "SELECT max(id) FROM readings"
 _SQLITE_INSERT = """
     INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
                           clock_offset, batch, version_count, created_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO NOTHING
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?){} ON CONFLICT DO NOTHING
 """
 _SQLITE_WRITTEN = "SELECT meter_device, series, timestamp FROM readings WHERE id > ?"

@@ -27,7 +27,8 @@ class _Done(NamedTuple):
         """Do nothing: the cursor itself was closed when its rows were there."""
 
 
-def _carry_out(connection: sqlite3.Connection, work: Callable[[sqlite3.Cursor], object]) -> tuple[_Done, Sequence[Any]]:
+def carry_out(connection: sqlite3.Connection, work: Callable[[sqlite3.Cursor], object]) -> tuple[_Done, Sequence[Any]]:
+    """Do what a statement's cursor is to do, all of it in the connection's thread; return what is left, and rows."""
     cursor = connection.cursor()
     try:
         work(cursor)
@@ -59,7 +60,7 @@ class _Cursor(AsyncAdapt_aiosqlite_cursor):
     async def _trip(self, work: Callable[[sqlite3.Cursor], object]) -> None:
         connection: Any = self._connection
         async with self._adapt_connection._execute_mutex:  # noqa: SLF001 - as above
-            self._cursor, rows = await connection._execute(_carry_out, connection._conn, work)  # noqa: SLF001 - aiosqlite has no public door to its thread
+            self._cursor, rows = await connection._execute(carry_out, connection._conn, work)  # noqa: SLF001 - aiosqlite has no public door to its thread
             self._rows = collections.deque(rows)
 
 

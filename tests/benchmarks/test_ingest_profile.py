@@ -38,3 +38,28 @@ def test_processor_time_is_counted_for_the_step_that_it_is_used_for(tmp_path: pa
     # 0.2 s of looking up, on SQLAlchemy's own stack, and 0.1 s of opening; what was before the loop is not there.
     assert 45 < found[STEPS["look_up"]] < 85
     assert 15 < found[STEPS["open_some"]] < 50
+
+
+ON_SQLITE = """
+import asyncio
+from sqlalchemy import text
+from hub.database import create_engine
+
+async def main():
+    engine = create_engine(f"sqlite:///{FILE}")
+    async with engine.connect() as connection:
+        await connection.execute(text(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000000) SELECT max(i) FROM n"
+        ))
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+
+
+def test_what_sqlite_does_in_its_own_thread_is_told_by_statement(tmp_path: pathlib.Path) -> None:
+    program, file = tmp_path / "program.py", tmp_path / "profile.json"
+    program.write_text(ON_SQLITE.replace("{FILE}", str(tmp_path / "hub.db")), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks._ingest_profile", str(file), str(program)]
+    subprocess.run(command, check=True, timeout=60)
+    assert shares(file)["SQLite: WITH RECURSIVE n(i) AS"] > 40
