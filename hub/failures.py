@@ -17,6 +17,9 @@ RETRY_SECONDS = (0.2, 15.0)
 DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a database that is away or refuses raises; asyncpg's own when connecting fails."""
 
+_CROSSED = frozenset({"40P01", "40001", "55P03"})
+"""What PostgreSQL says when two transactions wait for each other, cannot both be, or one was refused a lock."""
+
 _T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +48,8 @@ async def all_or_each(
     One that it cannot take must not keep the others waiting; what is told of it is up to ``refused``.
 
     Raises:
-        DBAPIError: when the database is away, or cannot work now: nobody's fault, and worth another try.
+        DBAPIError: when the database is away, cannot work now, or another transaction was in the way: nobody's fault,
+            and worth another try.
     """
     try:
         await work(group)
@@ -68,6 +72,9 @@ def _is_away(error: DBAPIError) -> bool:
     if isinstance(error, InterfaceError) and isinstance(getattr(error.orig, "__cause__", None), ValueError):
         # The driver calls a value that it cannot send an error of its interface; tried again it is no better.
         return False
+    if getattr(error.orig, "sqlstate", None) in _CROSSED:
+        # By itself it may cross somebody again: it is nothing that the database cannot take.
+        return True
     return isinstance(error, (OperationalError, InterfaceError)) or is_out_of_strength(error)
 
 

@@ -7,8 +7,9 @@ import time
 import uuid
 from collections.abc import Sequence
 
+import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models, plans
@@ -20,7 +21,7 @@ from protocol.commands import CommandUpdate
 from protocol.plans import plan_digest
 from protocol.topics import Channel
 from protocol.wire import encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 from tests.parts.estates import make_estate, reading
 from tests.parts.gates import gate
 from tests.parts.mosquitto import Mosquitto, mosquitto
@@ -293,6 +294,20 @@ async def test_what_the_driver_cannot_send_keeps_nobody_waiting(engine: AsyncEng
 
     await all_or_each(["a", odd, "b"], store, lambda one, _: left.append(one))
     assert (stored, left) == (["a", "b"], [odd])
+
+
+@ON_POSTGRESQL
+async def test_who_crossed_another_transaction_is_stored_later(engine: AsyncEngine) -> None:
+    """It is nothing that the database cannot take: a batch that was dropped for it came a minute later."""
+    left: list[str] = []
+
+    async def store(_group: Sequence[str]) -> None:
+        async with looking(engine) as session:
+            await session.execute(sa.text("DO $$ BEGIN RAISE EXCEPTION 'crossed' USING ERRCODE = '40P01'; END $$"))
+
+    with pytest.raises(DBAPIError, match="crossed"):
+        await all_or_each(["a"], store, lambda one, _: left.append(one))
+    assert left == []
 
 
 async def test_the_embedded_broker_carries_all_of_it(engine: AsyncEngine) -> None:
