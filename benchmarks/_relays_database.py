@@ -15,8 +15,12 @@ from benchmarks.backlog import readings_of
 from benchmarks.loaded_hub import LoadedGateway
 
 LOOK = 0.1
-SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "1GB", "log_lock_waits": "on", "deadlock_timeout": "100ms"}
-"""A PostgreSQL with some memory; a wait for a lock that takes longer than 0.1 s is written into its log."""
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "1GB", "log_lock_waits": "on"}
+"""A PostgreSQL with some memory; a wait for a lock that takes longer than 1 s is written into its log.
+
+That is after how long it looks for deadlocks, and as it is set everywhere: who makes partitions waits less than that
+for a lock (``hub.months``), and would be ended as a deadlock, or end ingestion, if it looked any sooner.
+"""
 
 _READINGS = """
 SELECT s.name, r.timestamp, r.value, r.collected, r.batch IS NOT NULL FROM readings r
@@ -158,6 +162,8 @@ class LogLines(NamedTuple):
     waits: int
     waited_for: list[str]
     """The kinds of locks that were waited for, and whose statement it was, with how often; most first."""
+    deadlocked: list[str]
+    """What the log says of each deadlock: who waited for whom, with which statements."""
 
 
 def read_log(log: pathlib.Path) -> LogLines:
@@ -170,4 +176,5 @@ def read_log(log: pathlib.Path) -> LogLines:
         text.count("deadlock detected"),
         text.count("still waiting for"),
         [f"{count} x {kind}" for kind, count in kinds.most_common(8)],
+        [found[1] for found in re.finditer(r"(deadlock detected.*?)HINT:", text, re.DOTALL)],
     )

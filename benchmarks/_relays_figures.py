@@ -182,8 +182,10 @@ class Figures:
     """The most sessions in the database that each process had."""
     deadlocks: int
     lock_waits: int
-    """Waits for a lock of more than 0.1 s, and for what, below."""
+    """Waits for a lock of more than 1 s, and for what, below."""
     waited_for: list[str]
+    deadlocked: list[str]
+    """What the database's log says of each deadlock."""
 
     @property
     def missed(self) -> list[str]:
@@ -205,7 +207,7 @@ class Figures:
             *self.published.lines(),
             "sessions in the database, at most: "
             + ", ".join(f"{name} {count}" for name, count in self.connections.items()),
-            f"in the database's log: {self.deadlocks} deadlocks, {self.lock_waits} waits for a lock above 0.1 s",
-            *(f"  {text}" for text in self.waited_for),
+            f"in the database's log: {self.deadlocks} deadlocks, {self.lock_waits} waits for a lock above 1 s",
+            *(f"  {text}" for text in [*self.waited_for, *self.deadlocked]),
             *([f"A GOAL DOES NOT HOLD: {text}" for text in self.missed] or ["the goals hold"]),
         ]

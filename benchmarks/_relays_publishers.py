@@ -250,8 +250,6 @@ class Fleet:
                         latest[name] = max(revision, latest.get(name, 0))
                     plans, commands = _times(self._plans.values()), _times(self._commands.values())
                     tell(did="heard", plans=plans, commands=commands, latest=latest)
-                    self._plans.clear()
-                    self._commands.clear()
 
     async def _go(self, orders: "asyncio.Queue[dict[str, Any]]") -> None:
         flights = self._flights

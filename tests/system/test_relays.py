@@ -19,4 +19,4 @@ def test_a_relay_that_ends_under_load_loses_and_doubles_nothing_and_one_that_is_
     # Both relays hear of each edit and each command, and one of them sends it.
     assert (figures.published.not_published, figures.published.doubled) == (0, 0), figures.published
     assert figures.published.commands == {1: 10}, figures.published
-    assert figures.deadlocks == 0, figures.waited_for
+    assert figures.deadlocks == 0, "\n".join(figures.deadlocked)
