@@ -28,7 +28,7 @@ from hub.arrived_batches import Arrived, count_batches, note_batches
 from hub.database import writing
 from hub.judging import Claim, Directory, look_up
 from hub.models import Gateway
-from hub.plain_readings import Columns, Plain, read_plain
+from hub.plain_readings import Columns, Plain, meters_of, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
 from hub.reports import Told, store_reports
 from hub.staging import find_repeated, stage
@@ -397,7 +397,7 @@ async def _store_readings(session: AsyncSession, opened: list[_Admitted], now: d
     directory = await look_up(
         session,
         (claim for one in opened for claim in one.claims),
-        set().union(*(one.plain.meters() for one in plain if one.plain is not None)),
+        meters_of(one.plain for one in plain if one.plain is not None),
         {one.gateway for one in plain},
     )
     await _store_plain(session, plain, directory, now, outcome)

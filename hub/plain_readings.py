@@ -70,9 +70,13 @@ class Plain:
     collected: list[int]
     clock_offsets: list[float | None]
 
-    def meters(self) -> set[uuid.UUID]:
-        """Return the meters that have readings here."""
-        return {uuid.UUID(bytes=device) for device in set(self.devices)}
+
+def meters_of(batches: Iterable[Plain]) -> set[uuid.UUID]:
+    """Return the meters that have readings in these batches; those of one meter make one UUID."""
+    devices: set[bytes] = set()
+    for one in batches:
+        devices.update(one.devices)
+    return {uuid.UUID(bytes=device) for device in devices}
 
 
 def read_plain(body: bytes) -> Plain | None:

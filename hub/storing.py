@@ -164,8 +164,9 @@ class Storing:
             outcome = await store_opened(self._engine, group, now, self._settings.quarantine_rows)
             took = self._clock.monotonic() - begun
         _stored.observe(took)
+        committed = self._clock.now()
         for one in group:
-            _took.observe(self._seconds_since(one.delivery.received_at))
+            _took.observe(self._seconds_between(one.delivery.received_at, committed))
         self._lanes.stored(took, sum(len(one.delivery.payload) for one in group))
         _count(outcome.counts)
         if outcome.counts[STAGED]:
@@ -203,7 +204,11 @@ class Storing:
 
     def _seconds_since(self, instant: dt.datetime | None) -> float:
         """Return how many real seconds ago that was; none when it never was."""
-        return max(0.0, (self._clock.now() - instant).total_seconds()) / self._clock.rate if instant else 0.0
+        return self._seconds_between(instant, self._clock.now()) if instant else 0.0
+
+    def _seconds_between(self, instant: dt.datetime, later: dt.datetime) -> float:
+        """Return how many real seconds lie between them; none when the clock was put back."""
+        return max(0.0, (later - instant).total_seconds()) / self._clock.rate
 
     async def _send_receipts(self, outcome: Outcome) -> None:
         connection = self._sending.connection

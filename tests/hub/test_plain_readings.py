@@ -20,7 +20,7 @@ from hub.database import reading as looking
 from hub.database import writing
 from hub.ingest import STAGED, store_deliveries
 from hub.judging import NOT_THIS_GATEWAY, SERIES_NOT_ALLOWED
-from hub.plain_readings import read_plain
+from hub.plain_readings import meters_of, read_plain
 from hub.versions import STORED
 from protocol.readings import NewMeterReading, batch_of
 from protocol.wire import ContractError, decode, encode
@@ -103,7 +103,7 @@ def test_what_agents_send_is_plain_and_what_is_special_is_not() -> None:
     assert plain is not None
     assert plain.values == ["1234.5600"] * 3
     assert plain.timestamps == [to_microseconds(usual.timestamp)] * 3
-    assert plain.meters() == {DEVICE}
+    assert meters_of([plain]) == {DEVICE}
     for one in odd:
         assert read_plain(encode(batch_of(bytes(16), 1, [encode(usual), encode(one)]))) is None
     assert read_plain(b"\xff") is None
