@@ -96,8 +96,10 @@ async def test_the_stored_plan_runs_while_hub_and_broker_are_away(gateway: str, 
             key = SigningKey.generate()
             async with relay(broker.url, gateway, key) as hub:
                 await hub.plan(1, lines=[line], devices=[device], tasks=[task])
-                async with running(Agent(place, clock)):
+                async with running(Agent(place, clock)) as agent:
                     await hub.until(hub.applied)
+                    # What has no receipt yet would be told to the next relay once more.
+                    await until(lambda: agent.store.reports.depth() == 0)
             broker.kill()
             async with running(Agent(place, clock)) as agent:
                 await until(lambda: agent.store.readings.depth() >= 2)
