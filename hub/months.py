@@ -30,12 +30,15 @@ PATIENCE: Final = 5
 """After how many refusals a lock is waited for twice as long."""
 
 REFERENCES: Final = {
-    "organization": "organizations",
+    "batch": "batches",
     "meter_device": "meter_devices",
     "series": "meter_reading_series",
-    "batch": "batches",
+    "organization": "organizations",
 }
-"""The foreign keys of readings, in the order in which ingestion takes the tables."""
+"""The foreign keys of readings, in the order in which ingestion takes the tables.
+
+It writes batches, looks up meters and series, writes readings, and at last keys are checked: only then organizations.
+"""
 
 MOVING_LOCK: Final = 0x6D617274
 """PostgreSQL advisory lock: one process makes, fills or drops partitions at a time."""
@@ -132,8 +135,8 @@ async def take_turn(session: AsyncSession, refused: int = 0) -> bool:
 
 async def lock(session: AsyncSession) -> None:
     """Keep everybody from readings, and from what they refer to, until this transaction ends."""
-    await run(session, f"LOCK TABLE {', '.join(REFERENCES.values())} IN ACCESS EXCLUSIVE MODE")
-    await lock_readings(session)
+    *before, last = REFERENCES.values()
+    await run(session, f"LOCK TABLE {', '.join(before)}, ONLY readings, {last} IN ACCESS EXCLUSIVE MODE")
 
 
 async def lock_readings(session: AsyncSession) -> None:
