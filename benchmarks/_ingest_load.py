@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from mqtt.packets import frame
 from protocol.envelopes import Signed
 from protocol.readings import BatchName, name_from_properties
 from protocol.reports import Receipt, decode_receipt
@@ -35,6 +36,8 @@ PATIENCE = 120.0
 _RECEIVE_MAXIMUM = 0x21
 _SIZES = {0x01: 1, 0x11: 4, 0x12: -1, 0x13: 2, 0x15: -1, 0x16: -1, 0x17: 1, 0x19: 1, 0x1A: -1, 0x1C: -1, 0x1F: -1}
 _SIZES |= {0x21: 2, 0x22: 2, 0x24: 1, 0x25: 1, 0x27: 4, 0x28: 1, 0x29: 1, 0x2A: 1}
+_LONGEST = 2**28
+"""More than any packet has (1.5.5): the hub's are of its own bounds."""
 
 
 def _length(value: int) -> bytes:
@@ -100,22 +103,10 @@ class Wire:
     def _take(self) -> list[tuple[int, int, bytes]]:
         found = []
         at, held = 0, self._held
-        while at + 2 <= len(held):
-            size = shift = 0
-            place = at + 1
-            while place < len(held):
-                byte = held[place]
-                size |= (byte & 0x7F) << shift
-                shift += 7
-                place += 1
-                if not byte & 0x80:
-                    break
-            else:
-                break
-            if place + size > len(held):
-                break
-            found.append((held[at] >> 4, held[at] & 15, bytes(held[place : place + size])))
-            at = place + size
+        while place := frame(held, at, _LONGEST):
+            begin, end = place
+            found.append((held[at] >> 4, held[at] & 15, bytes(held[begin:end])))
+            at = end
         del held[:at]
         return found
 

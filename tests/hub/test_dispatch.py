@@ -19,6 +19,7 @@ from protocol.topics import Channel
 from protocol.wire import encode
 from tests.parts.databases import database_url, engine
 from tests.parts.estates import NOW, Estate, GatewayVoice, make_estate, reading
+from tests.parts.relays import command
 
 __all__ = ["database_url", "engine"]
 
@@ -27,20 +28,8 @@ MINUTE = dt.timedelta(minutes=1)
 
 
 async def add_command(engine: AsyncEngine, estate: Estate, **more: Any) -> uuid.UUID:  # noqa: ANN401 - fields of the row
-    values = {"state": dispatch.PENDING, "ttl_seconds": 60, "expires_at": NOW + MINUTE}
-    values |= {"kwargs": {"address": "2:300"}} | more
+    row = command(estate, NOW, **more)
     async with writing(engine) as session:
-        row = models.Command(
-            organization=estate.organization,
-            gateway=estate.gateway,
-            meter_device=estate.meters["M1"],
-            meter="M1",
-            context="generic_lis200",
-            call="read_single_value",
-            created_at=NOW,
-            updated_at=NOW,
-            **values,
-        )
         session.add(row)
         await session.flush()
         return row.id

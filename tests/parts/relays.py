@@ -171,8 +171,10 @@ async def raised(engine: AsyncEngine, gateway: uuid.UUID) -> list[str]:
         return await plans.raise_changed(session, [gateway], now())
 
 
-def command(estate: Any, **more: Any) -> models.Command:  # noqa: ANN401 - fields of the row
-    values = {"state": "pending", "ttl_seconds": 60, "expires_at": now() + dt.timedelta(seconds=60)} | more
+def command(estate: Any, at: dt.datetime | None = None, **more: Any) -> models.Command:  # noqa: ANN401 - fields of the row
+    at = at or now()
+    values = {"state": "pending", "ttl_seconds": 60, "expires_at": at + dt.timedelta(seconds=60)}
+    values |= {"kwargs": {"address": "2:300"}} | more
     return models.Command(
         organization=estate.organization,
         gateway=estate.gateway,
@@ -180,9 +182,8 @@ def command(estate: Any, **more: Any) -> models.Command:  # noqa: ANN401 - field
         meter="M1",
         context="generic_lis200",
         call="read_single_value",
-        kwargs={"address": "2:300"},
-        created_at=now(),
-        updated_at=now(),
+        created_at=at,
+        updated_at=at,
         **values,
     )
 
