@@ -6,14 +6,15 @@ is moved to another topic (another gateway, another channel) no longer verifies:
 
 Keys are raw Ed25519 keys: 32 bytes public, 32 bytes private seed. The public key itself is the key id; people compare
 its fingerprint. Without enrolment the first key seen is trusted and pinned: the pinning is the caller's affair.
+A key of small order, under which anybody can sign anything, verifies nothing.
 """
 
 import hashlib
 from typing import Annotated
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from nacl import signing
+from nacl.exceptions import BadSignatureError
 
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode, encode
 
@@ -38,14 +39,14 @@ class SigningKey:
     """A private Ed25519 key that signs bodies for topics. Its seed appears in no repr and no message."""
 
     def __init__(self, seed: bytes) -> None:
-        self._key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+        self._key = signing.SigningKey(seed)
         self.seed = seed
-        self.public = self._key.public_key().public_bytes_raw()
+        self.public = bytes(self._key.verify_key)
 
     @classmethod
     def generate(cls) -> "SigningKey":
         """Make a new key from the system's random source."""
-        return cls(ed25519.Ed25519PrivateKey.generate().private_bytes_raw())
+        return cls(bytes(signing.SigningKey.generate()))
 
     def seal(self, topic: str, body: bytes) -> bytes:
         """Sign the body for the topic and encode the envelope.
@@ -55,7 +56,7 @@ class SigningKey:
         """
         if len(body) + ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
             raise ContractError(f"a message of {len(body)} bytes is larger than {MAX_MESSAGE_BYTES}")
-        signature = self._key.sign(signed_bytes(topic, body))
+        signature = self._key.sign(signed_bytes(topic, body)).signature
         return encode(Signed(self.public, body, signature))
 
     def __repr__(self) -> str:
@@ -98,10 +99,8 @@ def verify_envelope(topic: str, signed: Signed) -> None:
         ForgedError: when the signature is wrong.
     """
     try:
-        ed25519.Ed25519PublicKey.from_public_bytes(signed.key).verify(
-            signed.signature, signed_bytes(topic, signed.body)
-        )
-    except InvalidSignature:
+        signing.VerifyKey(signed.key).verify(signed_bytes(topic, signed.body), signed.signature)
+    except BadSignatureError:
         raise ForgedError(f"the message on {topic} is not signed by {fingerprint(signed.key)}") from None
 
 

@@ -76,5 +76,5 @@ print(*sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     status, loaded = done.stdout.splitlines()
     assert status == "2"
-    heavy = {"sqlalchemy", "litestar", "asyncio", "cryptography", "structlog", "httpx", "hub.cli", "aiomqtt"}
+    heavy = {"sqlalchemy", "litestar", "asyncio", "cryptography", "nacl", "structlog", "httpx", "hub.cli", "aiomqtt"}
     assert not heavy & set(loaded.split()), "and the environment may be empty"

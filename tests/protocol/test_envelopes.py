@@ -1,6 +1,8 @@
 """Envelopes: forged, moved, cut and oversized messages are refused, and keys stay out of sight."""
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +62,37 @@ def test_a_body_or_key_put_in_place_of_another_is_forged() -> None:
     ):
         with pytest.raises(ForgedError):
             open_envelope(TOPIC, encode(forged))
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=500))
+def test_what_another_library_signs_is_verified_and_it_verifies_what_we_sign(seed: bytes, body: bytes) -> None:
+    """Agents and callers in other languages have other libraries: OpenSSL stands for them."""
+    ours, theirs = SigningKey(seed), Ed25519PrivateKey.from_private_bytes(seed)
+    assert ours.public == theirs.public_key().public_bytes_raw()
+    theirs_signed = Signed(ours.public, body, theirs.sign(signed_bytes(TOPIC, body)))
+    assert open_envelope(TOPIC, encode(theirs_signed)) == theirs_signed
+    ours_signed = open_envelope(TOPIC, ours.seal(TOPIC, body))
+    theirs.public_key().verify(ours_signed.signature, signed_bytes(TOPIC, body))
+    assert ours_signed == theirs_signed
+
+
+SMALL_ORDER = [b"\x01" + bytes(31), bytes(32), b"\xec" + b"\xff" * 30 + b"\x7f"]
+"""Points of order 1, 4 and 2, encoded as RFC 8032, 5.1.2 has it."""
+ANYBODYS = b"\x01" + bytes(31) + bytes(32)
+"""The neutral point and nothing: with the first of these keys it fits every message."""
+
+
+@pytest.mark.parametrize("key", SMALL_ORDER)
+def test_a_key_under_which_anybody_can_sign_verifies_nothing(key: bytes) -> None:
+    with pytest.raises(ForgedError):
+        open_envelope(TOPIC, encode(Signed(key, b"any body", ANYBODYS)))
+
+
+def test_such_a_key_is_a_danger_and_not_a_fancy() -> None:
+    """Another library takes the signature, so the test above refuses one that fits."""
+    Ed25519PublicKey.from_public_bytes(SMALL_ORDER[0]).verify(ANYBODYS, signed_bytes(TOPIC, b"any body"))
+    with pytest.raises(InvalidSignature):
+        Ed25519PublicKey.from_public_bytes(KEY.public).verify(ANYBODYS, signed_bytes(TOPIC, b"any body"))
 
 
 @settings(max_examples=200)
