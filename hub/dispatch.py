@@ -282,10 +282,18 @@ async def end_overdue(session: AsyncSession, now: dt.datetime) -> int:
     return ended
 
 
-async def with_open_commands(session: AsyncSession, gateways: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Return those of the gateways that have open commands: very few of a fleet that gives life signs."""
+async def with_open_commands(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, set[bytes]]:
+    """Return those of the gateways that have open commands, with the stores that these were sent to.
+
+    Very few of a fleet that gives life signs have any.
+    """
     condition = sa.and_(among(session, _Row.gateway, gateways), _Row.state.in_(OPEN_STATES))
-    return set(await session.scalars(sa.select(_Row.gateway).where(condition).distinct()))
+    found: dict[uuid.UUID, set[bytes]] = {}
+    for gateway, store in await session.execute(sa.select(_Row.gateway, _Row.store_id).where(condition).distinct()):
+        stores = found.setdefault(gateway, set())
+        if store is not None:
+            stores.add(store)
+    return found
 
 
 async def interrupt_of_other_stores(session: AsyncSession, gateway: uuid.UUID, store: bytes, now: dt.datetime) -> int:

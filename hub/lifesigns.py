@@ -63,8 +63,9 @@ async def note_life_signs(engine: AsyncEngine, signs: Sequence[LifeSign], now: d
         if not online:
             return Owed([], [])
         commanded = await dispatch.with_open_commands(session, online)
-        for served in commanded:
-            await dispatch.interrupt_of_other_stores(session, served, online[served].store, now)
+        for served, stores in commanded.items():
+            if stores - {online[served].store}:
+                await dispatch.interrupt_of_other_stores(session, served, online[served].store, now)
         by_id = {gateway.id: gateway for gateway in known.values()}
         fresh = [key for key in online if by_id[key].content_digest is None]
         await plans.raise_changed(session, fresh, now)
@@ -72,7 +73,7 @@ async def note_life_signs(engine: AsyncEngine, signs: Sequence[LifeSign], now: d
         resends = await outbox_progress.missing(session, online, now)
         wanting = await _wanting_plans(session, by_id, online, now)
         heard = [Heard(key, sign.gateway, key in wanting, resends.get(key, ())) for key, sign in online.items()]
-        commands = await dispatch.claim_outgoing(session, now, gateways=commanded) if commanded else []
+        commands = await dispatch.claim_outgoing(session, now, gateways=list(commanded)) if commanded else []
         return Owed(heard, commands)
 
 

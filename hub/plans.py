@@ -69,11 +69,12 @@ class PlanTooLargeError(Conflict):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rendered:
-    """A plan ready to be signed and published."""
+    """A plan ready to be signed and published. ``noted``: it is known that it was published, as it is."""
 
     gateway: str
     revision: int
     body: bytes
+    noted: bool = False
 
     @property
     def digest(self) -> bytes:
@@ -302,12 +303,17 @@ async def render_many(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
 async def read_desired(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Rendered]:
     """Return the plans of the desired revisions as they were kept when edits made them; rendered where none was."""
     same = sa.and_(GatewayPlan.gateway == Gateway.id, GatewayPlan.revision == Gateway.desired_revision)
+    noted = sa.and_(
+        Gateway.published_revision == GatewayPlan.revision,
+        Gateway.published_digest == GatewayPlan.digest,
+        GatewayPlan.published_at.is_not(None),
+    )
     rows = await session.execute(
-        select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, GatewayPlan.body)
+        select(Gateway.id, Gateway.gateway_id, Gateway.desired_revision, GatewayPlan.body, noted)
         .join(GatewayPlan, same)
         .where(among(session, Gateway.id, gateways))
     )
-    found = {row.id: Rendered(row.gateway_id, row.desired_revision, row.body) for row in rows}
+    found = {key: Rendered(gateway, revision, body, bool(known)) for key, gateway, revision, body, known in rows}
     left = [key for key in gateways if key not in found]
     return found | await render_many(session, left) if left else found
 

@@ -15,8 +15,9 @@ Rules:
 Theory of operation. Five tasks live as long as the relay: *connection* (connect, subscribe, sort what comes in, and
 again with back-off), *storing* (batches, and their receipts: ``hub.storing`` has the whole path on a page),
 *listening* (life signs and what they are owed), and two that publish what the database has and the broker has not:
-*commands* (``hub.command_publishing``) and *plans*. ``hub.maintenance`` runs beside them. A message that cannot be
-published is simply not: the reason that it was to be published remains in the database.
+*commands* (``hub.command_publishing``) and *plans* (``hub.plan_publishing``; a task of its own notes what was
+published). ``hub.maintenance`` runs beside them. A message that cannot be published is simply not: the reason that it
+was to be published remains in the database.
 """
 
 import asyncio
@@ -153,6 +154,7 @@ class Relay:
             # Two tasks: a command does not wait behind a thousand plans.
             group.create_task(for_ever("publishing commands", self._commands.step), name="relay-commands")
             group.create_task(for_ever("publishing plans", self._plans.step), name="relay-plans")
+            group.create_task(for_ever("noting plans", self._plans.note), name="relay-plans-noted")
             group.create_task(
                 for_ever("maintaining", lambda: maintain(self._engine, self._clock, self._storing.staged)),
                 name="relay-maintenance",

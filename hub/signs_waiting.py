@@ -5,12 +5,18 @@ Rules:
   one: only the newest that is really signed so is noted, and only that one is checked. What the broker had kept is
   older than what it was given just now. A stranger who sends forged ones costs processor, and keeps none that is true
   from being heard.
+- A gateway says the same again soon: that it runs a plan, and that its report of it has its receipt. While many speak,
+  but not more than one transaction takes, what comes within a second is noted together.
+- A relay that connects gets what the broker had kept, and greets; whoever is there answers within two seconds. So of
+  many kept ones each waits that long for what its gateway says itself.
 - They are bounded in bytes. Beyond that only the newest of each is kept, then the oldest go: gateways give another one
   within a minute.
 """
 
 import asyncio
 import dataclasses
+import itertools
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +31,16 @@ from protocol.wire import ContractError
 SIGNS_AT_ONCE = 500
 """Life signs that are noted in one transaction; it locks the rows of their gateways."""
 
+MANY_SIGNS = 50
+"""While no more than so many wait, nobody waits for others."""
+
+GATHER_SECONDS = 1.0
+"""Between two groups of many."""
+
+KEPT_SECONDS = 2.5
+"""How long many that the broker had kept wait for newer ones."""
+
+_LOOK_SECONDS = 0.05
 _CHECKED_AT_ONCE = 50
 """Signatures that are checked before others have a turn: 4 ms."""
 
@@ -68,8 +84,12 @@ class Signs:
         self.bytes = 0
         """How many bytes wait."""
         self._limit = limit
-        self._waiting: dict[_Whose, list[_Unread]] = {}
+        self._fresh: dict[_Whose, list[_Unread]] = {}
+        # Of these the broker had kept all.
+        self._kept: dict[_Whose, list[_Unread]] = {}
         self._filled = asyncio.Event()
+        self._began_kept = 0.0
+        self._took_many_at = float("-inf")
 
     def put(self, message: Incoming) -> int:
         """Take a life sign, if it is one; return of how many others the last one had to go for it."""
@@ -77,51 +97,77 @@ class Signs:
         if unread is None:
             return 0
         whose = _whose(unread.heard)
-        self._waiting.setdefault(whose, []).append(unread)
+        if unread.heard.retained and whose not in self._fresh:
+            if not self._kept:
+                self._began_kept = time.monotonic()
+            waiting = self._kept
+        else:
+            waiting = self._fresh
+            if whose in self._kept:
+                waiting[whose] = self._kept.pop(whose)
+        waiting.setdefault(whose, []).append(unread)
         self.bytes += unread.heard.size
         if self.bytes > self._limit:
-            self._keep_newest(whose)
+            self._keep_newest(waiting, whose)
         return self._keep_to_limit()
 
     def put_back(self, signs: Sequence[LifeSign]) -> int:
         """Take back what could not be noted, before all that came since; return as ``put`` does."""
         back = {_whose(heard): [_Unread(heard, "", None)] for heard in signs}
-        for whose, unread in self._waiting.items():
+        for whose, unread in self._fresh.items():
             back[whose] = back.get(whose, []) + unread
-        self._waiting = back
+        self._fresh = back
         self.bytes += sum(heard.size for heard in signs)
         return self._keep_to_limit()
 
-    def _keep_newest(self, whose: _Whose) -> None:
-        *older, newest = self._waiting[whose]
+    def _keep_newest(self, waiting: dict[_Whose, list[_Unread]], whose: _Whose) -> None:
+        *older, newest = waiting[whose]
         self.bytes -= sum(unread.heard.size for unread in older)
-        self._waiting[whose] = [newest]
+        waiting[whose] = [newest]
 
     def _keep_to_limit(self) -> int:
         gone = 0
-        while self.bytes > self._limit and len(self._waiting) > 1:
-            oldest = next(iter(self._waiting))
-            self.bytes -= sum(unread.heard.size for unread in self._waiting.pop(oldest))
+        while self.bytes > self._limit and len(self._kept) + len(self._fresh) > 1:
+            waiting = self._kept or self._fresh
+            self.bytes -= sum(unread.heard.size for unread in waiting.pop(next(iter(waiting))))
             gone += 1
-        if self._waiting:
+        if self._kept or self._fresh:
             self._filled.set()
         return gone
 
     async def take(self) -> list[LifeSign]:
         """Wait for life signs; return as many as one transaction should have, oldest first, each really signed."""
         await self._filled.wait()
+        while self._wait_for_more():  # noqa: ASYNC110 - what ends it is the time, mostly
+            await asyncio.sleep(_LOOK_SECONDS)
         taken = []
-        for count, whose in enumerate(list(self._waiting)[:SIGNS_AT_ONCE], 1):
+        group = [(self._fresh, whose) for whose in itertools.islice(self._fresh, SIGNS_AT_ONCE)]
+        if self._kept_are_due():
+            group += [(self._kept, whose) for whose in itertools.islice(self._kept, SIGNS_AT_ONCE - len(group))]
+        if len(group) > MANY_SIGNS:
+            self._took_many_at = time.monotonic()
+        for count, (waiting, whose) in enumerate(group, 1):
             if count % _CHECKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            unread = self._waiting.pop(whose, [])
+            # Meanwhile a kept one may have become a fresh one.
+            unread = waiting.pop(whose, [])
             self.bytes -= sum(one.heard.size for one in unread)
             newest = _newest(unread)
             if newest is not None:
                 taken.append(newest)
-        if not self._waiting:
+        if not self._kept and not self._fresh:
             self._filled.clear()
         return taken
+
+    def _wait_for_more(self) -> bool:
+        """Whether those that wait should do so for others a little longer."""
+        if not self._fresh:
+            return not self._kept_are_due()
+        gathering = time.monotonic() < self._took_many_at + GATHER_SECONDS
+        return gathering and len(self._fresh) < SIGNS_AT_ONCE
+
+    def _kept_are_due(self) -> bool:
+        return len(self._kept) <= MANY_SIGNS or time.monotonic() >= self._began_kept + KEPT_SECONDS
 
 
 def _whose(heard: LifeSign) -> _Whose:

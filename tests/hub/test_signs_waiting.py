@@ -2,8 +2,9 @@
 
 import asyncio
 import datetime as dt
+import time
 
-from hub.signs_waiting import LifeSign, Signs
+from hub.signs_waiting import GATHER_SECONDS, KEPT_SECONDS, MANY_SIGNS, SIGNS_AT_ONCE, LifeSign, Signs
 from mqtt.connection import Incoming
 from protocol.envelopes import Signed, SigningKey
 from protocol.reports import Online
@@ -24,7 +25,7 @@ def said(
     online: bool = True,
     retained: bool = False,
 ) -> Incoming:
-    """Make a life sign of one of ten gateways; all are of one size."""
+    """Make a life sign; those of the first ten gateways are of one size."""
     name = f"gw-{number}"
     sign = Online(
         name, online=online, session=session, store=bytes(16), software="", at=AT, depth=depth, sequence=sequence
@@ -125,6 +126,49 @@ async def test_what_could_not_be_noted_comes_before_what_came_since() -> None:
     assert signs.put_back(failed) == 2
     assert told(await signs.take()) == [("gw-2", 1), ("gw-3", 1), ("gw-4", 1), ("gw-5", 1)]
     assert signs.bytes == 0
+
+
+async def test_many_that_the_broker_had_kept_wait_for_what_is_said_now() -> None:
+    """A relay that connects gets one of each gateway, greets, and is answered by each that is there."""
+    signs = Signs(PLENTY)
+    there, kept = MANY_SIGNS + 1, 2 * MANY_SIGNS + 2
+    for number in range(kept):
+        signs.put(said(number, depth=1, retained=True))
+    begun = time.monotonic()
+    waiting = asyncio.create_task(signs.take())
+    await asyncio.sleep(0.1)
+    for number in range(there):
+        signs.put(said(number, depth=2))
+    assert told(await waiting) == [(f"gw-{number}", 2) for number in range(there)]
+    assert time.monotonic() - begun < KEPT_SECONDS
+    # Of the others nothing newer comes.
+    assert told(await signs.take()) == [(f"gw-{number}", 1) for number in range(there, kept)]
+    assert signs.bytes == 0
+
+
+async def test_what_many_say_within_a_second_is_noted_together() -> None:
+    signs = Signs(PLENTY)
+    count = MANY_SIGNS + 1
+    for depth in (1, 2):
+        for number in range(count):
+            signs.put(said(number, depth=depth))
+        if depth == 1:
+            # Nobody has waited before.
+            assert len(await signs.take()) == count
+    waiting = asyncio.create_task(signs.take())
+    await asyncio.sleep(0.1)
+    for number in range(count):
+        signs.put(said(number, depth=3))
+    assert not waiting.done()
+    assert {depth for _, depth in told(await waiting)} == {3}
+    # As many as one transaction takes wait for nobody.
+    begun = time.monotonic()
+    signs.put(said(0, depth=4))
+    waiting = asyncio.create_task(signs.take())
+    for number in range(SIGNS_AT_ONCE):
+        signs.put(said(number, depth=4))
+    assert len(await waiting) == SIGNS_AT_ONCE
+    assert time.monotonic() - begun < GATHER_SECONDS
 
 
 async def test_one_is_waited_for() -> None:
