@@ -57,6 +57,10 @@ _READING = ("SELECT", "BEGIN", "PRAGMA", "SHOW")
 
 _statements = prometheus_client.Counter("metergate_database_statements", "Statements that were sent to the database")
 
+STANDING_SECONDS = 60
+"""A transaction on PostgreSQL in which nothing is asked for so long is ended by the server: its process is frozen or
+out of reach, and what it has locked (batches, gateways, the turns of those who work alone) all others wait for."""
+
 _IDLE_SECONDS = 5.0
 """A connection that nobody used for so long is asked whether it still lives before it is used."""
 
@@ -68,11 +72,11 @@ SERVES = "schema_serves"
 
 
 def is_out_of_strength(error: DBAPIError) -> bool:
-    """Whether the database cannot do its work now (its disk is full, it is being ended): no fault of what was asked.
+    """Whether the database cannot do its work now (its disk is full, it is gone): no fault of what was asked.
 
-    The driver tells these apart by their code alone.
+    The driver tells these apart by their code alone; a connection that is lost in the middle of a statement has none.
     """
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUT_OF_STRENGTH)
+    return error.connection_invalidated or str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUT_OF_STRENGTH)
 
 
 class DatabaseError(RuntimeError):
@@ -117,6 +121,7 @@ def create_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
         engine = create_async_engine(
             target, connect_args=arguments, pool_size=kept, max_overflow=connections - kept, pool_use_lifo=True
         )
+        event.listen(engine.sync_engine, "connect", _bound_standing)
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
         _tell_of_commits(engine)
@@ -140,6 +145,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS * 1000}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _bound_standing(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's adapted connection
+    # Not among the options of connecting, which poolers refuse.
+    setting = f"SET idle_in_transaction_session_timeout = {1000 * STANDING_SECONDS}"
+    connection.run_async(lambda driver: driver.execute(setting))
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:

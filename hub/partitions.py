@@ -73,7 +73,7 @@ async def make_partitions(engine: AsyncEngine, now: dt.datetime) -> list[str]:
 
 async def _give_up(engine: AsyncEngine, error: DBAPIError) -> None:
     """Take back a move that cannot end, because readings or the copy are not what they were; it is begun anew."""
-    if error.connection_invalidated or is_out_of_strength(error):
+    if is_out_of_strength(error):
         return
     async with writing(engine) as session:
         await take_turn(session)

@@ -4,15 +4,19 @@ import asyncio
 import datetime as dt
 import decimal
 import uuid
+from collections.abc import Sequence
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from hub import database
 from hub.database import LEAST_CONNECTIONS, MIGRATIONS, async_url, create_engine, migrate, reading, schemas, writing
+from hub.failures import DATABASE_ERRORS, all_or_each
 from hub.models import Base, Organization, ReadingSeries
 from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 
@@ -172,3 +176,59 @@ async def test_a_process_has_no_more_connections_than_it_may(database_url: str, 
     finally:
         await bounded.dispose()
     assert 2 <= max(seen) <= LEAST_CONNECTIONS + 1
+
+
+@ON_POSTGRESQL
+async def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay was stopped: what it had locked the other one waited for, with all that gateways sent, without an end."""
+    if engine.dialect.name == "sqlite":
+        return
+    monkeypatch.setattr(database, "STANDING_SECONDS", 1)
+    frozen = create_engine(database_url)
+    name, tried = uuid.uuid4(), list[str]()
+
+    def row() -> Organization:
+        return Organization(id=name, name="one", created_at=NOW, updated_at=NOW)
+
+    async def store(group: Sequence[str]) -> None:
+        tried.extend(group)
+        async with writing(frozen) as session:
+            session.add(row())
+            await session.flush()
+            async with asyncio.timeout(30), writing(engine) as other:
+                # Waits for what becomes of the first.
+                other.add(row())
+
+    try:
+        # What it comes back to is nobody's fault: its deliveries are stored later, none is given up.
+        with pytest.raises(DATABASE_ERRORS):
+            await all_or_each(["a", "b"], store, lambda one, _: tried.append(f"{one} given up"))
+    finally:
+        await frozen.dispose()
+    assert tried == ["a", "b"]
+    async with reading(engine) as session:
+        assert (await session.scalars(select(Organization.name))).all() == ["one"]
+
+
+@ON_POSTGRESQL
+async def test_a_connection_that_is_lost_in_the_middle_of_a_statement_is_nobodys_fault(
+    engine: AsyncEngine,
+) -> None:
+    """The driver's error for it is of no class: deliveries were tried one by one, and given up when that went on."""
+    if engine.dialect.name == "sqlite":
+        return
+    tried: list[str] = []
+
+    async def store(group: Sequence[str]) -> None:
+        tried.extend(group)
+        async with writing(engine) as session:
+            driver = (await (await session.connection()).get_raw_connection()).driver_connection
+            assert driver is not None
+            asyncio.get_running_loop().call_later(0.2, driver.terminate)
+            await session.execute(text("SELECT pg_sleep(30)"))
+
+    with pytest.raises(DBAPIError):
+        await all_or_each(["a", "b"], store, lambda one, _: tried.append(f"{one} given up"))
+    assert tried == ["a", "b"]
