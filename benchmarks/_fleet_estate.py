@@ -63,9 +63,8 @@ DROP TABLE template, membership;
 _ANALYZE = "ANALYZE gateways, network_interfaces, meter_devices, device_groups, device_gateways, gateway_plans"
 
 _FORGET = """
-DELETE FROM gateway_plans;
-DELETE FROM outbox_progress;
-DELETE FROM expectation_marks;
+TRUNCATE gateway_plans, outbox_progress, expectation_marks, expectations, ledger_chunks, ledger_settled, ledger_sums,
+ledger_pending, backfills, commands, command_updates, command_events;
 UPDATE gateways SET desired_revision = 0, desired_at = NULL, content_digest = NULL, published_revision = 0,
 published_digest = NULL, applied_revision = 0, applied_digest = NULL, applied_session = 0, applied_sequence = 0,
 session = 0, online = false, last_seen = NULL, store_id = NULL, past_stores = '[]', public_key = NULL;

@@ -4,21 +4,22 @@ The caller has the ledger's turn (``hub.ledger``).
 """
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub.among import among
 from hub.columns import to_microseconds
 from hub.expectations import Expecting, expectations_by_id
 from hub.ledger_chunks import Bits, filling, size_of
-from hub.ledger_rows import save_chunks
+from hub.ledger_rows import Row, save_chunks
 from hub.ledger_sums import Sums
 from hub.models import Expectation, LedgerChunk, Reading
 
-REBUILT = 200
+REBUILT = 500
 REBUILT_READINGS = 50_000
 """Expectations whose chunks are made anew per turn, and after how many readings no further one is begun."""
 
@@ -42,50 +43,83 @@ async def rebuild_some(session: AsyncSession) -> int:
         .with_for_update(key_share=True, skip_locked=True)
     )
     expecting = await expectations_by_id(session, list(found.scalars()))
+    if not expecting:
+        return 0
     sums = Sums()
-    if expecting:
-        await sums.read_rasters(session, {one.raster_id: size_of(one.raster.interval) for one in expecting})
-    done, seen = 0, 0
+    await sums.read_rasters(session, {one.raster_id: size_of(one.raster.interval) for one in expecting})
+    # Meters that were just set up have neither; for each by itself these would be four questions.
+    filled, before = await _with_readings(session, expecting), await _chunks_of(session, expecting)
+    seen, done = 0, 0
+    made: list[Row] = []
+    gone: list[tuple[int, int]] = []
     for one in expecting:
-        seen += await _rebuild(session, one, sums)
-        await session.execute(
-            sa.update(Expectation)
-            .where(Expectation.id == one.id)
-            .values(rebuilding=False)
-            .execution_options(synchronize_session=False)
-        )
+        bits, count = Bits(size_of(one.raster.interval)), 0
+        if one.id in filled:
+            bits, count = await bits_from_readings(session, one)
+        made += _rows(one, bits, before.get(one.id, {}), sums)
+        gone += [(one.id, chunk) for chunk in before.get(one.id, {}).keys() - bits.chunks.keys()]
+        seen += count
         done += 1
         if seen > REBUILT_READINGS:
             break
+    await _forget(session, gone)
+    await save_chunks(session, made)
+    await session.execute(
+        sa.update(Expectation)
+        .where(among(session, Expectation.id, [one.id for one in expecting[:done]]))
+        .values(rebuilding=False)
+        .execution_options(synchronize_session=False)
+    )
     await sums.save(session)
     return done
 
 
-async def _rebuild(session: AsyncSession, one: Expecting, sums: Sums) -> int:
-    """Make an expectation's chunks anew; return how many readings it has."""
-    bits, count = await bits_from_readings(session, one)
+def _rows(one: Expecting, bits: Bits, before: Mapping[int, int], sums: Sums) -> list[Row]:
+    """Return an expectation's chunks as they are saved, having joined the change to the sums."""
     # Where everyone has a row, so has this one.
     for raster, chunk in [place for place, found in sums.found.items() if found.everyone]:
         until = one.until if one.until is not None else (chunk + 1) * bits.size
         if raster == one.raster_id and one.since // bits.size <= chunk <= until // bits.size:
             bits.chunks.setdefault(chunk, 0)
-    rows = await session.execute(select(LedgerChunk.chunk, LedgerChunk.bits).where(LedgerChunk.expectation == one.id))
-    before = {chunk: int.from_bytes(stored, "little") for chunk, stored in rows}
-    # The trigger notes those that go.
-    gone = before.keys() - bits.chunks.keys()
-    if gone:
-        await session.execute(
-            sa.delete(LedgerChunk)
-            .where(LedgerChunk.expectation == one.id, LedgerChunk.chunk.in_(gone))
-            .execution_options(synchronize_session=False)
-        )
     made = []
     for chunk in sorted(bits.chunks):
         state = filling(bits.chunks[chunk], bits.size, chunk, one.since, one.until)
         made.append((one.id, chunk, one.raster_id, state, bits.dump(chunk)))
         sums.change((one.raster_id, chunk), bits.size, before.get(chunk), bits.chunks[chunk])
-    await save_chunks(session, made)
-    return count
+    return made
+
+
+async def _with_readings(session: AsyncSession, expecting: Sequence[Expecting]) -> set[int]:
+    """Return those of the expectations of which there is a reading."""
+    there = sa.exists().where(Reading.meter_device == Expectation.device, Reading.series == Expectation.series)
+    wanted = among(session, Expectation.id, [one.id for one in expecting])
+    return set(await session.scalars(select(Expectation.id).where(wanted, there)))
+
+
+async def _chunks_of(session: AsyncSession, expecting: Sequence[Expecting]) -> dict[int, dict[int, int]]:
+    """Return the stored bits by expectation and chunk."""
+    rows = await session.execute(
+        select(LedgerChunk.expectation, LedgerChunk.chunk, LedgerChunk.bits).where(
+            among(session, LedgerChunk.expectation, [one.id for one in expecting])
+        )
+    )
+    found: dict[int, dict[int, int]] = {}
+    for key, chunk, stored in rows:
+        found.setdefault(key, {})[chunk] = int.from_bytes(stored, "little")
+    return found
+
+
+async def _forget(session: AsyncSession, gone: Sequence[tuple[int, int]]) -> None:
+    """Delete chunks that no reading fills any more; the trigger notes them."""
+    by_expectation: dict[int, list[int]] = {}
+    for key, chunk in gone:
+        by_expectation.setdefault(key, []).append(chunk)
+    for key, chunks in by_expectation.items():
+        await session.execute(
+            sa.delete(LedgerChunk)
+            .where(LedgerChunk.expectation == key, LedgerChunk.chunk.in_(chunks))
+            .execution_options(synchronize_session=False)
+        )
 
 
 async def bits_from_readings(session: AsyncSession, one: Expecting) -> tuple[Bits, int]:
