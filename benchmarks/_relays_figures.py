@@ -1,7 +1,10 @@
 """Figures of the bench ``relays``: throughput with its limits, what a relay's end costs, what is published twice."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+
+from benchmarks.loaded_hub import quantile
 
 WANTED_RATIO = 0.9
 """More relays than processors must not be slower than one by more than this."""
@@ -11,6 +14,9 @@ MOST_TAKEN_OVER = 10.0
 
 MOST_DOUBLED = 0.01
 """The share of edits whose plan may be published more than once."""
+
+MOST_LEFT = 50
+"""Milliseconds from an operator's request until 95 of 100 commands have left the hub, two relays at rest."""
 
 FULL = 0.9
 """A processor, or all of them, busy for this share of the time are what limits."""
@@ -113,6 +119,13 @@ class Published:
     """Gateways whose last revision the broker never had."""
     asked: int
     commands: dict[int, int]
+    left: list[float]
+    """Milliseconds from each command's REST request until the broker handed the command to its gateway."""
+
+    @property
+    def left_p95(self) -> float:
+        """Milliseconds within which 95 of 100 commands have left the hub."""
+        return quantile(self.left, 0.95)
 
     @property
     def doubled(self) -> int:
@@ -130,15 +143,20 @@ class Published:
             f"{sum(self.commands.values())} of {self.asked} commands were published": (
                 sum(self.commands.values()) == self.asked
             ),
+            f"commands left the hub after {self.left_p95:.0f} ms (p95), wanted {MOST_LEFT}": (
+                len(self.left) == self.asked and self.left_p95 <= MOST_LEFT
+            ),
         }
         return [text for text, holds in goals.items() if not holds]
 
     def lines(self) -> list[str]:
         """Say it for people."""
+        middle, most = quantile(self.left, 0.5), max(self.left, default=math.inf)
         return [
             f"{self.edits} edits with two relays, revisions by how often each was published: {self.plans}",
             f"  gateways without their last plan: {self.not_published}",
             f"{self.asked} commands by how often each was published: {self.commands}",
+            f"  from request to gateway: p50 {middle:.0f} ms, p95 {self.left_p95:.0f}, most {most:.0f}",
         ]
 
 

@@ -13,8 +13,9 @@ The process then obeys lines of JSON on its input, one at a time:
   "go"``, when there is a receipt for every batch. ``{"do": "mark"}`` meanwhile, which is said when a relay is ended,
   has the last line tell when there was a receipt for everything that was on its way at that moment.
 - ``{"do": "listen"}``: from now on plans and commands are counted, as a connection sees them that only looks; ``{"did":
-  "listen"}``. ``{"do": "heard"}`` is answered by ``{"did": "heard", "plans": ..., "commands": ...}``: how many
-  revisions and commands were published so many times.
+  "listen"}``. ``{"do": "heard"}`` is answered by ``{"did": "heard", "plans": ..., "commands": ..., "left": ...}``: how
+  many revisions and commands were published so many times, and when each command was seen first (the machine's
+  monotonic clock).
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from agent.settings import Timing, parse_broker
 from agent.window import Window
 from benchmarks._children import listened, tell
 from benchmarks.backlog import readings_of
+from hub.dispatch import SEND_AGAIN
 from mqtt.connection import Access, Connection, Outgoing, connect
 from protocol.commands import Command
 from protocol.envelopes import Signed, SigningKey
@@ -50,6 +52,7 @@ NICE = 7
 
 CONNECTIONS = 4
 IN_FLIGHT = 200
+UNANSWERED = SEND_AGAIN.total_seconds() / 2
 LOOK = 0.25
 GREET_WITHIN, HURRY_WITHIN = 2.0, 1.0
 """Seconds within which an agent hears a relay's greeting, and sends again what travels (``agent.uplink``)."""
@@ -180,6 +183,8 @@ class Fleet:
         """The plan that each gateway had last, by revision and digest."""
         self._plans: Counter[tuple[str, int]] = Counter()
         self._commands: Counter[uuid.UUID] = Counter()
+        self._left: dict[str, float] = {}
+        """When each command was seen first."""
 
     @contextlib.asynccontextmanager
     async def connected(self, broker: str) -> AsyncIterator[None]:
@@ -224,7 +229,10 @@ class Fleet:
                 self._running[topic.gateway] = revision, plan_digest(body)
                 self._plans[topic.gateway, revision] += 1
             else:
-                self._commands[decode(body, Command).id] += 1
+                command, now = decode(body, Command).id, time.monotonic()
+                # These gateways answer nothing, and what is not answered is sent again after a while, as it should be.
+                if now - self._left.setdefault(str(command), now) < UNANSWERED:
+                    self._commands[command] += 1
 
     async def obey(self, orders: "asyncio.Queue[dict[str, Any]]") -> None:
         """Obey until the input ends."""
@@ -243,13 +251,14 @@ class Fleet:
                 case {"do": "listen"}:
                     self._plans.clear()
                     self._commands.clear()
+                    self._left.clear()
                     tell(did="listen")
                 case {"do": "heard"}:
                     latest: dict[str, int] = {}
                     for name, revision in self._plans:
                         latest[name] = max(revision, latest.get(name, 0))
                     plans, commands = _times(self._plans.values()), _times(self._commands.values())
-                    tell(did="heard", plans=plans, commands=commands, latest=latest)
+                    tell(did="heard", plans=plans, commands=commands, latest=latest, left=self._left)
 
     async def _go(self, orders: "asyncio.Queue[dict[str, Any]]") -> None:
         flights = self._flights

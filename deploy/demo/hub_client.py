@@ -19,7 +19,7 @@ class HubClient:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
+        self.headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
 
     def call(self, method: str, path: str, body: object | None = None) -> Any:  # noqa: ANN401 - JSON
         """Send one request and return the decoded answer (None for an empty one).
@@ -29,7 +29,7 @@ class HubClient:
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - the URL is the demo's own hub
-            self.url + path, data=data, headers=self._headers, method=method
+            self.url + path, data=data, headers=self.headers, method=method
         )
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - as above
