@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit
 from hub.among import among
-from hub.columns import UtcDateTime
 from hub.many import update_many
 from hub.models import Gateway, GatewayPlan
 from hub.once import insert_once
@@ -194,37 +193,35 @@ class Applied:
     report: PlanApplied
 
 
-_AT = sa.case(
-    (GatewayPlan.made_at <= sa.bindparam("told", type_=UtcDateTime()), sa.bindparam("told", type_=UtcDateTime())),
-    else_=sa.bindparam("heard", type_=UtcDateTime()),
-)
-_NOTE_APPLIED = (
-    sa.update(GatewayPlan)
-    .where(
-        GatewayPlan.gateway == sa.bindparam("of_gateway"),
-        GatewayPlan.revision == sa.bindparam("of_revision"),
-        GatewayPlan.digest == sa.bindparam("of_digest"),
-    )
-    .values(applied_at=sa.func.coalesce(GatewayPlan.applied_at, _AT), problems=sa.bindparam("of_problems"))
-)
-
-
 async def note_applied(session: AsyncSession, applied: Sequence[Applied], now: dt.datetime) -> None:
     """Note that gateways run plans, and what of them they cannot run. The gateways' rows have to be locked.
 
     A plan of the same number with another digest, from before a database was put back, is another plan. When it was is
     told by the gateway's clock, which may be wrong: then it is when we heard of it.
     """
-    rows = [
-        {
-            "of_gateway": one.gateway,
-            "of_revision": one.report.revision,
-            "of_digest": one.report.digest,
-            "told": min(one.report.at, now),
-            "heard": now,
-            "of_problems": [msgspec.structs.asdict(problem) for problem in one.report.problems],
-        }
-        for one in applied
-    ]
-    if rows:
-        await (await session.connection()).execute(_NOTE_APPLIED, rows)
+    told = {(one.gateway, one.report.revision, one.report.digest): one.report for one in applied}
+    if not told:
+        return
+    kept = await session.execute(
+        sa.select(
+            GatewayPlan.gateway, GatewayPlan.revision, GatewayPlan.digest, GatewayPlan.made_at, GatewayPlan.applied_at
+        ).where(
+            among(session, GatewayPlan.gateway, {gateway for gateway, _, _ in told}),
+            among(session, GatewayPlan.revision, {revision for _, revision, _ in told}),
+        )
+    )
+    noted = []
+    for gateway, revision, digest, made_at, applied_at in kept:
+        report = told.get((gateway, revision, digest))
+        if report is None:
+            continue
+        at = min(report.at, now)
+        noted.append(
+            {
+                "gateway": gateway,
+                "revision": revision,
+                "applied_at": applied_at or (at if made_at <= at else now),
+                "problems": [msgspec.structs.asdict(problem) for problem in report.problems],
+            }
+        )
+    await update_many(session, GatewayPlan, ("gateway", "revision"), noted)

@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import command_updates, judging, models
+from hub.among import among
 from hub.counted import count
+from hub.many import update_many
 from hub.once import insert_once
 from hub.plans_kept import Applied, note_applied
 from protocol import commands, reports
@@ -87,25 +89,6 @@ async def store_reports(
     return left
 
 
-_NOTE_APPLIED = (
-    sa.update(models.Gateway)
-    .where(models.Gateway.id == sa.bindparam("of_id"))
-    .values(
-        {
-            name: sa.bindparam(f"new_{name}")
-            for name in (
-                "applied_revision",
-                "applied_digest",
-                "applied_problems",
-                "applied_session",
-                "applied_sequence",
-                "updated_at",
-            )
-        }
-    )
-)
-
-
 async def _note_applied(session: AsyncSession, applied: Sequence[Applied], now: dt.datetime) -> None:
     """Note what gateways run, unless something newer is known; and what of that plan they cannot run.
 
@@ -117,7 +100,7 @@ async def _note_applied(session: AsyncSession, applied: Sequence[Applied], now: 
     table = models.Gateway
     found = await session.execute(
         sa.select(table.id, table.applied_revision, table.applied_digest, table.applied_session, table.applied_sequence)
-        .where(table.id.in_({one.gateway for one in applied}))
+        .where(among(session, table.id, {one.gateway for one in applied}))
         .order_by(table.gateway_id)
         .with_for_update(key_share=True)
     )
@@ -135,16 +118,16 @@ async def _note_applied(session: AsyncSession, applied: Sequence[Applied], now: 
         known[one.gateway] = state = max(before, state, key=lambda which: which[:2])
         taken.append(one)
         news[one.gateway] = {
-            "of_id": one.gateway,
-            "new_applied_session": state[0],
-            "new_applied_sequence": state[1],
-            "new_applied_revision": report.revision,
-            "new_applied_digest": report.digest,
-            "new_applied_problems": [msgspec.structs.asdict(problem) for problem in report.problems],
-            "new_updated_at": now,
+            "id": one.gateway,
+            "applied_session": state[0],
+            "applied_sequence": state[1],
+            "applied_revision": report.revision,
+            "applied_digest": report.digest,
+            "applied_problems": [msgspec.structs.asdict(problem) for problem in report.problems],
+            "updated_at": now,
         }
     if taken:
-        await (await session.connection()).execute(_NOTE_APPLIED, list(news.values()))
+        await update_many(session, table, ("id",), list(news.values()))
         await note_applied(session, taken, now)
 
 
