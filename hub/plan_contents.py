@@ -4,15 +4,18 @@ Rules:
 - Whoever reads contents reads them of many gateways at once: what a plan is made of is ten statements, for one gateway
   as for hundreds. Meters come as rows, tasks and configs once for all that have them.
 - An item that no agent could read is left out and logged; the rest of the plan goes on.
+- Each item is encoded once: what is compared, measured and sent are these bytes.
 """
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import structlog
 from sqlalchemy import Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,20 +40,20 @@ from hub.sealed_keys import read_needs
 from protocol import plans
 from protocol.wire import ContractError, encode
 
-_T = TypeVar("_T")
-
 _log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
 class Content:
-    """What a plan says, without its revision and time."""
+    """What a plan says, without its revision and time; items as they are sent."""
 
-    lines: list[plans.Line] = dataclasses.field(default_factory=list)
-    devices: list[plans.Device] = dataclasses.field(default_factory=list)
-    tasks: list[plans.Task] = dataclasses.field(default_factory=list)
-    callers: list[plans.CallerGrant] = dataclasses.field(default_factory=list)
-    receivers: list[plans.Receiver] = dataclasses.field(default_factory=list)
+    lines: list[msgspec.Raw] = dataclasses.field(default_factory=list)
+    devices: list[msgspec.Raw] = dataclasses.field(default_factory=list)
+    tasks: list[msgspec.Raw] = dataclasses.field(default_factory=list)
+    callers: list[msgspec.Raw] = dataclasses.field(default_factory=list)
+    receivers: list[msgspec.Raw] = dataclasses.field(default_factory=list)
+    meters: dict[uuid.UUID, None] = dataclasses.field(default_factory=dict)
+    """The meters whose readings this gateway brings, polled or pushed, in the order of the items."""
     keys_wait: bool = False
     """Whether keys of its meters have to be sealed (``hub.key_sealing``); no part of what is said."""
     unsealed: int = 0
@@ -66,6 +69,11 @@ class Content:
             state.update(encode(cast("Any", self.receivers)))
         return state.digest()[:16]
 
+    def size(self) -> int:
+        """Return how many bytes the items have."""
+        items = (self.lines, self.devices, self.tasks, self.callers, self.receivers)
+        return sum(len(memoryview(item)) for some in items for item in some)
+
     def render(self, gateway: str, revision: int, issued: dt.datetime) -> bytes:
         """Render the document."""
         return plans.render_plan(
@@ -78,11 +86,6 @@ class Content:
             callers=self.callers,
             receivers=self.receivers,
         )
-
-    def meters(self) -> list[uuid.UUID]:
-        """The meters whose readings this gateway brings, polled or pushed, each once."""
-        pushed = (meter.device for receiver in self.receivers for meter in receiver.meters)
-        return list(dict.fromkeys([*(device.id for device in self.devices), *pushed]))
 
 
 async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) -> dict[uuid.UUID, Content]:
@@ -114,6 +117,7 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
         device = _item("device", meter.name, lambda: _device(meter, kinds.get(meter.type, _NO_KIND), own))  # noqa: B023 - called at once
         if device is not None:
             contents[gateway].devices.append(device)
+            contents[gateway].meters[meter.id] = None
             used[gateway].update(own)
     for gateway, named in used.items():
         contents[gateway].tasks.extend(tasks.made[key] for key in sorted(named) if key in tasks.made)
@@ -141,13 +145,24 @@ _METERS = select(
 
 
 class _Kind(NamedTuple):
-    """What meters have from their type's config."""
+    """What meters have from their type's config. Where a mapping is none that may be sent, ``polled`` raises."""
 
     timezone: str
-    mappings: Sequence[Mapping[str, Any]]
+    polled: Callable[[], list[plans.SeriesMapping]]
+    pushed: Callable[[], list[plans.SeriesMapping]]
 
 
-_NO_KIND = _Kind("UTC", ())
+_NO_KIND = _Kind("UTC", list, list)
+
+
+def _mappings(entries: Sequence[Mapping[str, Any]]) -> Callable[[], list[plans.SeriesMapping]]:
+    """Return what makes the mappings, once for all meters that have them."""
+
+    @functools.cache
+    def make() -> list[plans.SeriesMapping]:
+        return [plans.SeriesMapping(entry["archive"], entry["source"], entry["series"]) for entry in entries]
+
+    return make
 
 
 async def _read_kinds(session: AsyncSession, types: Collection[uuid.UUID | None]) -> dict[uuid.UUID, _Kind]:
@@ -157,7 +172,12 @@ async def _read_kinds(session: AsyncSession, types: Collection[uuid.UUID | None]
         .join(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
         .where(among(session, MeterDeviceType.id, [key for key in types if key is not None]))
     )
-    return {row.id: _Kind(row.timezone or "UTC", row.mappings or ()) for row in found}
+    kinds = {}
+    for row in found:
+        entries = row.mappings or ()
+        pushed = _mappings([entry for entry in entries if not entry["archive"]])
+        kinds[row.id] = _Kind(row.timezone or "UTC", _mappings(entries), pushed)
+    return kinds
 
 
 async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Content]) -> None:
@@ -187,13 +207,14 @@ async def _read_receivers(session: AsyncSession, contents: dict[uuid.UUID, Conte
         item = _item("receiver", row.name, lambda: _receiver(row, meters.get(row.id, []), sealed.get(row.id, {})))  # noqa: B023 - called at once
         if item is not None:
             contents[row.gateway].receivers.append(item)
+            contents[row.gateway].meters |= dict.fromkeys(meter.id for meter, _ in meters.get(row.id, []))
 
 
 @dataclasses.dataclass(slots=True)
 class _Tasks:
     """The active tasks of some meters: which there are, own and in groups, and the items that plans have of them."""
 
-    made: dict[uuid.UUID, plans.Task]
+    made: dict[uuid.UUID, msgspec.Raw]
     active: set[uuid.UUID]
     grouped: dict[uuid.UUID, set[uuid.UUID]]
     """Tasks of groups."""
@@ -251,18 +272,16 @@ async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
     )
 
 
-def _item(kind: str, name: str, make: Callable[[], _T]) -> _T | None:
+def _item(kind: str, name: str, make: Callable[[], msgspec.Struct]) -> msgspec.Raw | None:
     """Make an item; one that no agent could read is left out and logged, the rest of the plan goes on."""
     try:
-        item = make()
-        encode(cast("Any", item))
+        return msgspec.Raw(encode(make()))
     except ContractError as error:
         _log.warning("plan_item_left_out", kind=kind, item=name, cause=str(error))
         return None
-    return item
 
 
-def _line(interface: NetworkInterface, host: str | None) -> plans.Line | None:
+def _line(interface: NetworkInterface, host: str | None) -> msgspec.Raw | None:
     if interface.serial_port:
         endpoint = interface.serial_port
     elif host and interface.port is not None:
@@ -294,7 +313,7 @@ def _device(meter: Row[Any], kind: _Kind, tasks: list[uuid.UUID]) -> plans.Devic
         address=meter.iec62056_21_address or "",
         serial=meter.manufacturer_serial or None,
         tasks=tasks,
-        mappings=[plans.SeriesMapping(entry["archive"], entry["source"], entry["series"]) for entry in kind.mappings],
+        mappings=kind.polled(),
     )
 
 
@@ -325,11 +344,7 @@ def _receiver(row: Receiver, meters: list[tuple[Row[Any], _Kind]], sealed: Mappi
                 name=meter.name,
                 identity=(getattr(meter, field) if field else None) or "",
                 timezone=meter.timezone or kind.timezone,
-                mappings=[
-                    plans.SeriesMapping(entry["archive"], entry["source"], entry["series"])
-                    for entry in kind.mappings
-                    if not entry["archive"]
-                ],
+                mappings=kind.pushed(),
                 keys=sealed.get(meter.id, b""),
             )
             for meter, kind in meters

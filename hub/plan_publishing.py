@@ -39,6 +39,9 @@ from protocol.wire import MAX_MESSAGE_BYTES
 PLANS_AT_ONCE = 500
 """Plans that are read and published together."""
 
+GROUPS = 2
+"""While one group is published the next is read."""
+
 UNNOTED_BYTES = 8 * 1024 * 1024
 """Published plans that wait to be noted may have so many bytes until no further group is begun."""
 
@@ -93,6 +96,11 @@ class PlanPublisher:
                 sa.select(Gateway.id).where(Gateway.desired_revision > Gateway.published_revision)
             )
             self._add((gateway for gateway in behind if gateway not in self._flying), LEASE_SECONDS)
+        done = await asyncio.gather(*(self._publish_all() for _ in range(GROUPS)), return_exceptions=True)
+        for error in filter(None, done):
+            raise error
+
+    async def _publish_all(self) -> None:
         while (some := self._take_some()) and (connection := self._sending.connection) is not None:
             await self._publish_some(connection, some)
             await self._room.wait()

@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -45,7 +45,7 @@ from hub.problems import Conflict
 from protocol import plans
 from protocol.envelopes import ENVELOPE_BYTES
 from protocol.meter_keys import SEALED_BYTES
-from protocol.wire import MAX_MESSAGE_BYTES, encode
+from protocol.wire import MAX_MESSAGE_BYTES
 
 GATEWAYS_AT_ONCE = 100
 """Plans that are read, rendered and written together: some ten statements, and a tenth of a second of processor."""
@@ -230,7 +230,9 @@ async def _draft(session: AsyncSession, rows: Sequence[Row[Any]], now: dt.dateti
             digest = content.digest()
             if digest != row.content_digest:
                 body = _render_within_size(row.gateway_id, content, revision, now)
-            drafts.append(_Draft(row.id, row.gateway_id, revision, digest, body, content.meters(), content.keys_wait))
+            drafts.append(
+                _Draft(row.id, row.gateway_id, revision, digest, body, list(content.meters), content.keys_wait)
+            )
         return drafts
 
     # Beside it others are answered; for a few gateways a thread would be the larger part.
@@ -321,17 +323,13 @@ async def read_desired(session: AsyncSession, gateways: Collection[uuid.UUID]) -
 def _render_within_size(gateway: str, content: Content, revision: int, now: dt.datetime) -> bytes:
     # An edit is told at once what would fit no more when the keys of its meters are sealed.
     keys = content.unsealed * SEALED_BYTES
-    plain = sum(len(encode(item)) for items in _lists(content) for item in items) + keys
+    plain = content.size() + keys
     if plain > plans.MAX_PLAN_BYTES - 1024:
         raise PlanTooLargeError(gateway, plain, plans.MAX_PLAN_BYTES - 1024)
     body = content.render(gateway, revision, now)
     if (size := len(body) + ENVELOPE_BYTES + keys) > MAX_MESSAGE_BYTES:
         raise PlanTooLargeError(gateway, size, MAX_MESSAGE_BYTES)
     return body
-
-
-def _lists(content: Content) -> Iterable[list[Any]]:
-    return (content.lines, content.devices, content.tasks, content.callers, content.receivers)
 
 
 async def _remember_devices(

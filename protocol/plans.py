@@ -179,16 +179,16 @@ def render_plan(
     revision: int,
     issued: dt.datetime,
     *,
-    lines: list[Line],
-    devices: list[Device],
-    tasks: list[Task],
-    callers: list[CallerGrant],
-    receivers: Sequence[Receiver] = (),
+    lines: Sequence[Line | msgspec.Raw],
+    devices: Sequence[Device | msgspec.Raw],
+    tasks: Sequence[Task | msgspec.Raw],
+    callers: Sequence[CallerGrant | msgspec.Raw],
+    receivers: Sequence[Receiver | msgspec.Raw] = (),
 ) -> bytes:
-    """Render the compressed document that goes, signed, on the channel ``plan``."""
+    """Render the compressed document that goes, signed, on the channel ``plan``; of items, or of such encoded."""
 
     def raw(items: Sequence[Any]) -> list[msgspec.Raw]:
-        return [msgspec.Raw(encode(item)) for item in items]
+        return [item if isinstance(item, msgspec.Raw) else msgspec.Raw(encode(item)) for item in items]
 
     items = (raw(one) for one in (lines, devices, tasks, callers, receivers))
     plan = GatewayPlan(gateway, revision, issued, *items)
