@@ -5,17 +5,19 @@ Rules:
   chunks (``hub.ledger_chunks``) and removes them, both in one transaction (``hub.ledger_folding``), and in the same the
   sums of chunks (``hub.ledger_sums``). To set a bit twice changes nothing.
 - Whoever writes the ledger has its turn (``ledger_turn``): one clerk at a time, of however many relays. So notes are
-  folded in their order, and no chunk is written by two.
+  folded in their order, and no chunk is written by two. Only who deletes a meter takes its chunks without a turn.
+- On SQLite whoever has the turn keeps ingestion from writing. So there a clerk reckons before its turn, and in it only
+  writes; turns are counted (``_TURNS``), and when another had one meanwhile what was reckoned is reckoned again.
 - What is asked is folded first (``catch_up``): an answer knows every reading that was committed before the question.
 - A chunk never has a bit for a slot that is not expected, so counts need not look at where expectations begin and end.
 - Chunks made anew from the readings (``hub.ledger_rebuilding``) are the same chunks; ``differences`` compares them.
 """
 
+import contextlib
 import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,18 +28,21 @@ from hub.among import among
 from hub.database import reading, writing
 from hub.expectations import Expecting, expectations_of, recompute
 from hub.ledger_chunks import Bits, parts, size_of
-from hub.ledger_folding import fold, fold_gone
+from hub.ledger_folding import OvertakenError, fold, fold_gone, reckon, write
 from hub.ledger_rebuilding import bits_from_readings, rebuild_some
 from hub.ledger_rows import load_chunks
-from hub.models import Expectation, ExpectationMark, LedgerChunk, LedgerPending, LedgerSettled
+from hub.models import Expectation, ExpectationMark, HubState, LedgerChunk, LedgerPending, LedgerSettled
 
 _LOCK = 0x6D6C6467
 """PostgreSQL advisory lock: one process writes the ledger at a time."""
 
+_TURNS = "ledger_turns"
+"""Under this key ``hub_state`` has, on SQLite, how many turns there were."""
+
 _IDS = 5000
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def ledger_turn(engine: AsyncEngine, *, wait: bool) -> AsyncIterator[AsyncSession | None]:
     """Open a transaction that may write the ledger; None, without ``wait``, while another one has the turn.
 
@@ -45,6 +50,7 @@ async def ledger_turn(engine: AsyncEngine, *, wait: bool) -> AsyncIterator[Async
     """
     async with writing(engine) as session:
         if engine.dialect.name != "postgresql":
+            await session.execute(_COUNT_TURN, {"key": _TURNS})
             yield session
         elif wait:
             await session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -52,6 +58,38 @@ async def ledger_turn(engine: AsyncEngine, *, wait: bool) -> AsyncIterator[Async
         else:
             mine = await session.scalar(text(f"SELECT pg_try_advisory_xact_lock({_LOCK})"))
             yield session if mine else None
+
+
+_COUNT_TURN = text("""
+    INSERT INTO hub_state (key, value) VALUES (:key, '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(hub_state.value AS INTEGER) + 1
+""")
+
+
+async def _turns(session: AsyncSession) -> int:
+    """Return how many turns there were, this one included if it is one."""
+    return int(await session.scalar(select(HubState.value).where(HubState.key == _TURNS)) or 0)
+
+
+async def _fold_some(engine: AsyncEngine, now: dt.datetime) -> bool | None:
+    """Fold the oldest notes; return whether there are more, or None while another one has the turn."""
+    if engine.dialect.name == "postgresql":
+        async with ledger_turn(engine, wait=False) as writer:
+            return None if writer is None else await fold(writer, now)
+    async with reading(engine) as session:
+        turns = await _turns(session)
+        folded = await reckon(session)
+    if folded is None:
+        return False
+    with contextlib.suppress(OvertakenError):
+        async with ledger_turn(engine, wait=True) as writer:
+            if writer is None or await _turns(writer) != turns + 1:
+                raise OvertakenError("another one had the turn meanwhile")
+            await write(writer, folded, now)
+        return folded.more
+    # Within the turn nobody overtakes it.
+    async with ledger_turn(engine, wait=True) as writer:
+        return None if writer is None else await fold(writer, now)
 
 
 async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
@@ -72,10 +110,10 @@ async def keep_some(engine: AsyncEngine, now: dt.datetime) -> bool:
         ]
     more = False
     if noted:
-        async with ledger_turn(engine, wait=False) as writer:
-            if writer is None:
-                return False
-            more = await fold(writer, now)
+        folded = await _fold_some(engine, now)
+        if folded is None:
+            return False
+        more = folded
     if marked or stale:
         async with ledger_turn(engine, wait=False) as writer:
             if writer is None:

@@ -43,14 +43,23 @@ class Planes:
     def __init__(self, planes: Iterable[int] = ()) -> None:
         self.planes = list(planes)
 
-    def add(self, bits: int) -> None:
-        """Count each of these slots once more."""
-        for position, plane in enumerate(self.planes):
+    def add(self, bits: int, lowest: int = 0) -> None:
+        """Count each of these slots once more, or 2**lowest times more."""
+        while len(self.planes) < lowest:
+            self.planes.append(0)
+        for position in range(lowest, len(self.planes)):
             if not bits:
                 return
+            plane = self.planes[position]
             self.planes[position], bits = plane ^ bits, plane & bits
         if bits:
             self.planes.append(bits)
+
+    def join(self, other: "Planes") -> None:
+        """Count each slot as often more as the other has it."""
+        for position, plane in enumerate(other.planes):
+            if plane:
+                self.add(plane, position)
 
     def drop(self, bits: int) -> bool:
         """Count each of these slots once less; return whether all were counted: one that was not stays at none."""
@@ -90,6 +99,26 @@ class Sum:
     everyone: bool = False
 
 
+@dataclasses.dataclass(slots=True)
+class Change:
+    """What chunks with other bits make of their sum: reckoned without it."""
+
+    size: int
+    chunks: int = 0
+    """How many have a row now that had none."""
+    added: Planes = dataclasses.field(default_factory=Planes)
+    dropped: list[int] = dataclasses.field(default_factory=list)
+    """The slots that went out, chunk by chunk."""
+
+    def note(self, old: int | None, new: int) -> None:
+        """Note that a chunk has other bits; ``old`` is None when there was no such row."""
+        before = old or 0
+        self.chunks += old is None
+        self.added.add(new & ~before)
+        if before & ~new:
+            self.dropped.append(before & ~new)
+
+
 class Sums:
     """The sums that a transaction changes: read before, saved at its end."""
 
@@ -116,14 +145,19 @@ class Sums:
 
     def change(self, place: Place, size: int, old: int | None, new: int) -> None:
         """Note that a chunk has other bits; ``old`` is None when there was no such row."""
+        change = Change(size)
+        change.note(old, new)
+        self.join(place, change)
+
+    def join(self, place: Place, change: Change) -> None:
+        """Note what many chunks of this place have changed."""
         one = self.found.get(place)
         if one is None:
-            one = self.found[place] = Sum(size)
-        before = old or 0
-        one.chunks += old is None
-        one.planes.add(new & ~before)
-        if before & ~new:
-            self._drop(place, one, before & ~new)
+            one = self.found[place] = Sum(change.size)
+        one.chunks += change.chunks
+        one.planes.join(change.added)
+        for bits in change.dropped:
+            self._drop(place, one, bits)
         self._changed.add(place)
 
     def drop(self, place: Place, bits: int) -> None:
