@@ -102,12 +102,14 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
         if line is not None and interface.gateway is not None:
             contents[interface.gateway].lines.append(line)
             lines[interface.id] = interface.gateway
+    # What the session knew is written by now, and rows that are no objects come quicker without it.
+    connection = await session.connection()
     tasks = await _read_tasks(session, gateways)
     used: dict[uuid.UUID, set[uuid.UUID]] = {gateway: set() for gateway in gateways}
     polled = _METERS.join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface).where(
         among(session, NetworkInterface.gateway, gateways)
     )
-    meters = cast("Sequence[Row[Any]]", (await session.execute(polled.order_by(MeterDevice.id))).all())
+    meters = cast("Sequence[Row[Any]]", (await connection.execute(polled.order_by(MeterDevice.id))).all())
     kinds = await _read_kinds(session, {meter.type for meter in meters})
     for meter in meters:
         gateway = lines.get(meter.network_interface)
@@ -167,7 +169,8 @@ def _mappings(entries: Sequence[Mapping[str, Any]]) -> Callable[[], list[plans.S
 
 async def _read_kinds(session: AsyncSession, types: Collection[uuid.UUID | None]) -> dict[uuid.UUID, _Kind]:
     """Read the configs of these types, each once however many meters have it."""
-    found = await session.execute(
+    connection = await session.connection()
+    found = await connection.execute(
         select(MeterDeviceType.id, MeterDeviceConfig.timezone, MeterDeviceConfig.mappings)
         .join(MeterDeviceConfig, MeterDeviceConfig.id == MeterDeviceType.config)
         .where(among(session, MeterDeviceType.id, [key for key in types if key is not None]))
@@ -239,6 +242,7 @@ class _Tasks:
 
 async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) -> _Tasks:
     """Read the active tasks of the gateways' meters."""
+    connection = await session.connection()
 
     async def pairs(table: Table, near: str, far: str) -> dict[uuid.UUID, set[uuid.UUID]]:
         found: dict[uuid.UUID, set[uuid.UUID]] = {}
@@ -248,7 +252,7 @@ async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
             .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
             .where(among(session, NetworkInterface.gateway, gateways))
         )
-        for one, other in await session.execute(statement):
+        for one, other in await connection.execute(statement):
             found.setdefault(one, set()).add(other)
         return found
 
@@ -256,7 +260,7 @@ async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) ->
     groups = await pairs(device_groups, "device", "group")
     grouped: dict[uuid.UUID, set[uuid.UUID]] = {}
     named = set().union(*groups.values())
-    for group, task in await session.execute(
+    for group, task in await connection.execute(
         select(group_tasks.c.group, group_tasks.c.task).where(among(session, group_tasks.c.group, named))
     ):
         grouped.setdefault(group, set()).add(task)

@@ -14,8 +14,9 @@ Rules:
 import asyncio
 import dataclasses
 import datetime as dt
+import functools
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -174,18 +175,16 @@ async def raise_changed(session: AsyncSession, gateways: Collection[uuid.UUID], 
     made: dict[uuid.UUID, _Draft] = {}
     waiting: set[uuid.UUID] = set()
     rows = await _standing(session, gateways, locked=not alone)
-    for some in batched(list(rows.values()), GATEWAYS_AT_ONCE):
-        for draft in await _draft(session, some, now):
-            if draft.keys_wait and not rows[draft.gateway].keys_wanted:
-                waiting.add(draft.gateway)
-            if draft.digest != rows[draft.gateway].content_digest:
-                made[draft.gateway] = draft
+    async for draft in _drafts(session, list(rows.values()), now):
+        if draft.keys_wait and not rows[draft.gateway].keys_wanted:
+            waiting.add(draft.gateway)
+        if draft.digest != rows[draft.gateway].content_digest:
+            made[draft.gateway] = draft
     if alone and made:
         # Meanwhile a first life sign may have given one of them its plan, or a restore have lifted its revision.
         rows = await _standing(session, made, locked=True)
         moved = [row for row in rows.values() if row.desired_revision + 1 != made[row.id].revision]
-        for some in batched(moved, GATEWAYS_AT_ONCE):
-            made |= {draft.gateway: draft for draft in await _draft(session, some, now)}
+        made |= {draft.gateway: draft async for draft in _drafts(session, moved, now)}
     changed = [made[key] for key, row in rows.items() if key in made and made[key].digest != row.content_digest]
     await _write(session, changed, waiting, now)
     return [draft.gateway_id for draft in changed]
@@ -219,24 +218,42 @@ async def _standing(
     return {row.id: cast("Row[Any]", row) for row in found}
 
 
-async def _draft(session: AsyncSession, rows: Sequence[Row[Any]], now: dt.datetime) -> list[_Draft]:
-    """Read what these gateways should run; render what is another than before."""
-    contents = await read_contents(session, [row.id for row in rows])
+async def _drafts(session: AsyncSession, rows: Sequence[Row[Any]], now: dt.datetime) -> AsyncIterator[_Draft]:
+    """Read what these gateways should run; render what is another than before, while the next ones are read."""
+    rendering: asyncio.Task[list[_Draft]] | None = None
+    try:
+        for some in batched(rows, GATEWAYS_AT_ONCE):
+            contents = await read_contents(session, [row.id for row in some])
+            work = functools.partial(_render, some, contents, now)
+            if len(some) <= _INLINE:
+                # A thread would be the larger part.
+                drafts, rendering = [*(await rendering if rendering is not None else []), *work()], None
+            else:
+                # Beside it others are answered.
+                drafts = await rendering if rendering is not None else []
+                rendering = asyncio.create_task(asyncio.to_thread(work))
+                # Looked at, also where reading the next ones fails first.
+                rendering.add_done_callback(lambda done: done.cancelled() or done.exception())
+            for draft in drafts:
+                yield draft
+        for draft in await rendering if rendering is not None else []:
+            yield draft
+    finally:
+        if rendering is not None:
+            # What it makes nobody wants any more.
+            rendering.cancel()
 
-    def work() -> list[_Draft]:
-        drafts = []
-        for row in rows:
-            content, revision, body = contents[row.id], row.desired_revision + 1, None
-            digest = content.digest()
-            if digest != row.content_digest:
-                body = _render_within_size(row.gateway_id, content, revision, now)
-            drafts.append(
-                _Draft(row.id, row.gateway_id, revision, digest, body, list(content.meters), content.keys_wait)
-            )
-        return drafts
 
-    # Beside it others are answered; for a few gateways a thread would be the larger part.
-    return await asyncio.to_thread(work) if len(rows) > _INLINE else work()
+def _render(rows: Sequence[Row[Any]], contents: Mapping[uuid.UUID, Content], now: dt.datetime) -> list[_Draft]:
+    drafts = []
+    for row in rows:
+        content, revision, body = contents[row.id], row.desired_revision + 1, None
+        digest = content.digest()
+        if digest != row.content_digest:
+            body = _render_within_size(row.gateway_id, content, revision, now)
+        meters = list(content.meters)
+        drafts.append(_Draft(row.id, row.gateway_id, revision, digest, body, meters, content.keys_wait))
+    return drafts
 
 
 async def _write(session: AsyncSession, drafts: Sequence[_Draft], waiting: set[uuid.UUID], now: dt.datetime) -> None:
@@ -342,7 +359,7 @@ async def _remember_devices(
         .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
         .where(among(session, NetworkInterface.gateway, devices), DeviceGateway.gateway == NetworkInterface.gateway)
     )
-    known = {(row.device, row.gateway) for row in await session.execute(polled)}
+    known = {(device, gateway) for device, gateway in await (await session.connection()).execute(polled)}
     rows = [
         {"device": device, "gateway": gateway, "since": now}
         for gateway, named in devices.items()
