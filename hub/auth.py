@@ -65,8 +65,7 @@ class Authentication(AbstractAuthenticationMiddleware):
             said = read_session(keys_of(hub), key, now)
             async with reading(hub.engine) as session:
                 return await access_in(session, said)
-        async with reading(hub.engine) as session:
-            access = await access_of_key(session, key, now)
+        access = await access_of_key(hub.engine, key, now)
         if access is None:
             raise NotAuthenticated(
                 "the token is not valid, has expired, or was revoked; make one with: metergate-hub token create NAME"

@@ -13,7 +13,8 @@ import dataclasses
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.direct_reads import Ask
 
 _READINGS: Final = 0x6D637264
 _REVISIONS: Final = 0x6D637276
@@ -62,21 +63,21 @@ class Place:
     revision: int
 
 
-async def given(session: AsyncSession) -> Place:
+async def given(ask: Ask, *, sqlite: bool) -> Place:
     """Return the last numbers that were given: no place is behind them, unless the database was put back."""
-    sqlite = session.get_bind().dialect.name == "sqlite"
-    return Place(*(await session.execute(_SQLITE if sqlite else _NUMBERS)).one())
+    statement = _SQLITE if sqlite else _NUMBERS
+    return Place(*(await ask("given", [], lambda: statement))[0])
 
 
-async def final(session: AsyncSession, last: Place) -> Place:
+async def final(ask: Ask, last: Place, *, sqlite: bool) -> Place:
     """Return up to which numbers everything is there that will ever be; a statement after this one sees it.
 
     ``last`` is what ``given`` returned before: see above why in this order.
     """
-    if session.get_bind().dialect.name == "sqlite":
+    if sqlite:
         return last
     high = {_READINGS: last.reading, _REVISIONS: last.revision}
-    for name, key in (await session.execute(_MARKS)).all():
+    for name, key in await ask("final", [], lambda: _MARKS):
         begun = high[name] - (high[name] - key) % _KEYS
         high[name] = min(high[name], begun)
     return Place(high[_READINGS], high[_REVISIONS])

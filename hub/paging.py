@@ -9,17 +9,17 @@ A query parameter that the list does not have is refused by name, because a miss
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import ClauseElement, ColumnElement, Executable, Select, func, literal, select
+from sqlalchemy import ClauseElement, ColumnElement, Executable, Integer, Select, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from hub.cursors import CURSOR, Walk, keyset_of, next_link, read_cursor, write_cursor
+from hub.cursors import CURSOR, Keyset, Walk, keyset_of, next_link, read_cursor, write_cursor
 from hub.problems import Wrong, WrongField, wrong
 from hub.state import HubRequest
 
@@ -53,6 +53,11 @@ class Window(msgspec.Struct, frozen=True):
     limit: int
     offset: int
 
+
+Scalar = Callable[[str, Callable[[], Executable]], Awaitable[Any]]
+"""Asks the statement of that name, which is put together if need be, for its one value."""
+
+_ONE: Any = literal_column("1")
 
 Condition = Callable[[str, str], ColumnElement[bool]]
 """Turns a filter's name and text into a condition; raises Wrong when the text is unreadable."""
@@ -166,27 +171,55 @@ async def select_page(
     ``only`` are conditions beside the filters: whose rows there are for who asks. A cursor goes along ``walk`` rather
     than ``order``, if that is given. With ``columns`` rows are tuples of these, without they are the table's objects.
     """
-    query = query_of(request, [*filters, *extra, "limit", "offset", CURSOR])
-    window = window_of(query)
-    conditions = [*only, *(filters[name](name, text) for name, text in query.items() if name in filters)]
+    query, window, conditions = asked(request, filters, extra, only)
     selected: Select[Any] = select(*columns) if columns else select(model)
     if CURSOR in query:
-        if "offset" in query:
-            raise wrong("offset", "a cursor says itself where the page begins")
         way = walk(query) if walk else order
         return await _walk(session, request, selected.where(*conditions), way, window)
     statement = selected.where(*conditions).order_by(*order).limit(window.limit).offset(window.offset)
     rows = await _rows(session, statement)
-    if 0 < len(rows) < window.limit or not (rows or window.offset):
-        # The end is here: there is nothing to count.
+    if ends(window, len(rows)):
         return frame(request, window, window.offset + len(rows)), rows
-    count, estimated = await _count(session, model, conditions)
+
+    async def scalar(_name: str, make: Callable[[], Executable]) -> Any:  # noqa: ANN401 - any column's value
+        return (await session.execute(make())).scalar_one()
+
+    is_postgresql = session.get_bind().dialect.name == "postgresql"
+    found = select(_ONE).select_from(model).where(*conditions)
+    return await counted(scalar, request, found, window, len(rows), estimates=is_postgresql), rows
+
+
+def asked(
+    request: HubRequest, filters: Mapping[str, Condition], extra: Sequence[str], only: Sequence[ColumnElement[bool]]
+) -> tuple[Mapping[str, str], Window, list[ColumnElement[bool]]]:
+    """Read what a list is asked for: its parameters, which part, and the conditions of its rows, ``only`` first."""
+    query = query_of(request, [*filters, *extra, "limit", "offset", CURSOR])
+    window = window_of(query)
+    conditions = [*only, *(filters[name](name, text) for name, text in query.items() if name in filters)]
+    if CURSOR in query and "offset" in query:
+        raise wrong("offset", "a cursor says itself where the page begins")
+    return query, window, conditions
+
+
+def ends(window: Window, found: int) -> bool:
+    """Whether a page with so many rows is the last: then there is nothing to count."""
+    return 0 < found < window.limit or not (found or window.offset)
+
+
+async def counted(
+    ask: Scalar, request: HubRequest, found: Select[Any], window: Window, rows: int, *, estimates: bool
+) -> Page[Any]:
+    """Count what a list has, all that ``found`` selects; return the page around so many rows.
+
+    ``estimates`` says whether the database can tell how many it thinks that there are.
+    """
+    count, estimated = await _count(ask, found, estimates=estimates)
     if not estimated:
-        return frame(request, window, count), rows
+        return frame(request, window, count)
     # Without rows this is behind the end.
-    through = window.offset + len(rows)
+    through = window.offset + rows
     page = frame(request, window, max(count, through + 1) if rows else min(count, window.offset))
-    return msgspec.structs.replace(page, count_estimated=True), rows
+    return msgspec.structs.replace(page, count_estimated=True)
 
 
 async def _rows(session: AsyncSession, statement: Select[Any]) -> Sequence[Any]:
@@ -199,24 +232,21 @@ async def _rows(session: AsyncSession, statement: Select[Any]) -> Sequence[Any]:
     return tuples
 
 
-async def _count(
-    session: AsyncSession, model: type[Any], conditions: Sequence[ColumnElement[bool]]
-) -> tuple[int, bool]:
+async def _count(ask: Scalar, found: Select[Any], *, estimates: bool) -> tuple[int, bool]:
     """Count what is found, and say whether that is only an estimate: of so many rows that counting them takes long.
 
     The estimate is the one that PostgreSQL plans with, from the statistics of the table.
     """
-    some = select(literal(1)).select_from(model).where(*conditions).limit(_COUNTED + 1).subquery()
-    count = (await session.execute(select(func.count()).select_from(some))).scalar_one()
+    some = found.limit(literal_column(str(_COUNTED + 1), Integer()))
+    count = int(await ask("some", lambda: select(func.count()).select_from(some.subquery())))
     if count <= _COUNTED:
         return count, False
-    if session.get_bind().dialect.name == "postgresql":
-        statement = _Explained(select(literal(1)).select_from(model).where(*conditions))
-        told = (await session.execute(statement)).scalar_one()
+    if estimates:
+        told = await ask("explained", lambda: _Explained(found))
         estimate = int((json.loads(told) if isinstance(told, str) else told)[0]["Plan"]["Plan Rows"])
         if estimate > _COUNTED_STILL:
             return max(estimate, count), True
-    return (await session.execute(select(func.count()).select_from(model).where(*conditions))).scalar_one(), False
+    return int(await ask("all", lambda: select(func.count()).select_from(found.subquery()))), False
 
 
 class _Explained(Executable, ClauseElement):
@@ -236,10 +266,7 @@ def _explain(element: _Explained, compiler: SQLCompiler, **options: Any) -> str:
 async def _walk(
     session: AsyncSession, request: HubRequest, statement: Select[Any], order: Sequence[Any], window: Window
 ) -> tuple[Page[Any], Sequence[T]]:
-    keyset = keyset_of(order)
-    if keyset is None:
-        raise wrong(CURSOR, "in this order the list is paged by offset only")
-    place = read_cursor(request, keyset)
+    keyset, place = walked(request, order)
     if place is not None:
         statement = statement.where(keyset.after(place))
     # One row more than is answered tells whether there is more.
@@ -247,6 +274,14 @@ async def _walk(
     rows = await _rows(session, statement.order_by(*keyset.order).limit(limit + 1))
     after = next_link(request, limit, write_cursor(request, keyset, rows[limit - 1])) if len(rows) > limit else None
     return Page(next=after, previous=None, results=[]), rows[:limit]
+
+
+def walked(request: HubRequest, order: Sequence[Any]) -> tuple[Keyset, Sequence[Any] | None]:
+    """Return what a cursor goes along, and after which place the page begins."""
+    keyset = keyset_of(order)
+    if keyset is None:
+        raise wrong(CURSOR, "in this order the list is paged by offset only")
+    return keyset, read_cursor(request, keyset)
 
 
 def frame(request: HubRequest, window: Window, count: int) -> Page[Any]:

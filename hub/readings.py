@@ -18,6 +18,7 @@ from hub.models import Reading as Row
 from hub.paging import is_uuid, since, until
 from hub.problems import Wrong, WrongField, wrong
 from hub.readings_shown import COLUMNS, MeterReadings, MeterReadingsBody, same_key, shown
+from hub.readings_told import TOLD
 from hub.resource_routes import router_of
 from hub.resources import EVERYTHING, Resource, answer, in_transaction, show
 from hub.state import HubRequest, hub_of
@@ -126,6 +127,7 @@ RESOURCE = Resource(
     order=(Row.timestamp,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
     walk=walk,
+    told=TOLD,
 )
 
 

@@ -15,26 +15,32 @@ from hub import adoption
 from hub.access import access_of
 from hub.bodies import Body, given, partial
 from hub.database import reading
+from hub.direct_reads import asking, reads_directly
 from hub.etags import Edited, Looked, Tagged
 from hub.paging import Page, select_page
 from hub.problems import wrong
 from hub.resources import Resource, answer, change, create, find, hold, in_transaction, look, remove, show
 from hub.state import Hub, HubRequest, hub_of
+from hub.told_lists import told_page
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 
 async def list_page(request: HubRequest, resource: Resource) -> Response[Page[Any]]:
     """Answer one page of a resource's list."""
-    async with reading(hub_of(request).engine) as session:
-        order = ordering_of(request, resource)
-        extra = ("ordering",) if resource.orderings else ()
-        only = resource.only(access_of(request))
-        walk = None if request.query_params.get("ordering") else resource.walk
-        page, rows = await select_page(
-            session, request, resource.model, resource.filters, order, extra, only, walk, resource.columns
-        )
-        page.results.extend(await show(session, resource, rows))
+    engine = hub_of(request).engine
+    order, only = ordering_of(request, resource), resource.only(access_of(request))
+    if resource.told is not None and reads_directly(engine):
+        async with asking(engine) as ask:
+            page = await told_page(ask, request, resource, resource.told, order, only)
+    else:
+        async with reading(engine) as session:
+            extra = ("ordering",) if resource.orderings else ()
+            walk = None if request.query_params.get("ordering") else resource.walk
+            page, rows = await select_page(
+                session, request, resource.model, resource.filters, order, extra, only, walk, resource.columns
+            )
+            page.results.extend(await show(session, resource, rows))
     return Response(page, headers={"Link": f'<{page.next}>; rel="next"'} if page.next else None)
 
 

@@ -32,6 +32,7 @@ from hub.models import Organization
 from hub.paging import Condition
 from hub.problems import Conflict, NotFound, Wrong, WrongField, wrong
 from hub.state import Hub, HubRequest, hub_of
+from hub.told import Told
 
 _BEYOND_IDS = 2**63
 _TRIES = 8
@@ -110,7 +111,8 @@ class Resource:
     ``order`` is how lists are ordered unless asked otherwise; ``orderings`` are columns that may be asked for.
     ``walk(filters)`` is what a cursor goes along instead, by the names of the filters: unique, and with an index.
     ``shown(session, rows)`` makes the answer's objects in place of ``more``, where there may be thousands of them: of
-    whole rows, or of the ``columns`` that lists select then.
+    whole rows, or of the ``columns`` that lists select then. ``told`` is how PostgreSQL makes them for lists that
+    are asked for all the time; a filter's condition is then of one form, whatever its text.
     """
 
     noun: str
@@ -140,6 +142,7 @@ class Resource:
     walk: Walk | None = None
     columns: tuple[Any, ...] = ()
     shown: Callable[[AsyncSession, Sequence[Any]], Awaitable[Sequence[Any]]] | None = None
+    told: Told | None = None
 
     def __post_init__(self) -> None:
         if self.owned is None and not hasattr(self.model, "organization"):

@@ -8,6 +8,7 @@ import decimal
 import uuid
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +19,7 @@ from hub.paging import equals, is_uuid, since, until
 from hub.problems import wrong
 from hub.resource_routes import router_of
 from hub.resources import READ_ONLY, Resource, Values
+from hub.told import Told, instant, number, object_of, or_null, quoted, text
 from protocol.wire import ContractError, Instant, checked_decimal
 
 BY_STAFF = "staff"
@@ -79,6 +81,31 @@ async def _check(session: AsyncSession, row: Row | None, values: Values, now: dt
     }
 
 
+class _Place(msgspec.Struct):
+    """What lists are walked along."""
+
+    id: int
+    timestamp: dt.datetime
+    created_at: dt.datetime
+
+
+def _told(table: str, name: str) -> str:
+    column = f"{table}.{name}"
+    match name:
+        case "id":
+            return column
+        case "value":
+            return quoted(column)
+        case "organization" | "device" | "gateway":
+            return or_null(column, quoted(column))
+        case "timestamp" | "collected" | "created_at" | "updated_at":
+            return instant(column)
+        case "clock_offset":
+            return number(column)
+        case _:
+            return text(column)
+
+
 RESOURCE = Resource(
     noun="staged reading",
     path="/v1/metering/staged-meter-readings",
@@ -97,6 +124,11 @@ RESOURCE = Resource(
     order=(Row.created_at,),
     orderings={"timestamp": Row.timestamp, "created_at": Row.created_at},
     walk=lambda _filters: (Row.id,),
+    told=Told(
+        StagedMeterReading.__struct_fields__,
+        lambda table: object_of([(name, _told(table, name)) for name in StagedMeterReading.__struct_fields__]),
+        _Place,
+    ),
 )
 
 router = router_of(RESOURCE)
