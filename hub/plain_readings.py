@@ -8,7 +8,6 @@ finds there already: this is only the quick way to where that one leads as well,
 ``hub.judging`` says where a series of a meter belongs. Instants are microseconds since 1970 here.
 """
 
-import dataclasses
 import datetime as dt
 import math
 import re
@@ -57,8 +56,7 @@ _EARLIEST, _LATEST = 0, 2**53
 """Between these a number of microseconds is an instant, and a float holds it exactly."""
 
 
-@dataclasses.dataclass(slots=True)
-class Plain:
+class Plain(msgspec.Struct):
     """The rows of a batch, in columns."""
 
     devices: list[bytes]
@@ -85,8 +83,7 @@ def read_plain(body: bytes) -> Plain | None:
         rows = _decoder.decode(body).rows
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    timestamps: list[int] = []
-    collected: list[int] = []
+    plain = Plain([], [], [], [], [], [], [], [])
     last = last_collected = None
     at = collected_at = 0
     for row in rows:
@@ -106,18 +103,15 @@ def read_plain(body: bytes) -> Plain | None:
             or "\0" in row.provenance
         ):
             return None
-        timestamps.append(at)
-        collected.append(collected_at)
-    return Plain(
-        [row.device for row in rows],
-        [row.series for row in rows],
-        timestamps,
-        [row.value for row in rows],
-        [row.unit for row in rows],
-        [row.provenance for row in rows],
-        collected,
-        [row.clock_offset for row in rows],
-    )
+        plain.devices.append(row.device)
+        plain.series.append(row.series)
+        plain.timestamps.append(at)
+        plain.values.append(row.value)
+        plain.units.append(row.unit)
+        plain.provenances.append(row.provenance)
+        plain.collected.append(collected_at)
+        plain.clock_offsets.append(row.clock_offset)
+    return plain
 
 
 class Columns:
@@ -197,9 +191,9 @@ class Columns:
             "device": [place.device for place in self.places],
             "series": [place.series for place in self.places],
             "timestamp": self.timestamps,
-            "value": self._values,
-            "unit": self._units,
-            "provenance": self._provenances,
+            "value": _array(self._values),
+            "unit": _array_of_texts(self._units),
+            "provenance": _array_of_texts(self._provenances),
             "collected": self._collected,
             "clock_offset": self._clock_offsets,
             "batch": self._batches,
@@ -245,6 +239,20 @@ class Columns:
         return left
 
 
+def _array(words: Iterable[str]) -> str:
+    """Return an array as PostgreSQL writes it, of words that need no quotes.
+
+    Of a list the driver asks for each element whether that is a list as well, which takes as long as all else that is
+    done with it.
+    """
+    return f"{{{','.join(words)}}}"
+
+
+def _array_of_texts(texts: Sequence[str]) -> str:
+    quoted = {text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in set(texts)}
+    return _array([quoted[text] for text in texts])
+
+
 # The keys in one order, as everywhere (``hub.versions``); of equal ones the first that came. A list of ids is only made
 # where it is needed.
 _PG_INSERT = text(f"""
@@ -253,11 +261,12 @@ _PG_INSERT = text(f"""
         INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
                               clock_offset, batch, version_count, created_at)
         SELECT n.organization, n.device, n.series, timestamptz 'epoch' + n.at * interval '1 microsecond',
-            n.value::numeric, n.unit, n.provenance, timestamptz 'epoch' + n.collected * interval '1 microsecond',
+            n.value, n.unit, n.provenance, timestamptz 'epoch' + n.collected * interval '1 microsecond',
             n.clock_offset, n.batch, 1, CAST(:now AS timestamptz)
         FROM mark, unnest(CAST(:organization AS uuid[]), CAST(:device AS uuid[]), CAST(:series AS uuid[]),
-                    CAST(:timestamp AS bigint[]), CAST(:value AS text[]), CAST(:unit AS text[]),
-                    CAST(:provenance AS text[]), CAST(:collected AS bigint[]), CAST(:clock_offset AS float8[]),
+                    CAST(:timestamp AS bigint[]), CAST(CAST(:value AS text) AS numeric[]),
+                    CAST(CAST(:unit AS text) AS text[]), CAST(CAST(:provenance AS text) AS text[]),
+                    CAST(:collected AS bigint[]), CAST(:clock_offset AS float8[]),
                     CAST(:batch AS bigint[])) WITH ORDINALITY
             AS n(organization, device, series, at, value, unit, provenance, collected, clock_offset, batch, position)
         ORDER BY n.device, n.series, n.at, n.position

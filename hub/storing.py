@@ -50,8 +50,9 @@ NAMES_PER_RECEIPT = 500
 RECEIPT_NAME_BYTES = 64
 """More than one batch's name takes in a receipt."""
 
-UNPAUSED_SECONDS = 0.002
-"""How long deliveries are opened until everything else in the process has a turn."""
+UNPAUSED_SECONDS = {"sqlite": 0.0005, "postgresql": 0.002}
+"""How long deliveries are opened until everything else in the process has a turn: a transaction of SQLite comes back
+to the loop a dozen times and waits for it each time."""
 
 SAY_EVERY = 5.0
 """Seconds between two lines in the log about full lanes."""
@@ -97,6 +98,7 @@ class Storing:
         self._clock = clock
         self._turns = turns
         self._sending = sending
+        self._unpaused = UNPAUSED_SECONDS[engine.dialect.name]
         self._lanes = Lanes(settings.queue_bytes)
         self._opened: asyncio.Queue[list[Opened]] = asyncio.Queue(1)
         self._committed: asyncio.Queue[Outcome] = asyncio.Queue(1)
@@ -131,7 +133,7 @@ class Storing:
             one = open_delivery(delivery, counts)
             if one is not None:
                 opened.append(one)
-            if self._clock.monotonic() - paused > UNPAUSED_SECONDS:
+            if self._clock.monotonic() - paused > self._unpaused:
                 await asyncio.sleep(0)
                 paused = self._clock.monotonic()
         _count(counts)

@@ -99,9 +99,11 @@ def _properties(body: bytes, at: int, end: int) -> _Said:
         kind = body[at]
         at += 1
         if kind == _USER:
-            key, at = _text(body, at)
-            value, at = _text(body, at)
-            user.append((key.decode(), value.decode()))
+            # As ``_text`` does it, twice, but without a call: each batch has four of these.
+            middle = at + 2 + (body[at] << 8 | body[at + 1])
+            last = middle + 2 + (body[middle] << 8 | body[middle + 1])
+            user.append((body[at + 2 : middle].decode(), body[middle + 2 : last].decode()))
+            at = last
         elif kind == _RESPONSE_TOPIC:
             told, at = _text(body, at)
             response_topic = told.decode()

@@ -132,6 +132,20 @@ async def test_a_group_with_old_and_new_and_double_rows_is_told_apart(engine: As
     assert [(row.rows, row.duplicates, row.revisions) for row in batches] == [(10, 0, 0), (13, 6, 2)]
 
 
+async def test_units_are_stored_as_they_came(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    voice, meter = GatewayVoice(), estate.meters["M1"]
+    units = ["m3", "", "NULL", "°C", 'a "b"', "\\", "{k,V}", " kW ", "m3"]
+    rows = [
+        msgspec.structs.replace(reading(meter, f"-{n}.50", at=n, collected=5), unit=unit)
+        for n, unit in enumerate(units)
+    ]
+    assert (await store_deliveries(engine, [voice.readings(*rows)], NOW, 100)).counts[STORED] == len(units)
+    async with looking(engine) as session:
+        stored = (await session.scalars(sa.select(models.Reading).order_by(models.Reading.timestamp))).all()
+    assert [(row.unit, str(row.value)) for row in stored] == [(unit, f"-{n}.50") for n, unit in enumerate(units)]
+
+
 @pytest.mark.parametrize("state", ["elsewhere", "no series"])
 async def test_what_changes_under_load_is_judged_as_it_is_then(engine: AsyncEngine, state: str) -> None:
     estate = await make_estate(engine)
