@@ -39,6 +39,8 @@ UNREACHABLE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.InterfaceError,
+    # Of a connection that is ended between the preparing of a statement and its values.
+    asyncpg.InternalClientError,
     OSError,
 )
 """What is raised while the database cannot be reached, or has no time; the next attempt may do."""
@@ -61,6 +63,21 @@ STANDING_SECONDS = 60
 """A transaction on PostgreSQL in which nothing is asked for so long is ended by the server: its process is frozen or
 out of reach, and what it has locked (batches, gateways, the turns of those who work alone) all others wait for."""
 
+_NOTICING = tuple(
+    (level, getattr(socket, name), value)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 15),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),
+    )
+    # Not every system has all of them.
+    if hasattr(socket, name)
+)
+"""A database whose machine is gone without a word is noticed within 30 s: the system alone would wait a quarter of an
+hour for it to take a statement, and for an answer for ever."""
+
 _IDLE_SECONDS = 5.0
 """A connection that nobody used for so long is asked whether it still lives before it is used."""
 
@@ -76,7 +93,10 @@ def is_out_of_strength(error: DBAPIError) -> bool:
 
     The driver tells these apart by their code alone; a connection that is lost in the middle of a statement has none.
     """
-    return error.connection_invalidated or str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUT_OF_STRENGTH)
+    # One that is ended between the preparing of a statement and its values is not known to be lost yet.
+    if error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), asyncpg.InternalClientError):
+        return True
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUT_OF_STRENGTH)
 
 
 class DatabaseError(RuntimeError):
@@ -121,7 +141,7 @@ def create_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
         engine = create_async_engine(
             target, connect_args=arguments, pool_size=kept, max_overflow=connections - kept, pool_use_lifo=True
         )
-        event.listen(engine.sync_engine, "connect", _bound_standing)
+        event.listen(engine.sync_engine, "connect", _prepare_postgresql)
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _refuse_dead)
         _tell_of_commits(engine)
@@ -147,7 +167,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     cursor.close()
 
 
-def _bound_standing(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's adapted connection
+def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401 - as above
+    opened = connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no door to it
+    if opened is not None and opened.family != socket.AF_UNIX:
+        for level, option, value in _NOTICING:
+            opened.setsockopt(level, option, value)
     # Not among the options of connecting, which poolers refuse.
     setting = f"SET idle_in_transaction_session_timeout = {1000 * STANDING_SECONDS}"
     connection.run_async(lambda driver: driver.execute(setting))
@@ -310,7 +334,7 @@ def named(target: URL) -> Iterator[None]:
     """Say which database it was, without its password and without what only a developer reads."""
     try:
         yield
-    except (SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
+    except (SQLAlchemyError, asyncpg.PostgresError, *UNREACHABLE) as error:
         said = error.orig if isinstance(error, DBAPIError) else error
         place = target.database if target.get_backend_name() == "sqlite" else target.render_as_string()
         raise DatabaseError(f"the database {place} cannot be used: {said}") from error

@@ -9,12 +9,12 @@ import prometheus_client
 import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from hub.database import is_out_of_strength
+from hub.database import UNREACHABLE, is_out_of_strength
 
 RETRY_SECONDS = (0.2, 15.0)
 """Shortest and longest pause before the broker, or the database, is tried again."""
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+DATABASE_ERRORS = (SQLAlchemyError, *UNREACHABLE, asyncpg.PostgresError)
 """What a database that is away or refuses raises; asyncpg's own when connecting fails."""
 
 _CROSSED = frozenset({"40P01", "40001", "55P03"})

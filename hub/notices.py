@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session
 
 from hub.clocks import Clock
 from hub.commits import commits_of
-from hub.database import create_engine
+from hub.database import UNREACHABLE, create_engine
 
 PROOF_SECONDS = 30.0
 """Real seconds between two proofs that notices arrive: a lost listener is known soon after."""
@@ -63,7 +63,7 @@ class Notice(enum.StrEnum):
 
 
 _TOLD = "notices"
-_PASSING = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_PASSING = (SQLAlchemyError, asyncpg.PostgresError, *UNREACHABLE, TimeoutError)
 
 _log = structlog.get_logger(__name__)
 _live = prometheus_client.Gauge("metergate_notices_live", "Whether what other processes tell arrives at this one")

@@ -6,21 +6,19 @@ import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import httpx
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from click.testing import CliRunner, Result
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import columns
 from hub.cli import commands
-from hub.database import MIGRATIONS, reading, writing
+from hub.database import reading, writing
+from hub.migrating import move
 from hub.models import Token
 from hub.passwords import matches
 from hub.scopes import PUSH_READINGS, READ, READ_READINGS
@@ -244,12 +242,6 @@ def test_every_command_has_help_and_json(group: str) -> None:
 
 
 async def test_tokens_from_before_open_what_they_opened(engine: AsyncEngine) -> None:
-    def go(connection: sa.Connection, way: Callable[[Config, str], None], revision: str) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        way(config, revision)
-
     before = sa.table(
         "tokens",
         sa.column("id", sa.Uuid()),
@@ -260,11 +252,11 @@ async def test_tokens_from_before_open_what_they_opened(engine: AsyncEngine) -> 
     now = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
     async with writing(engine) as session:
         await create_token(session, "limited", now, scopes=(READ,))
+    await move(engine, "0008")
     async with engine.begin() as connection:
-        await connection.run_sync(go, command.downgrade, "0008")
         values = {"id": uuid.uuid4(), "name": "old", "digest": bytes(32), "created": now}
         await connection.execute(before.insert().values(values))
-        await connection.run_sync(go, command.upgrade, "head")
+    await move(engine)
     async with reading(engine) as session:
         token = (await session.execute(sa.select(Token))).scalar_one()
     assert (token.name, token.scopes, token.organization, token.expires) == ("old", ["staff"], None, None)

@@ -3,8 +3,10 @@
 import asyncio
 import datetime as dt
 import decimal
+import socket
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -19,6 +21,7 @@ from hub.database import LEAST_CONNECTIONS, MIGRATIONS, async_url, create_engine
 from hub.failures import DATABASE_ERRORS, all_or_each
 from hub.models import Base, Organization, ReadingSeries
 from tests.parts.databases import ON_POSTGRESQL, database_url, engine
+from tests.parts.poolers import deaf_pooler
 
 __all__ = ["database_url", "engine"]
 
@@ -232,3 +235,54 @@ async def test_a_connection_that_is_lost_in_the_middle_of_a_statement_is_nobodys
     with pytest.raises(DBAPIError):
         await all_or_each(["a", "b"], store, lambda one, _: tried.append(f"{one} given up"))
     assert tried == ["a", "b"]
+
+
+@ON_POSTGRESQL
+async def test_a_database_whose_machine_is_gone_without_a_word_is_noticed(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """Who waits for an answer sends nothing, and would wait for ever: two such transactions are all that a relay has.
+
+    A network that loses everything takes an administrator; that the system is asked to look is seen without one.
+    """
+    if engine.dialect.name == "sqlite":
+        return
+    async with deaf_pooler(database_url) as over_tcp:
+        far = create_engine(over_tcp)
+        async with far.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            opened = driver._transport.get_extra_info("socket")
+            assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            seconds = [
+                opened.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            ]
+            assert seconds[0] + seconds[1] * seconds[2] <= 30
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
+        await far.dispose()
+
+
+@ON_POSTGRESQL
+async def test_a_connection_that_is_ended_between_two_messages_is_nobodys_fault(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """The driver's error is its own then, and the connection not known to be lost."""
+    if engine.dialect.name == "sqlite":
+        return
+    failed = 0
+
+    async def store(_group: Sequence[str]) -> None:
+        async with writing(far) as session:
+            await session.execute(text("SELECT 1"))
+            await session.execute(text("SELECT 2"))
+
+    async with deaf_pooler(database_url, ending=range(1, 20)) as pooled:
+        far = create_engine(pooled)
+        for _ in range(20):
+            try:
+                await all_or_each(["a"], store, lambda one, cause: pytest.fail(f"{one} was given up for {cause}"))
+            except DATABASE_ERRORS:
+                failed += 1
+            # Else what is left of it would live on for the next.
+            await far.dispose()
+    assert 5 <= failed < 20

@@ -13,7 +13,7 @@ from hub import notices
 from hub.clocks import Clock
 from hub.database import create_engine, writing
 from hub.notices import Listener, Notice, look_seconds, notices_of, tell
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 from tests.parts.poolers import deaf_pooler
 
 __all__ = ["database_url", "engine"]
@@ -42,6 +42,8 @@ async def process(url: str, listen_url: str | None = None) -> AsyncIterator[Asyn
     listening = asyncio.create_task(Listener(made, listen_url or url, proof_seconds=0.2).keep_on())
     try:
         yield made
+        # What it ended with, if so: on SQLite nothing.
+        assert not listening.done() or listening.exception() is None
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
@@ -110,3 +112,16 @@ async def test_a_pooler_that_delivers_nothing_is_found_out_and_gone_past(
             async with writing(engine) as session:
                 await tell(session, Notice.STATES)
             await heard(states)
+
+
+@ON_POSTGRESQL
+async def test_a_connection_that_is_ended_at_any_moment_ends_no_process(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the preparing of a statement and its values the driver calls it an error of its own: a relay ended."""
+    if engine.dialect.name == "sqlite":
+        return
+    monkeypatch.setattr(notices, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(notices, "ANSWER_SECONDS", 1.0)
+    async with deaf_pooler(database_url, ending=range(1, 25)) as pooled, process(database_url, pooled):
+        await asyncio.sleep(2.0)

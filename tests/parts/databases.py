@@ -186,6 +186,10 @@ def _share_statements(made: AsyncEngine) -> None:
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """Return an engine on ``database_url``."""
     made = create_engine(database_url)
+    if made.dialect.name not in _first:
+        # A dialect learns of its database when its own engine connects first, which a test may leave to others.
+        async with made.connect():
+            pass
     _share_statements(made)
     yield made
     await made.dispose()
