@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from hub.readings_shown import NAMES
-from hub.told import Told, any_text, instant, number, object_of, or_null, quoted, text
+from hub.told import Parts, Told, any_text, instant, number, object_of, or_null, plain, quoted, text
 from hub.validation import FLAGS
 
 _VERSION: Final = object_of(
@@ -25,16 +25,16 @@ _VERSION: Final = object_of(
 )
 
 
-def _flags(column: str) -> str:
+def _flags(column: str) -> Parts:
     names = ", ".join(f"CASE WHEN {column} & {bit} <> 0 THEN '\"{name}\"' END" for name, bit in FLAGS.items())
-    return f"CASE {column} WHEN 0 THEN '[]' ELSE concat('[', concat_ws(',', {names}), ']') END"
+    return (f"CASE {column} WHEN 0 THEN '[]' ELSE concat('[', concat_ws(',', {names}), ']') END",)
 
 
 def told_of(table: str) -> str:
     """Return the SQL of a reading's JSON; ``table`` is what it is called in the statement, with all its columns."""
     unit = f"""CASE {table}.unit WHEN ''
         THEN coalesce((SELECT {any_text("s.unit")} FROM meter_reading_series s WHERE s.id = {table}.series), '""')
-        ELSE {text(f"{table}.unit")} END"""  # noqa: S608 - our own names
+        ELSE {text(f"{table}.unit")[0]} END"""  # noqa: S608 - our own names
     versions = f"""CASE WHEN {table}.version_count > 1 THEN (
         SELECT concat(',"versions":[', string_agg({_VERSION}, ',' ORDER BY v.collected, v.id), ']')
         FROM reading_versions v LEFT JOIN batches b ON b.id = v.batch
@@ -44,8 +44,8 @@ def told_of(table: str) -> str:
     made = {
         **{name: quoted(f"{table}.{name}") for name in ("organization", "meter_device", "series", "value")},
         **{name: instant(f"{table}.{name}") for name in ("timestamp", "created_at", "collected")},
-        **{name: f"{table}.{name}" for name in ("id", "version_count")},
-        "unit": unit,
+        **{name: plain(f"{table}.{name}") for name in ("id", "version_count")},
+        "unit": (unit,),
         "provenance": text(f"{table}.provenance"),
         "clock_offset": number(f"{table}.clock_offset"),
         "flags": _flags(f"{table}.flags"),

@@ -24,7 +24,7 @@ from litestar import Router, get
 from hub.access import access_of
 from hub.columns import UtcDateTime
 from hub.cursors import CURSOR, Keyset, read_cursor, write_cursor
-from hub.direct_reads import Ask, asking, reads_directly
+from hub.direct_reads import Ask, asking, literal_number, reads_directly
 from hub.late_commits import Place, final, given
 from hub.models import Reading, ReadingVersion
 from hub.paging import is_uuid, parse_instant, query_of, window_of
@@ -188,11 +188,11 @@ class _Question:
                 rows.append(row[1:])
         return rows, Place(number, revised[-1][0] if len(revised) == left else high.revision)
 
-    def _form(self, name: str) -> tuple[Any, ...]:
-        return name, len(self.conditions), *self.names
+    def _form(self, name: str, limit: int) -> tuple[Any, ...]:
+        return name, limit, len(self.conditions), *self.names
 
     async def _new(self, after: int, through: int) -> Sequence[Any]:
-        since, until, most = _number("after", after), _number("through", through), _number("most", self.limit)
+        since, until, most = _number("after", after), _number("through", through), literal_number(self.limit)
 
         def make() -> sa.Select[Any]:
             # "Is true" keeps the database from looking for the filters first: all readings of a meter are too many.
@@ -202,11 +202,11 @@ class _Question:
             chosen: sa.Select[Any] = sa.select(*shown).where(Reading.id > since, Reading.id <= until, *met).limit(most)
             return chosen.order_by(Reading.id) if self.sqlite else TOLD.chosen(chosen, [Reading.id], "id")
 
-        return await self.ask(self._form("received_new"), [since, until, *self.conditions, most], make)
+        return await self.ask(self._form("received_new", self.limit), [since, until, *self.conditions], make)
 
     async def _first_after(self, number: int) -> int | None:
         since = _number("after", number)
-        following = sa.select(Reading.id).where(Reading.id > since).order_by(Reading.id).limit(sa.literal_column("1"))
+        following = sa.select(Reading.id).where(Reading.id > since).order_by(Reading.id).limit(literal_number(1))
         rows = await self.ask("received_following", [since], lambda: following)
         return rows[0][0] if rows else None
 
@@ -232,7 +232,7 @@ class _Question:
             shown = sa.select(versions.c.number, Reading.id, *columns)
             return shown.join(Reading, same, isouter=True).order_by(versions.c.number)
 
-        return await self.ask(self._form("received_revised"), [since, until, *self.conditions, most], make)
+        return await self.ask(self._form("received_revised", 0), [since, until, *self.conditions, most], make)
 
 
 def _number(name: str, value: int) -> sa.BindParameter[int]:

@@ -15,7 +15,7 @@ from hub import adoption
 from hub.access import access_of
 from hub.bodies import Body, given, partial
 from hub.database import reading
-from hub.direct_reads import asking, reads_directly
+from hub.direct_reads import reads_directly
 from hub.etags import Edited, Looked, Tagged
 from hub.paging import Page, select_page
 from hub.problems import wrong
@@ -31,8 +31,7 @@ async def list_page(request: HubRequest, resource: Resource) -> Response[Page[An
     engine = hub_of(request).engine
     order, only = ordering_of(request, resource), resource.only(access_of(request))
     if resource.told is not None and reads_directly(engine):
-        async with asking(engine) as ask:
-            page = await told_page(ask, request, resource, resource.told, order, only)
+        page = await told_page(engine, request, resource, resource.told, order, only)
     else:
         async with reading(engine) as session:
             extra = ("ordering",) if resource.orderings else ()

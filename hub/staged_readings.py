@@ -19,7 +19,7 @@ from hub.paging import equals, is_uuid, since, until
 from hub.problems import wrong
 from hub.resource_routes import router_of
 from hub.resources import READ_ONLY, Resource, Values
-from hub.told import Told, instant, number, object_of, or_null, quoted, text
+from hub.told import Parts, Told, instant, number, object_of, or_null, plain, quoted, text
 from protocol.wire import ContractError, Instant, checked_decimal
 
 BY_STAFF = "staff"
@@ -89,11 +89,11 @@ class _Place(msgspec.Struct):
     created_at: dt.datetime
 
 
-def _told(table: str, name: str) -> str:
+def _told(table: str, name: str) -> Parts:
     column = f"{table}.{name}"
     match name:
         case "id":
-            return column
+            return plain(column)
         case "value":
             return quoted(column)
         case "organization" | "device" | "gateway":

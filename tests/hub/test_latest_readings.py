@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from hub import versions
+from hub import latest_readings, versions
 from hub.database import writing
 from hub.scopes import READ_READINGS
 from hub.tokens import create_token
@@ -36,7 +36,11 @@ async def store(rest: Rest, fleet: Fleet, *days_ago: int) -> None:
 
 
 @pytest.mark.parametrize("database_url", BOTH, indirect=True)
-async def test_the_newest_of_each_series_is_found_in_these_months_and_in_old_ones(rest: Rest) -> None:
+async def test_the_newest_of_each_series_is_found_in_these_months_and_in_old_ones(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As of hundreds of meters, which two connections look up.
+    monkeypatch.setattr(latest_readings, "APART", 4)
     fresh, silent, empty = [await create_fleet(rest, name) for name in ("fresh", "silent", "empty")]
     await store(rest, fresh, 800, 2, 1, 3)
     await store(rest, silent, 900, 700, 800)

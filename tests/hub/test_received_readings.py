@@ -4,10 +4,12 @@ import base64
 import datetime as dt
 import decimal
 import json
+import random
 import uuid
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import received_readings, versions
@@ -141,6 +143,32 @@ async def test_an_instant_finds_what_was_received_since(rest: Rest) -> None:
         assert len(answer["results"]) == 9 - number
         assert answer["more"] is False
     assert (await rest.call("GET", f"{RECEIVED}?received_since=soon", status=422))["errors"][0]["field"]
+
+
+@pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
+async def test_an_instant_is_found_among_many_that_did_not_come_evenly(rest: Rest, engine: AsyncEngine) -> None:
+    fleet, now = await create_fleet(rest), rest.clock.now()
+    # Bursts of 700 in a minute each day, but hundreds of days in the beginning are one instant, and ten are missing.
+    rows = """
+        INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
+            version_count, created_at, flags)
+        SELECT CAST(:organization AS uuid), CAST(:meter AS uuid), CAST(:series AS uuid), at, 1, 'm3', 'meter', at, 1,
+            greatest(at, CAST(:start AS timestamptz) + interval '3 days'), 0
+        FROM (SELECT CAST(:start AS timestamptz) + (n / 700) * interval '1 day' + (n % 700) * interval '85 ms' AS at, n
+              FROM generate_series(0, 9999) n WHERE n / 700 <> 7) AS these ORDER BY n
+    """
+    ids = {"organization": fleet.organization, "meter": fleet.meter, "series": fleet.series}
+    start = now - dt.timedelta(days=20)
+    async with writing(engine) as session:
+        await session.execute(sa.text(rows), {**{name: uuid.UUID(one) for name, one in ids.items()}, "start": start})
+        stored = (await session.execute(sa.text("SELECT id, created_at FROM readings ORDER BY id"))).all()
+    chance = random.Random(5)  # noqa: S311 - no secret
+    instants = [start + dt.timedelta(seconds=chance.uniform(-86400, 15.5 * 86400)) for _ in range(25)]
+    instants += [chance.choice(stored)[1] + dt.timedelta(microseconds=step) for step in (-1, 0, 1) for _ in range(8)]
+    for instant in instants:
+        since = (instant + received_readings.MARGIN).isoformat().replace("+", "%2B")
+        found = (await rest.get(f"{RECEIVED}?limit=1&received_since={since}"))["results"]
+        assert [one["id"] for one in found] == [number for number, at in stored if at >= instant][:1]
 
 
 @pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
