@@ -57,7 +57,8 @@ _BUSY_SECONDS = 30
 _READING = ("SELECT", "BEGIN", "PRAGMA", "SHOW")
 """How statements begin that write nothing."""
 
-_statements = prometheus_client.Counter("metergate_database_statements", "Statements that were sent to the database")
+statements = prometheus_client.Counter("metergate_database_statements", "Statements that were sent to the database")
+"""Counted also by who asks the driver itself (``hub.direct_reads``)."""
 
 STANDING_SECONDS = 60
 """A transaction on PostgreSQL in which nothing is asked for so long is ended by the server: its process is frozen or
@@ -206,7 +207,7 @@ def _tell_of_commits(engine: AsyncEngine) -> None:
     commits: Commits = commits_of(engine)
 
     def note(connection: Connection, cursor: Any, statement: str, *_others: object) -> None:  # noqa: ANN401 - the driver's
-        _statements.inc()
+        statements.inc()
         if cursor.rowcount != 0 and not statement.startswith(_READING):
             connection.info["wrote"] = True
 

@@ -21,7 +21,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from hub.database import UNREACHABLE, reading
+from hub.database import UNREACHABLE, reading, statements
 
 _MOST_FORMS = 500
 
@@ -46,7 +46,7 @@ async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
     try:
         yield driver
     finally:
-        if driver.is_in_transaction():
+        if not driver.is_closed() and driver.is_in_transaction():
             # One that was cut before its end: nobody else is to go on in it.
             await greenlet_spawn(pooled.invalidate)
         await greenlet_spawn(pooled.close)
@@ -110,16 +110,18 @@ async def asking(engine: AsyncEngine, *, planned_once: bool = True) -> AsyncIter
         yield ask_driver
 
 
-async def _execute(driver: Any, statements: str) -> None:  # noqa: ANN401 - the driver's own
+async def _execute(driver: Any, text: str) -> None:  # noqa: ANN401 - the driver's own
+    statements.inc(text.count(";") + 1)
     try:
-        await driver.execute(statements)
+        await driver.execute(text)
     except UNREACHABLE:
         raise
     except asyncpg.PostgresError as error:
-        raise DBAPIError(statements, None, error) from error
+        raise DBAPIError(text, None, error) from error
 
 
 async def _fetch(driver: Any, statement: str, *values: Any) -> Sequence[Any]:  # noqa: ANN401 - the driver's own
+    statements.inc()
     try:
         rows: Sequence[Any] = await driver.fetch(statement, *values)
     except UNREACHABLE:
