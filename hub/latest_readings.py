@@ -70,16 +70,16 @@ _CONFIGURED = """
     meter_devices d JOIN meter_device_types t ON t.id = d.type JOIN config_series s ON s.config = t.config
 """
 _NAMED = "meter_devices d JOIN meter_reading_series s ON s.organization = d.organization"
-_ASKED = "unnest($1::uuid[]) WITH ORDINALITY AS a(device, place)"
+_ASKED = "unnest($1::text::uuid[]) WITH ORDINALITY AS a(device, place)"
 _PG_PAIRS = {
     False: f"(SELECT a.place, d.id AS device, s.series FROM {_CONFIGURED} JOIN {_ASKED} ON a.device = d.id) AS p",  # noqa: S608 - our own names
     True: f"(SELECT a.place, d.id AS device, s.id AS series FROM {_NAMED} JOIN {_ASKED} ON a.device = d.id "  # noqa: S608 - our own names
-    "WHERE s.id = ANY($3::uuid[])) AS p",
+    "WHERE s.id = ANY($3::text::uuid[])) AS p",
 }
 """The pairs of meter and series, by whether series are named."""
 
 _PG_EVERY_PAIR = """
-    unnest($1::uuid[], $3::uuid[]) WITH ORDINALITY AS p(device, series, place)
+    unnest($1::text::uuid[], $3::text::uuid[]) WITH ORDINALITY AS p(device, series, place)
 """
 _SQLITE_PAIRS = {
     False: f"(SELECT d.id AS device, s.series FROM {_CONFIGURED} "  # noqa: S608 - our own names
@@ -142,14 +142,20 @@ async def _latest_told(
     """Return the JSON of the newest readings, in the order of the meters, each meter's by series."""
     hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
     recent, *further = _statements(hour, named=bool(series))
-    rows = await fetch(engine, recent, meters, own, *([series] if series else []))
+    rows = await fetch(engine, recent, _listed(meters), own, *([_listed(series)] if series else []))
     for statement in further:
         silent = [row for row in rows if row[1] is not None]
         if not silent:
             break
-        older = iter(await fetch(engine, statement, [row[1] for row in silent], own, [row[2] for row in silent]))
+        asked = _listed([row[1] for row in silent]), own, _listed([row[2] for row in silent])
+        older = iter(await fetch(engine, statement, *asked))
         rows = [row if row[1] is None else next(older) for row in rows]
     return [row[0] for row in rows if row[0] is not None]
+
+
+def _listed(ids: Sequence[uuid.UUID]) -> str:
+    """Return ids as the text of an array: one by one the driver would look at them for a millisecond."""
+    return f"{{{b''.join([one.int.to_bytes(16, 'big') for one in ids]).hex(',', -16)}}}"
 
 
 async def _latest_in_sqlite(
@@ -168,7 +174,8 @@ def _in_order(meters: Sequence[uuid.UUID], rows: Sequence[Any]) -> list[Any]:
 
 async def _answer(request: HubRequest, meters: Sequence[uuid.UUID], series: Sequence[uuid.UUID]) -> LatestReadings:
     hub, own = hub_of(request), access_of(request).organization
-    meters, series = [*dict.fromkeys(meters)], [*dict.fromkeys(series)]
+    # By their numbers: an id takes as long to be hashed as to be read.
+    meters, series = ([*{one.int: one for one in some}.values()] for some in (meters, series))
     if reads_directly(hub.engine):
         now, half = hub.clock.now(), (len(meters) + 1) // 2 if len(meters) >= APART else len(meters)
         parts = (one for one in (meters[:half], meters[half:]) if one)
