@@ -63,7 +63,7 @@ def step_of(frame: FrameType | None) -> str:
         code = frame.f_code
         if not found:
             found = STEPS.get(code.co_qualname, STEPS.get(code.co_name, ""))
-        if code is asyncio.BaseEventLoop.run_forever.__code__:
+        if code is asyncio.Runner.run.__code__:
             return found or OTHER
         frame = frame.f_back
         if frame is None and inside.parent is not None:
