@@ -42,6 +42,10 @@ class Lanes:
     def __init__(self, limit: int) -> None:
         self.bytes = 0
         """How many bytes wait."""
+        self.heard = 0
+        """How many deliveries ever came, those that there was no room for too."""
+        self.in_hand = 0
+        """How many were taken, and neither carried to their end nor put back."""
         self.group_bytes = LEAST_BYTES
         """How many bytes the next group may have."""
         self._limit = limit
@@ -61,6 +65,7 @@ class Lanes:
 
     def put(self, delivery: Delivery, channel: Channel) -> bool:
         """Take the delivery, or say that there is no room."""
+        self.heard += 1
         size = len(delivery.payload)
         if self.bytes + size > self._limit:
             return False
@@ -80,6 +85,7 @@ class Lanes:
             group.append(lane.popleft())
             size += len(group[-1].payload)
         self.bytes -= size
+        self.in_hand += len(group)
         if not self._small and not self._bulk:
             self._filled.clear()
         return group
@@ -94,8 +100,13 @@ class Lanes:
         small = _is_small(group[0], parse_topic(group[0].topic).channel)
         (self._small if small else self._bulk).extendleft(reversed(group))
         self.bytes += sum(len(delivery.payload) for delivery in group)
+        self.in_hand -= len(group)
         self._was_small = not small
         self._filled.set()
+
+    def carried(self, group: Sequence[Delivery]) -> None:
+        """Hear that a group that was taken needs nothing more."""
+        self.in_hand -= len(group)
 
     def stored(self, seconds: float, size: int) -> None:
         """Hear how long it took to store a group of so many bytes; the next ones are larger or smaller for it."""

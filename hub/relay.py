@@ -142,10 +142,8 @@ class Relay:
     async def _keep_storing(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stay_connected(), name="relay-connection")
-            group.create_task(for_ever("opening", self._storing.open_some), name="relay-opening")
-            for number in range(self._turns.together):
-                group.create_task(for_ever("storing", self._storing.store_some), name=f"relay-storing-{number}")
-            group.create_task(for_ever("receipting", self._storing.receipt_some), name="relay-receipting")
+            for number in range(self._storing.carriers):
+                group.create_task(for_ever("storing", self._storing.carry_some), name=f"relay-storing-{number}")
 
     async def _keep_publishing(self) -> None:
         """Do all that others do as well when this relay ends."""
@@ -239,7 +237,7 @@ class Relay:
                 await self._echoed.wait()
                 await self._storing.drain(DRAIN_SILENCE)
         except (BrokerError, TimeoutError):
-            _log.warning("relay_not_drained", queued_bytes=self._storing.queued_bytes, advice="gateways send it again")
+            _log.warning("relay_not_drained", queued_bytes=self._storing.lanes.bytes, advice="gateways send it again")
             return
         self._drained = self._sending.connection is connection
         _log.info("relay_drained", seconds=round(self._clock.monotonic() - begun, 3))
@@ -276,7 +274,7 @@ class Relay:
 
     def _tell_of_gone(self, gone: int) -> None:
         if gone:
-            self._storing.dropped(gone)
+            self._storing.figures.dropped(gone)
             _log.warning("life_signs_dropped", count=gone, advice="each gateway gives another within a minute")
 
     async def _listen(self) -> None:

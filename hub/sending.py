@@ -3,17 +3,28 @@
 What cannot be published is simply not: the reason that it was to be published remains in the database.
 """
 
+import asyncio
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+import prometheus_client
 import structlog
 
 from hub.connection import Connection
 from mqtt.connection import BrokerError
 from protocol import reports
 from protocol.commands import Command
-from protocol.envelopes import SigningKey
+from protocol.envelopes import ENVELOPE_BYTES, SigningKey
+from protocol.readings import BatchName
 from protocol.topics import Channel, topic_for
 from protocol.wire import encode
 
+NAMES_PER_RECEIPT = 500
+RECEIPT_NAME_BYTES = 64
+"""More than one batch's name takes in a receipt."""
+
 _log = structlog.get_logger(__name__)
+_receipted = prometheus_client.Counter("metergate_relay_receipts", "Batches receipted, by outcome", ["outcome"])
 
 
 class Sending:
@@ -47,6 +58,22 @@ class Sending:
             _log.warning("not_published", topic=topic, cause=str(error))
             return False
         return True
+
+    async def receipt(self, named: Mapping[tuple[str, str, str], Sequence[BatchName]], now: dt.datetime) -> None:
+        """Receipt batches, named by (gateway id, channel, outcome): those of one gateway together."""
+        connection = self.connection
+        if connection is None:
+            return
+        room = (connection.payload_bytes - ENVELOPE_BYTES - RECEIPT_NAME_BYTES) // RECEIPT_NAME_BYTES
+        step = max(1, min(NAMES_PER_RECEIPT, room))
+        publishes = []
+        for (gateway, channel, outcome), names in named.items():
+            unique = list(dict.fromkeys(names))
+            _receipted.labels(outcome).inc(len(unique))
+            for start in range(0, len(unique), step):
+                receipt = reports.Receipt(channel, unique[start : start + step], now, outcome)
+                publishes.append(self.send(gateway, Channel.RECEIPT, receipt))
+        await asyncio.gather(*publishes)
 
     def sealed(self, topic: str, message: reports.Receipt | reports.Resend | reports.Hello | Command) -> bytes:
         """Return the message as its topic has it, signed with the hub's key."""

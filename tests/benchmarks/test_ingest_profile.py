@@ -18,13 +18,13 @@ def work():
 async def look_up():
     await greenlet_spawn(work)
 
-async def open_some():
+async def read_plain():
     work()
     await look_up()
     await look_up()
 
 work()
-asyncio.run(open_some())
+asyncio.run(read_plain())
 """
 
 
@@ -34,10 +34,10 @@ def test_processor_time_is_counted_for_the_step_that_it_is_used_for(tmp_path: pa
     command = [sys.executable, "-m", "benchmarks._ingest_profile", str(file), str(program)]
     subprocess.run(command, check=True, timeout=60)
     found = shares(file)
-    assert set(found) <= {STEPS["look_up"], STEPS["open_some"], OTHER}
+    assert set(found) <= {STEPS["look_up"], STEPS["read_plain"], OTHER}
     # 0.2 s of looking up, on SQLAlchemy's own stack, and 0.1 s of opening; what was before the loop is not there.
     assert 45 < found[STEPS["look_up"]] < 85
-    assert 15 < found[STEPS["open_some"]] < 50
+    assert 15 < found[STEPS["read_plain"]] < 50
 
 
 ON_SQLITE = """
