@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub.among import among
+from hub.database import writing
 from hub.many import update_many
 from hub.models import Batch, OutboxProgress
 from hub.once import insert_once
@@ -63,6 +64,19 @@ async def missing(
         if first is not None:
             resends[gateway] = (*resends.get(gateway, ()), Resend(store, channel, first, now))
     return resends
+
+
+async def forget_asked(engine: AsyncEngine, unsent: Collection[tuple[uuid.UUID, Resend]]) -> None:
+    """Forget that these gateways were asked: what they send next is no answer, and the next life sign asks them."""
+    for gateway, one in unsent:
+        # One by one, so that nobody who holds several of these rows waits for this.
+        async with writing(engine) as session:
+            await session.execute(
+                sa.update(OutboxProgress)
+                .filter_by(gateway=gateway, store=one.store, channel=one.channel)
+                .values(asked_at=None)
+                .execution_options(synchronize_session=False)
+            )
 
 
 async def _read(session: AsyncSession, keys: Collection[_Key]) -> dict[_Key, int]:

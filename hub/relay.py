@@ -43,6 +43,7 @@ from hub.key_sealing import Sealer
 from hub.lifesigns import note_life_signs
 from hub.maintenance import maintain
 from hub.notices import Notice, notices_of
+from hub.outbox_progress import forget_asked
 from hub.partitions import keep_partitions
 from hub.plan_publishing import PlanPublisher
 from hub.secrets_box import unseal
@@ -296,13 +297,13 @@ class Relay:
             return
         async with self._turns.alone():
             owed = await note_life_signs(self._engine, signs, self._clock.now())
-        await asyncio.gather(
-            *(
-                self._sending.send(heard.gateway_id, Channel.RECEIPT, resend)
-                for heard in owed.heard
-                for resend in heard.resends
-            )
+        resends = [(heard, resend) for heard in owed.heard for resend in heard.resends]
+        sent = await asyncio.gather(
+            *(self._sending.send(heard.gateway_id, Channel.RECEIPT, resend) for heard, resend in resends)
         )
+        unsent = [(heard.gateway, resend) for (heard, resend), done in zip(resends, sent, strict=True) if not done]
         wanting = {heard.gateway for heard in owed.heard if heard.plan}
         self._plans.owe(wanting)
         await self._commands.send(owed.commands)
+        if unsent:
+            await forget_asked(self._engine, unsent)

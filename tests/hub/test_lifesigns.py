@@ -1,5 +1,6 @@
 """Life signs: what a gateway says is noted, and late signs do not bring one back that has gone."""
 
+import asyncio
 import dataclasses
 import datetime as dt
 import uuid
@@ -8,9 +9,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from hub.clocks import Clock
+from hub.connection import read_url
 from hub.database import writing
 from hub.lifesigns import note_life_signs
 from hub.models import Batch, Gateway
+from hub.relay import Relay
+from hub.settings import Settings
 from hub.signs_waiting import LifeSign
 from protocol import reports
 from protocol.envelopes import SigningKey
@@ -173,3 +178,26 @@ async def test_a_fleets_batches_are_followed_in_one_question(engine: AsyncEngine
     owed = await note_life_signs(engine, [said(name, 91) for name in came], NOW)
     asked = {heard.gateway_id: [one.first for one in heard.resends] for heard in owed.heard}
     assert asked == {"fleet-0": [], "fleet-1": [71], "fleet-2": [41]}
+
+
+async def test_who_could_not_be_asked_for_what_is_missing_is_asked_with_the_next_life_sign(engine: AsyncEngine) -> None:
+    """The relay had just lost the broker: what the gateway sent next was taken for its answer, and the gap for gone."""
+    estate = await make_estate(engine, gateway_id="gw-unasked")
+    store, key = b"5" * 16, SigningKey.generate()
+    access, never = read_url("mqtt://127.0.0.1:1"), asyncio.Event()
+    relay = Relay(
+        Settings(database=""), access, engine, Clock(), SigningKey.generate(), never, lambda sealed, _: sealed
+    )
+
+    def said(sequence: int, through: int) -> LifeSign:
+        plain = reports.Online("gw-unasked", online=True, session=1, store=store, software="test", at=NOW)
+        return LifeSign(msgspec.structs.replace(plain, sequence=sequence, readings_through=through), key.public)
+
+    # It has no connection.
+    await relay._note([said(1, 40)])
+    later = Clock().now() + dt.timedelta(seconds=1)
+    async with writing(engine) as session:
+        new = {"first": 41, "last": 50, "digest": bytes(16), "received_at": later, "stored_at": later}
+        session.add(Batch(gateway=estate.gateway, channel="readings", store=store, **new))
+    owed = await note_life_signs(engine, [said(2, 50)], later)
+    assert [[one.first for one in heard.resends] for heard in owed.heard] == [[1]]
