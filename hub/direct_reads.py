@@ -9,6 +9,7 @@ Rules.
 - Values go to the driver as they are: ids, whole numbers, text, instants and bytes.
 """
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, cast
@@ -69,6 +70,10 @@ Ask = Callable[[Hashable, Sequence[ClauseElement], Callable[[], sa.Executable]],
 parts of it that have values, as many for each of that form; and what puts it together of these parts."""
 
 
+Fetch = Callable[..., Awaitable[Sequence[Any]]]
+"""Returns the rows of a statement and its values."""
+
+
 async def fetch(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[Any]:  # noqa: ANN401 - what the driver takes
     """Return the rows of a statement, whose parameters are ``$1``, ``$2`` and so on.
 
@@ -77,6 +82,19 @@ async def fetch(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[A
     """
     async with _driver(engine) as driver:
         return await _fetch(driver, statement, *values)
+
+
+def has_connections(engine: AsyncEngine) -> bool:
+    """Whether fewer than half of the connections are in use: only then may somebody hold one and ask for another."""
+    pool: Any = engine.sync_engine.pool
+    return bool(pool.checkedout() < (pool.size() + pool._max_overflow) // 2)  # noqa: SLF001 - it does not tell
+
+
+@asynccontextmanager
+async def fetching(engine: AsyncEngine) -> AsyncIterator[Fetch]:
+    """Open what fetches as ``fetch`` does, on one connection."""
+    async with _driver(engine) as driver:
+        yield functools.partial(_fetch, driver)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ with, or those that the question names. Rules.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import functools
 import json
@@ -25,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
-from hub.direct_reads import fetch, reads_directly
+from hub.direct_reads import Fetch, fetching, has_connections, reads_directly
 from hub.judging import FUTURE
 from hub.models import Reading
 from hub.paging import parse_uuid, query_of
@@ -48,7 +49,7 @@ RECENT, BEFORE, AFTER = dt.timedelta(hours=30), dt.timedelta(days=40), FUTURE + 
 other, and what a meter may have ahead in both. A look reads all of its range that lies on one page of the index."""
 
 APART = 200
-"""So many meters are looked up by two connections at once, each a half of them."""
+"""So many meters are looked up by two connections at once, each a half of them, if there are connections."""
 
 
 class LatestBody(Body, kw_only=True):
@@ -132,23 +133,52 @@ def _statements(hour: dt.datetime, *, named: bool) -> tuple[str, ...]:
     )
 
 
-async def _latest_told(
-    engine: AsyncEngine,
-    meters: Sequence[uuid.UUID],
-    series: Sequence[uuid.UUID],
-    now: dt.datetime,
-    own: uuid.UUID | None,
-) -> list[str]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """Of which series, unless of all; when; and by whom, if not by one who sees all organizations."""
+
+    series: Sequence[uuid.UUID]
+    now: dt.datetime
+    own: uuid.UUID | None
+
+
+async def _told_together(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
+    async with fetching(engine) as fetch:
+        return await _latest_told(fetch, meters, asked)
+
+
+async def _told_apart(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
+    """Look up each half by a connection of its own, if there are some.
+
+    The first is given back last, so it is the one that is used next: its process has the database's pages at hand,
+    which takes it hundreds of answers.
+    """
+    if not has_connections(engine):
+        return await _told_together(engine, meters, asked)
+    half = (len(meters) + 1) // 2
+    try:
+        async with fetching(engine) as first, fetching(engine) as second, asyncio.TaskGroup() as group:
+            told = [
+                group.create_task(_latest_told(fetch, part, asked))
+                for fetch, part in ((first, meters[:half]), (second, meters[half:]))
+            ]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [text for one in told for text in one.result()]
+
+
+async def _latest_told(fetch: Fetch, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
     """Return the JSON of the newest readings, in the order of the meters, each meter's by series."""
-    hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    hour = asked.now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    series, own = asked.series, asked.own
     recent, *further = _statements(hour, named=bool(series))
-    rows = await fetch(engine, recent, _listed(meters), own, *([_listed(series)] if series else []))
+    rows = await fetch(recent, _listed(meters), own, *([_listed(series)] if series else []))
     for statement in further:
         silent = [row for row in rows if row[1] is not None]
         if not silent:
             break
-        asked = _listed([row[1] for row in silent]), own, _listed([row[2] for row in silent])
-        older = iter(await fetch(engine, statement, *asked))
+        pairs = _listed([row[1] for row in silent]), own, _listed([row[2] for row in silent])
+        older = iter(await fetch(statement, *pairs))
         rows = [row if row[1] is None else next(older) for row in rows]
     return [row[0] for row in rows if row[0] is not None]
 
@@ -177,10 +207,9 @@ async def _answer(request: HubRequest, meters: Sequence[uuid.UUID], series: Sequ
     # By their numbers: an id takes as long to be hashed as to be read.
     meters, series = ([*{one.int: one for one in some}.values()] for some in (meters, series))
     if reads_directly(hub.engine):
-        now, half = hub.clock.now(), (len(meters) + 1) // 2 if len(meters) >= APART else len(meters)
-        parts = (one for one in (meters[:half], meters[half:]) if one)
-        told = await asyncio.gather(*(_latest_told(hub.engine, part, series, now, own) for part in parts))
-        return LatestReadings(results=listed([text for one in told for text in one]))
+        asked = _Asked(series, hub.clock.now(), own)
+        told = await (_told_apart if len(meters) >= APART else _told_together)(hub.engine, meters, asked)
+        return LatestReadings(results=listed(told))
     rows = _in_order(meters, await _latest_in_sqlite(hub.engine, meters, series))
     if own is not None:
         rows = [row for row in rows if row[_ORGANIZATION] == str(own)]
