@@ -17,7 +17,7 @@ from typing import Any, Self
 import asyncpg
 
 from benchmarks._children import Child
-from benchmarks._fleet_estate import SERIES, Estate, Group, forget_plans, make_estate
+from benchmarks._fleet_estate import SERIES, Estate, Group, expect, forget_plans, make_estate
 from benchmarks.loaded_hub import processor
 from benchmarks.mosquitto import Mosquitto, free_port, mosquitto
 from benchmarks.postgres import Postgres, postgres
@@ -259,4 +259,5 @@ def fleet_site(keep: pathlib.Path | None, gateways: int, meters: int) -> Iterato
         if kept is None:
             Kept(gateways, meters, token, estate).write(notes)
         forget_plans(server)
+        asyncio.run(expect(server))
         yield site, estate, time.monotonic() - begun
