@@ -13,6 +13,7 @@ Rules:
 
 import dataclasses
 import datetime as dt
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +26,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from hub import versions
 from hub.among import among
 from hub.arrived_batches import Arrived, count_batches, note_batches
-from hub.database import writing
+from hub.database import reading, writing
 from hub.judging import Claim, Directory, look_up
 from hub.models import Gateway
 from hub.plain_readings import Columns, Plain, meters_of, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
+from hub.ready_readings import Ready, make_ready
 from hub.reports import Told, store_reports
 from hub.staging import find_repeated, stage
 from protocol import readings, reports
@@ -47,6 +49,9 @@ QUARANTINED_ROWS = "quarantined_rows"
 QUARANTINED_BATCHES = "quarantined_batches"
 RENAMED = "renamed"
 STAGED = "staged"
+
+READY_ROWS = 500
+"""Plain readings of a group from which it is made ready before its transaction, where a database has one writer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +74,8 @@ class Outcome:
     receipts: dict[tuple[str, str, str], list[BatchName]] = dataclasses.field(default_factory=dict)
     """Names by (gateway id, channel, outcome)."""
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    seconds: float = 0.0
+    """Real seconds that its transaction took; waiting for SQLite's one writer is none of it."""
 
     def receipt(self, topic: Topic, name: BatchName, outcome: str) -> None:
         """Note that the batch may be receipted."""
@@ -139,8 +146,11 @@ async def store_opened(
     outcome = Outcome()
     if not opened:
         return outcome
+    ready = await _make_ready(engine, opened, now) if engine.dialect.name == "sqlite" else None
     async with writing(engine) as session:
-        stored = await _store(session, opened, outcome, now, quarantine_rows)
+        begun = time.monotonic()
+        stored = await _store(session, opened, outcome, now, quarantine_rows, ready)
+    outcome.seconds = time.monotonic() - begun
     for one in stored:
         _receipt(one, outcome)
     return outcome
@@ -172,8 +182,24 @@ async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt
     return one.unreadable[0].reason if one.unreadable else ""
 
 
+async def _make_ready(engine: AsyncEngine, opened: Sequence[Opened], now: dt.datetime) -> Ready | None:
+    """Make the plain readings of a group ready before its transaction; None where that is not worth it."""
+    plain = [(one.topic.gateway, one.plain) for one in opened if one.plain is not None]
+    if sum(len(one.timestamps) for _, one in plain) < READY_ROWS:
+        return None
+    async with reading(engine) as session:
+        known = await read_gateways(session, {gateway for gateway, _ in plain})
+        batches = [(known[gateway].id, one) for gateway, one in plain if gateway in known]
+        return await make_ready(session, batches, now)
+
+
 async def _store(
-    session: AsyncSession, opened: Sequence[Opened], outcome: Outcome, now: dt.datetime, quarantine_rows: int
+    session: AsyncSession,
+    opened: Sequence[Opened],
+    outcome: Outcome,
+    now: dt.datetime,
+    quarantine_rows: int,
+    ready: Ready | None = None,
 ) -> list[_Admitted]:
     """Store what is admitted; return what may be receipted after the commit."""
     found = await _admit(session, opened, outcome)
@@ -183,7 +209,7 @@ async def _store(
     for one in found:
         for claim in one.claims:
             claim.batch = one.batch_id
-    await _store_readings(session, found, now, outcome)
+    await _store_readings(session, found, now, outcome, ready)
     await _store_reports(session, found, now, outcome)
     # Once more: rows that cannot be read, and reports that belong to nothing known, are found only now. What is stored
     # of them may come again.
@@ -398,34 +424,44 @@ def _renamed(one: _Admitted, room: Mapping[bytes, BatchName | None], outcome: Ou
     return True
 
 
-async def _store_readings(session: AsyncSession, opened: list[_Admitted], now: dt.datetime, outcome: Outcome) -> None:
-    plain = [one for one in opened if one.plain is not None]
-    directory = await look_up(
-        session,
-        (claim for one in opened for claim in one.claims),
-        meters_of(one.plain for one in plain if one.plain is not None),
-        {one.gateway for one in plain},
-    )
-    await _store_plain(session, plain, directory, now, outcome)
+async def _store_readings(
+    session: AsyncSession,
+    opened: list[_Admitted],
+    now: dt.datetime,
+    outcome: Outcome,
+    ready: Ready | None = None,
+) -> None:
+    batches = [(one.gateway, one.plain) for one in opened if one.plain is not None]
+    if ready is None or any(one.claims for one in opened) or not await ready.is_still_so(session, batches):
+        directory = await look_up(
+            session,
+            (claim for one in opened for claim in one.claims),
+            meters_of(one for _, one in batches),
+            {gateway for gateway, _ in batches},
+        )
+        columns = Columns(now)
+        ready = Ready(batches, directory, columns, [columns.add(one, directory, gateway) for gateway, one in batches])
+    directory = ready.directory
+    await _store_plain(session, [one for one in opened if one.plain is not None], ready, outcome)
     sources = [(claim, one) for one in opened for claim in one.claims]
     if sources:
         await _store_claims(session, sources, directory, now, outcome)
 
 
-async def _store_plain(
-    session: AsyncSession, plain: list[_Admitted], directory: Directory, now: dt.datetime, outcome: Outcome
-) -> None:
+async def _store_plain(session: AsyncSession, plain: list[_Admitted], ready: Ready, outcome: Outcome) -> None:
     """Insert what is plain and new; the rest of it becomes claims."""
-    columns = Columns(now)
+    columns = ready.columns
     of: list[tuple[_Admitted, int]] = []
-    for one in plain:
+    end = 0
+    for one, taken in zip(plain, ready.taken, strict=True):
         if one.batch is None or one.plain is None:
             continue
-        if columns.add(one.plain, directory, one.gateway, one.batch_id):
-            of.append((one, len(columns.places)))
+        if taken:
+            end += len(one.plain.timestamps)
+            of.append((one, end))
         else:
             _read_rows(one, range(len(one.batch.rows)))
-    there = await columns.insert(session)
+    there = await columns.insert(session, [one.batch_id for one, _ in of])
     stored = len(columns.places) - len(there)
     if stored:
         outcome.counts[versions.STORED] += stored

@@ -33,10 +33,15 @@ async def note(session: AsyncSession, keys: Sequence[Key], *, removed: bool = Fa
         await _note(session, pack(keys), removed=removed)
 
 
-async def note_series(session: AsyncSession, told: Sequence[Series]) -> None:
-    """Note that readings are new: the bytes of meter and series, in order, with their timestamps, in order."""
-    if told:
-        await _note(session, _encoder.encode(told), removed=False)
+def pack_series(told: Sequence[Series]) -> bytes:
+    """Return, as a note has it, the bytes of meter and series, in order, with their timestamps, in order."""
+    return _encoder.encode(told) if told else b""
+
+
+async def note_packed(session: AsyncSession, packed: bytes) -> None:
+    """Note that these readings are new."""
+    if packed:
+        await _note(session, packed, removed=False)
 
 
 async def _note(session: AsyncSession, packed: bytes, *, removed: bool) -> None:

@@ -8,7 +8,9 @@ finds there already: this is only the quick way to where that one leads as well,
 ``hub.judging`` says where a series of a meter belongs. Instants are microseconds since 1970 here.
 """
 
+import asyncio
 import datetime as dt
+import itertools
 import math
 import re
 import uuid
@@ -114,8 +116,21 @@ def read_plain(body: bytes) -> Plain | None:
     return plain
 
 
+_UNPAUSED = 250
+"""Rows until whoever else waits for this process has a turn: half a millisecond."""
+
+_Told = dict[int, tuple[Series, list[int]]]
+"""By the place's own number (its object's) where readings are new, and their timestamps."""
+
+_Forms = tuple[list[str], list[str], list[str]]
+"""Owner, meter and series as SQLite has them."""
+
+
 class Columns:
-    """Plain batches of a transaction, one after another, as the INSERT takes them."""
+    """Plain batches of a transaction, one after another, as the INSERT takes them.
+
+    What needs no transaction can be done before it: ``add``, and ``make_notes``.
+    """
 
     def __init__(self, now: dt.datetime) -> None:
         self.places: list[Series] = []
@@ -125,12 +140,17 @@ class Columns:
         self._provenances: list[str] = []
         self._collected: list[int] = []
         self._clock_offsets: list[float | None] = []
+        self._counts: list[int] = []
+        """How many rows each batch has."""
         self._batches: list[int | None] = []
+        self._forms: _Forms | None = None
+        """On SQLite the columns of ``places`` as they are written."""
+        self._notes: tuple[bytes, bytes] | None = None
         self._now = now
         self._first = to_microseconds(OLDEST)
         self._last = to_microseconds(now + FUTURE)
 
-    def add(self, plain: Plain, directory: Directory, gateway: uuid.UUID, batch: int | None) -> bool:
+    def add(self, plain: Plain, directory: Directory, gateway: uuid.UUID) -> bool:
         """Take a batch of a gateway; False, with nothing taken, when one of its rows may not be a reading now."""
         if not self._first <= min(plain.timestamps) <= max(plain.timestamps) <= self._last:
             return False
@@ -150,39 +170,70 @@ class Columns:
         self._provenances += plain.provenances
         self._collected += plain.collected
         self._clock_offsets += plain.clock_offsets
-        self._batches += [batch] * len(places)
+        self._counts.append(len(places))
         return True
 
-    async def insert(self, session: AsyncSession) -> list[int]:
+    async def make_notes(self) -> None:
+        """Make what is noted for the clerks when everything is new, and on SQLite is written of meters and series."""
+        told: _Told = {}
+        forms: _Forms = ([], [], [])
+        for start in range(0, len(self.places), _UNPAUSED):
+            await asyncio.sleep(0)
+            some = range(start, min(start + _UNPAUSED, len(self.places)))
+            self._tell(told, some)
+            self._write_forms(forms, self.places[some.start : some.stop])
+        self._notes = self._pack(told)
+        self._forms = forms
+
+    @staticmethod
+    def _write_forms(forms: _Forms, places: Sequence[Series]) -> None:
+        owners, devices, series = forms
+        owners += [place.organization.hex for place in places]
+        devices += [place.device.hex for place in places]
+        series += [place.series.hex for place in places]
+
+    async def insert(self, session: AsyncSession, batches: Sequence[int | None]) -> list[int]:
         """Insert what is new, in the caller's transaction, and note it for the clerks.
+
+        Args:
+            session: In whose transaction.
+            batches: The rows of the batches that were added.
 
         Returns:
             The positions of rows that were there before, or come twice here: for these nothing is done.
         """
         if not self.places:
             return []
+        self._batches = list(itertools.chain.from_iterable(map(itertools.repeat, batches, self._counts)))
         postgresql = session.get_bind().dialect.name == "postgresql"
         left = await (self._insert_postgresql if postgresql else self._insert_sqlite)(session)
-        await self._note(session, left)
+        everything = range(len(self.places))
+        if left or self._notes is None:
+            told: _Told = {}
+            self._tell(told, sorted(set(everything) - set(left)) if left else everything)
+            self._notes = self._pack(told)
+        of_ledger, of_judge = self._notes
+        await ledger_pending.note_packed(session, of_ledger)
+        await unjudged.note_packed(session, of_judge)
         return left
 
-    async def _note(self, session: AsyncSession, left: Sequence[int]) -> None:
-        kept: Iterable[int] = range(len(self.places))
-        if left:
-            kept = sorted(set(kept) - set(left))
-        instants: dict[int, list[int]] = {}
-        of: dict[int, Series] = {}
-        for position in kept:
+    def _tell(self, told: _Told, positions: Iterable[int]) -> None:
+        """Collect what is noted of the rows at these positions."""
+        for position in positions:
             place = self.places[position]
             here = id(place)
-            if here in instants:
-                instants[here].append(self.timestamps[position])
+            if here in told:
+                told[here][1].append(self.timestamps[position])
             else:
-                instants[here] = [self.timestamps[position]]
-                of[here] = place
-        told = sorted((place.device.bytes, place.series.bytes, sorted(instants[here])) for here, place in of.items())
-        await ledger_pending.note_series(session, told)
-        await unjudged.note_series(session, told)
+                told[here] = (place, [self.timestamps[position]])
+
+    @staticmethod
+    def _pack(told: _Told) -> tuple[bytes, bytes]:
+        """Return the notes for ledger and judge."""
+        ordered = sorted(
+            (place.device.bytes, place.series.bytes, sorted(instants)) for place, instants in told.values()
+        )
+        return ledger_pending.pack_series(ordered), unjudged.pack_series(ordered)
 
     async def _insert_postgresql(self, session: AsyncSession) -> list[int]:
         count = len(self.places)
@@ -211,9 +262,10 @@ class Columns:
         connection = await session.connection()
         before = (await connection.exec_driver_sql(_SQLITE_NEWEST)).scalar() or 0
         created = to_microseconds(self._now)
-        owners = [place.organization.hex for place in self.places]
-        devices = [place.device.hex for place in self.places]
-        series = [place.series.hex for place in self.places]
+        if self._forms is None:
+            self._forms = ([], [], [])
+            self._write_forms(self._forms, self.places)
+        owners, devices, series = self._forms
         rows = list(
             zip(
                 owners, devices, series, self.timestamps, self._values, self._units, self._provenances,

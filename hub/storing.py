@@ -33,8 +33,8 @@ from hub.turns import Turns
 from mqtt.connection import Incoming
 from protocol.topics import Channel
 
-STORED_AT_ONCE = {"sqlite": 1, "postgresql": 2}
-"""Groups whose transactions are open at once: SQLite has one writer."""
+STORED_AT_ONCE = {"sqlite": 2, "postgresql": 2}
+"""Groups that are stored at once. SQLite has one writer: there one is made ready while the other is written."""
 
 BESIDE = 2
 """Groups beside those: one is opened, one receipted."""
@@ -109,11 +109,9 @@ class Storing:
 
         async def store(group: Sequence[Opened]) -> None:
             async with self._turns.storing():
-                begun = self._clock.monotonic()
                 outcome = await store_opened(self._engine, group, self._clock.now(), self._settings.quarantine_rows)
-                took = self._clock.monotonic() - begun
-            self.lanes.stored(took, sum(len(one.delivery.payload) for one in group))
-            self.figures.stored(group, took)
+            self.lanes.stored(outcome.seconds, sum(len(one.delivery.payload) for one in group))
+            self.figures.stored(group, outcome.seconds)
             self.figures.count(outcome.counts)
             if outcome.counts[STAGED]:
                 self.staged.set()

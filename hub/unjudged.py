@@ -60,9 +60,7 @@ def spans_of(keys: Iterable[tuple[int, int, dt.datetime]]) -> Iterator[Span]:
 
 async def note(session: AsyncSession, spans: Iterable[Span]) -> None:
     """Note, in the caller's transaction, that these readings are to be judged."""
-    packed = pack(spans)
-    if packed:
-        await _note(session, packed)
+    await note_packed(session, pack(spans))
 
 
 async def _note(session: AsyncSession, packed: bytes) -> None:
@@ -70,8 +68,8 @@ async def _note(session: AsyncSession, packed: bytes) -> None:
     await connection.execute(insert(_notes), {"spans": packed})
 
 
-async def note_series(session: AsyncSession, changed: Iterable[tuple[bytes, bytes, list[int]]]) -> None:
-    """Note, in the caller's transaction, changed readings: the bytes of device and series, and timestamps in order.
+def pack_series(changed: Iterable[tuple[bytes, bytes, list[int]]]) -> bytes:
+    """Return, as a note has them, changed readings: the bytes of device and series, and timestamps in order.
 
     Timestamps are in microseconds since 1970.
     """
@@ -85,8 +83,13 @@ async def note_series(session: AsyncSession, changed: Iterable[tuple[bytes, byte
                 first = instant
             last = instant
         packed += _PACKED.pack(device, series, first, last)
+    return bytes(packed)
+
+
+async def note_packed(session: AsyncSession, packed: bytes) -> None:
+    """Note, in the caller's transaction, that these readings are to be judged."""
     if packed:
-        await _note(session, bytes(packed))
+        await _note(session, packed)
 
 
 async def note_devices(session: AsyncSession, devices: Collection[uuid.UUID]) -> None:

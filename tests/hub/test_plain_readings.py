@@ -18,7 +18,7 @@ from hub import models
 from hub.columns import from_microseconds, to_microseconds
 from hub.database import reading as looking
 from hub.database import writing
-from hub.ingest import STAGED, store_deliveries
+from hub.ingest import READY_ROWS, STAGED, store_deliveries
 from hub.judging import NOT_THIS_GATEWAY, SERIES_NOT_ALLOWED
 from hub.plain_readings import meters_of, read_plain
 from hub.versions import STORED
@@ -147,7 +147,11 @@ async def test_units_are_stored_as_they_came(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("state", ["elsewhere", "no series"])
-async def test_what_changes_under_load_is_judged_as_it_is_then(engine: AsyncEngine, state: str) -> None:
+async def test_what_changes_under_load_is_judged_as_it_is_then(
+    engine: AsyncEngine, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Small groups too are made ready before their transaction.
+    monkeypatch.setattr("hub.ingest.READY_ROWS", 1)
     estate = await make_estate(engine)
     other = await make_estate(engine, gateway_id="gw-2")
     voice, meter = GatewayVoice(), estate.meters["M1"]
@@ -204,3 +208,29 @@ async def test_what_changes_under_load_is_judged_as_it_is_then(engine: AsyncEngi
     async with looking(engine) as session:
         reasons = set((await session.scalars(sa.select(models.StagedReading.reason))).all())
     assert reasons == {NOT_THIS_GATEWAY if state == "elsewhere" else SERIES_NOT_ALLOWED}
+
+
+async def test_what_was_made_ready_before_an_edit_is_judged_after_it(engine: AsyncEngine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    estate = await make_estate(engine)
+    voice, meter = GatewayVoice(), estate.meters["M1"]
+    first, second, third = (
+        voice.readings(*(reading(meter, "1", at=n + begin, collected=1000) for n in range(READY_ROWS)))
+        for begin in (0, READY_ROWS, 2 * READY_ROWS)
+    )
+    assert (await store_deliveries(engine, [first], NOW, 100)).counts[STORED] == READY_ROWS
+    async with writing(engine) as session:
+        # It is ready, and waits for the one writer's turn.
+        storing = asyncio.create_task(store_deliveries(engine, [second, first], NOW, 100))
+        await asyncio.sleep(0.3)
+        await session.execute(sa.delete(models.config_series).where(models.config_series.c.config == estate.config))
+    counts = (await storing).counts
+    assert counts[STAGED] == 2 * READY_ROWS
+    assert counts[STORED] == 0
+    async with writing(engine) as session:
+        storing = asyncio.create_task(store_deliveries(engine, [third], NOW, 100))
+        await asyncio.sleep(0.3)
+        series = {"config": estate.config, "series": estate.series["2:300"]}
+        await session.execute(models.config_series.insert().values(series))
+    assert (await storing).counts[STORED] == READY_ROWS
