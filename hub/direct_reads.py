@@ -42,7 +42,12 @@ def reads_directly(engine: AsyncEngine) -> bool:
 
 @asynccontextmanager
 async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
-    pooled = await greenlet_spawn(engine.sync_engine.raw_connection)
+    loaded: Any = engine.dialect.loaded_dbapi
+    try:
+        pooled = await greenlet_spawn(engine.sync_engine.raw_connection)
+    except loaded.Error as error:
+        # Of connecting: those of a statement are raised by the driver itself here.
+        raise DBAPIError.instance(None, None, error, loaded.Error) from error
     driver: Any = pooled.driver_connection
     try:
         yield driver

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from hub.database import UNREACHABLE, create_engine
+from hub.database import UNREACHABLE, create_engine, is_out_of_strength
 from hub.direct_reads import asking, fetch
 from tests.parts.databases import BOTH, engine, url_of_walks
 
@@ -55,3 +55,21 @@ async def test_errors_are_those_of_others_and_the_connection_is_as_it_was(databa
         assert now != own
     finally:
         await engine.dispose()
+
+
+@ON_POSTGRESQL
+async def test_a_database_that_begins_is_away_and_no_bug_of_ours(database_url: str, engine: AsyncEngine) -> None:
+    """It refuses to be connected to while it recovers; each request looks up its token by this way."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        name = sa.make_url(database_url).database
+        await connection.execute(sa.text(f"ALTER DATABASE {name} CONNECTION LIMIT 0"))
+        await connection.execute(sa.text("CREATE ROLE visitor LOGIN"))
+        refused = create_engine(database_url.replace("postgres@", "visitor@"))
+        try:
+            with pytest.raises(DBAPIError, match="too many connections") as told:
+                await fetch(refused, "SELECT 1")
+            assert is_out_of_strength(told.value)
+        finally:
+            await refused.dispose()
+            await connection.execute(sa.text("DROP ROLE visitor"))
