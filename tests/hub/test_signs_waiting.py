@@ -171,6 +171,21 @@ async def test_what_many_say_within_a_second_is_noted_together() -> None:
     assert time.monotonic() - begun < GATHER_SECONDS
 
 
+async def test_a_fleet_whose_signs_come_one_by_one_is_noted_in_groups_too() -> None:
+    signs = Signs(PLENTY)
+    some = MANY_SIGNS // 2
+    for depth in range(3):
+        for number in range(some):
+            signs.put(said(number, depth=depth))
+        # So far they are few within a second.
+        assert len(await signs.take()) == some
+    signs.put(said(0, depth=3))
+    waiting = asyncio.create_task(signs.take())
+    await asyncio.sleep(0.1)
+    signs.put(said(1, depth=3))
+    assert told(await waiting) == [("gw-0", 3), ("gw-1", 3)]
+
+
 async def test_one_is_waited_for() -> None:
     signs = Signs(5)
     waiting = asyncio.create_task(signs.take())
