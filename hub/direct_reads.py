@@ -26,6 +26,9 @@ from hub.database import UNREACHABLE, reading, statements
 
 _MOST_FORMS = 500
 
+_ONCE = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL max_parallel_workers_per_gather = 0"
+"""Planned for all values much seems to be read: processes that are started to help take longer than what they do."""
+
 _forms: dict[Hashable, tuple[str, tuple[int, ...]]] = {}
 """Statements' texts, and which of the values that are given is each of their parameters."""
 
@@ -62,7 +65,7 @@ async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
 async def _planning_once(driver: Any) -> AsyncIterator[None]:  # noqa: ANN401 - the driver's own
     # In a transaction, which sees what others commit meanwhile: a setting of the connection would, through a pooler, be
     # one of whoever gets it next.
-    await _execute(driver, "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan")
+    await _execute(driver, _ONCE)
     try:
         yield
     finally:

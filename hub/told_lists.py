@@ -45,7 +45,7 @@ class _Question:
 
     async def page(self, order: Sequence[Any], window: Window) -> Page[Any]:
         """Return a page by limit and offset, with its count."""
-        rows = await self._texts("page", order, window.limit, window.offset)
+        rows = await self._texts("page", self._enough_of(order), window.limit, window.offset)
         if ends(window, len(rows)):
             page = frame(self.request, window, window.offset + len(rows))
         else:
@@ -67,6 +67,14 @@ class _Question:
             cursor = write_cursor(self.request, keyset, self.told.place_of(shown[-1]))
             after = next_link(self.request, window.limit, cursor)
         return Page(next=after, previous=None, results=listed(shown))
+
+    def _enough_of(self, order: Sequence[Any]) -> Sequence[Any]:
+        """Leave out what an order has beyond what is unique: else all is sorted where an index has it in order."""
+        if self.resource.walk is None or self.query.get("ordering"):
+            return order
+        unique = self.resource.walk(self.query)
+        begins = len(unique) <= len(order) and all(one is other for one, other in zip(unique, order, strict=False))
+        return unique if begins else order
 
     async def _texts(self, name: str, order: Sequence[Any], limit: int, offset: int) -> list[str]:
         def make() -> Select[Any]:

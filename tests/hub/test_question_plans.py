@@ -4,15 +4,11 @@
 what it does all the same has no index.
 """
 
-import asyncio
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks._query_plans import nodes
@@ -20,36 +16,12 @@ from hub import direct_reads, paging, versions
 from hub.database import writing
 from hub.partitions import make_partitions
 from tests.parts.databases import BOTH, engine, url_of_walks
+from tests.parts.heard import Heard
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
 __all__ = ["engine", "rest", "url_of_walks"]
 
 LARGE = ("readings", "reading_versions", "staged_meter_readings", "batches")
-
-
-class Heard:
-    """The statements that an engine sends while this listens, with their parameters."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.statements: list[tuple[str, Any]] = []
-        sa.event.listen(engine.sync_engine, "before_cursor_execute", self._hear)
-        sa.event.listen(engine.sync_engine, "checkout", self._listen)
-        self._heard: set[int] = set()
-
-    def _listen(self, connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's own
-        """Hear also what is asked of the driver itself."""
-        driver = connection.driver_connection
-        if id(driver) not in self._heard:
-            self._heard.add(id(driver))
-            driver.add_query_logger(lambda query: self.statements.append((query.query, query.args)))
-
-    def _hear(self, _connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 - a driver's
-        self.statements.append((statement, parameters))
-
-    def taken(self) -> Iterator[tuple[str, Any]]:
-        """Return what was heard of readings, and forget it."""
-        heard, self.statements = self.statements, []
-        return ((text, values) for text, values in heard if "reading" in text and "EXPLAIN" not in text)
 
 
 async def store(rest: Rest, fleet: Fleet, count: int) -> None:
@@ -94,9 +66,7 @@ async def test_every_question_is_answered_by_indexes(rest: Rest, engine: AsyncEn
     for question in questions:
         answer = await rest.client.get(question)
         assert answer.status_code == 200, answer.text
-        # The driver tells in a turn of the loop of its own.
-        await asyncio.sleep(0)
-        statements = list(heard.taken())
+        statements = [one for one in await heard.taken() if "reading" in one[0] and "EXPLAIN" not in one[0]]
         assert statements
         async with engine.connect() as connection:
             await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -106,7 +76,7 @@ async def test_every_question_is_answered_by_indexes(rest: Rest, engine: AsyncEn
                 # A sequence is one row, and read as a table is.
                 whole = [name for name in whole if not name.endswith("_seq")]
                 assert not [name for name in whole if name.startswith(LARGE)], f"{question}: {text}"
-        heard.taken()
+        await heard.taken()
 
 
 @pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
