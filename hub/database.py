@@ -45,8 +45,9 @@ UNREACHABLE = (
 )
 """What is raised while the database cannot be reached, or has no time; the next attempt may do."""
 
-_OUT_OF_STRENGTH = ("53", "57P", "58")
-"""Classes of SQLSTATE: insufficient resources (a full disk), ended by its administrator, errors of its system."""
+_OUT_OF_STRENGTH = ("08", "53", "57P", "58")
+"""Classes of SQLSTATE: a connection that is lost, also while it is made, insufficient resources (a full disk), ended by
+its administrator, errors of its system."""
 
 CONNECTIONS, LEAST_CONNECTIONS = 20, 4
 """The most connections of one process to PostgreSQL, unless it is told otherwise, and the fewest that it can do with:

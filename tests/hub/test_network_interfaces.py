@@ -7,6 +7,8 @@ from sqlalchemy import select
 from hub.database import reading
 from hub.models import Gateway
 from hub.plan_contents import read_contents
+from protocol.plans import Line
+from protocol.wire import decode
 from tests.parts.databases import engine, url_of_walks
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
@@ -28,7 +30,8 @@ async def endpoints(rest: Rest) -> list[str]:
     """The places that the gateway's plan names, of lines that meters are on or not."""
     async with reading(rest.hub.engine) as session:
         gateway = (await session.scalars(select(Gateway.id).where(Gateway.gateway_id == "gw-utility"))).one()
-        return [line.endpoint for line in (await read_contents(session, [gateway]))[gateway].lines]
+        lines = (await read_contents(session, [gateway]))[gateway].lines
+    return [decode(line, Line).endpoint for line in lines]
 
 
 async def test_a_host_is_the_name_then_the_address_then_the_card(rest: Rest) -> None:

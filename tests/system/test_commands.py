@@ -42,7 +42,7 @@ def invoke(opened: Site, **changes: object) -> dict[str, Any]:
 
 def follow(opened: Site, path: str, last: str = "") -> list[tuple[str, Any]]:
     """Read server-sent events to their end; return ids and data."""
-    headers = {**opened.hub._headers, "Last-Event-ID": last} if last else opened.hub._headers
+    headers = {**opened.hub.headers, "Last-Event-ID": last} if last else opened.hub.headers
     text = httpx.get(opened.hub.url + path, headers=headers, timeout=60).raise_for_status().text
     found = re.findall(r"^id: (\d+)\nevent: \w+\ndata: (.*)$", text, re.MULTILINE)
     return [(number, json.loads(data)) for number, data in found]
