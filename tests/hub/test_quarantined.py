@@ -85,7 +85,7 @@ async def test_a_replay_that_crosses_another_transaction_is_done_again(rest: Res
 def test_rest_writes_in_one_way() -> None:
     """Who writes past ``in_transaction`` has a request fail that would have gone through a moment later."""
     own = {"ingest", "lifesigns", "maintenance", "adoption", "cli", "database", "resources"}
-    own |= {"command_publishing", "plan_publishing"}
+    own |= {"command_publishing", "plan_publishing", "outbox_progress"}
     # Work of the relay's own, of which a turn that failed is taken again.
     own |= {
         "ledger",
