@@ -24,7 +24,6 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import versions
-from hub.among import among
 from hub.arrived_batches import Arrived, count_batches, note_batches
 from hub.database import reading, writing
 from hub.judging import Claim, Directory, look_up
@@ -294,12 +293,19 @@ class KnownGateway:
 
 async def read_gateways(session: AsyncSession, gateway_ids: Iterable[str]) -> dict[str, KnownGateway]:
     """Read the gateways with these ids in topics."""
-    found = await session.execute(
-        sa.select(Gateway.id, Gateway.gateway_id, Gateway.organization, Gateway.public_key).where(
-            among(session, Gateway.gateway_id, sorted(gateway_ids))
-        )
-    )
-    return {row.gateway_id: KnownGateway(*row) for row in found}
+    names = sorted(gateway_ids)
+    if session.get_bind().dialect.name == "postgresql":
+        connection = await session.connection()
+        found = await connection.execute(_PG_GATEWAYS, {"names": names})
+        return {row[1]: KnownGateway(*row) for row in found}
+    chosen = sa.select(Gateway.id, Gateway.gateway_id, Gateway.organization, Gateway.public_key)
+    return {row[1]: KnownGateway(*row) for row in await session.execute(chosen.where(Gateway.gateway_id.in_(names)))}
+
+
+# As text for what ``hub.judging`` says of its own.
+_PG_GATEWAYS = sa.text(
+    "SELECT id, gateway_id, organization, public_key FROM gateways WHERE gateway_id = ANY(CAST(:names AS text[]))"
+)
 
 
 async def pin_key(session: AsyncSession, gateway: KnownGateway, key: bytes) -> KnownGateway:
