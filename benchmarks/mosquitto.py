@@ -36,6 +36,7 @@ class Mosquitto:
         *,
         persistence: bool = False,
         login: tuple[str, str] | None = None,
+        in_flight: int | None = None,
     ) -> None:
         self.port = port or free_port()
         self._config = folder / "mosquitto.conf"
@@ -47,6 +48,8 @@ class Mosquitto:
             "max_queued_messages 100000",
             "log_type error",
         ]
+        if in_flight is not None:
+            settings.append(f"max_inflight_messages {in_flight}")
         if max_packet_size is not None:
             settings.append(f"max_packet_size {max_packet_size}")
         if persistence:
@@ -114,12 +117,18 @@ def mosquitto(
     *,
     persistence: bool = False,
     login: tuple[str, str] | None = None,
+    in_flight: int | None = None,
 ) -> Iterator[Mosquitto]:
-    """Run a broker for the length of the block; port 0 takes a free one, ``login`` is the one user and its password."""
+    """Run a broker for the length of the block; port 0 takes a free one, ``login`` is the one user and its password.
+
+    ``in_flight`` is its Receive Maximum, and how much it has under way to each client; Mosquitto's own is 20.
+    """
     with tempfile.TemporaryDirectory(prefix="mosquitto-") as folder:
         # Started as root, Mosquitto changes to its own user, which must reach its folder.
         pathlib.Path(folder).chmod(0o777)
-        broker = Mosquitto(pathlib.Path(folder), port, max_packet_size, persistence=persistence, login=login)
+        broker = Mosquitto(
+            pathlib.Path(folder), port, max_packet_size, persistence=persistence, login=login, in_flight=in_flight
+        )
         try:
             broker.start()
             yield broker
