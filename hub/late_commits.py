@@ -30,11 +30,19 @@ def _reached(sequence: str) -> str:
 
 def _mark(name: int, sequence: str) -> str:
     key = f"CAST(number % {_KEYS} AS integer)"
-    return f"SELECT pg_advisory_xact_lock_shared({name}, {key}) FROM ({_reached(sequence)}) AS reached"  # noqa: S608 - our own names
+    return (
+        f"SELECT pg_advisory_xact_lock_shared({name}, {key}), set_config('enable_seqscan', 'off', true) "  # noqa: S608 - our own names
+        f"FROM ({_reached(sequence)}) AS reached"
+    )
 
 
 MARK_READINGS: Final = _mark(_READINGS, "readings_id_seq")
-"""What a transaction selects on PostgreSQL before it takes numbers of readings; one row."""
+"""What a transaction selects on PostgreSQL before it takes numbers of readings; one row.
+
+It also keeps that transaction from reading tables from end to end. PostgreSQL plans once for each connection how it
+looks up what a reading refers to, its batch above all. Of a young hub's few batches it reads all, and goes on so until
+statistics are gathered again: of 20,000 batches, for each reading.
+"""
 
 MARK_REVISIONS: Final = _mark(_REVISIONS, "reading_versions_id_seq")
 """The same for numbers of versions."""

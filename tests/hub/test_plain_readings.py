@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import decimal
+import itertools
 import uuid
 from collections import Counter
 from typing import Any
@@ -18,13 +19,13 @@ from hub import models
 from hub.columns import from_microseconds, to_microseconds
 from hub.database import reading as looking
 from hub.database import writing
-from hub.ingest import READY_ROWS, STAGED, store_deliveries
+from hub.ingest import READY_ROWS, STAGED, Delivery, store_again, store_deliveries
 from hub.judging import NOT_THIS_GATEWAY, SERIES_NOT_ALLOWED
 from hub.plain_readings import meters_of, read_plain
 from hub.versions import STORED
 from protocol.readings import NewMeterReading, batch_of
 from protocol.wire import ContractError, decode, encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, reading
 
 __all__ = ["database_url", "engine"]
@@ -130,6 +131,29 @@ async def test_a_group_with_old_and_new_and_double_rows_is_told_apart(engine: As
         batches = (await session.scalars(sa.select(models.Batch).order_by(models.Batch.id))).all()
     assert [str(row.value) for row in stored] == ["0", "1", "2", "77", *map(str, range(4, 12)), "99", "13", "14"]
     assert [(row.rows, row.duplicates, row.revisions) for row in batches] == [(10, 0, 0), (13, 6, 2)]
+
+
+@ON_POSTGRESQL
+async def test_of_a_young_hub_not_all_batches_are_read_for_each_reading(engine: AsyncEngine) -> None:
+    """A few batches are read quickest from end to end, which a connection would keep doing while they become many."""
+    estate = await make_estate(engine)
+    gateway = GatewayVoice()
+    numbers = itertools.count()
+
+    def deliveries(count: int) -> list[Delivery]:
+        return [gateway.readings(reading(estate.meters["M1"], "1", at=next(numbers))) for _ in range(count)]
+
+    await store_deliveries(engine, deliveries(10), NOW, 100)
+    async with writing(engine) as session:
+        await session.execute(sa.text("ANALYZE batches"))
+    for _ in range(10):
+        await store_deliveries(engine, deliveries(1), NOW, 100)
+    await store_deliveries(engine, deliveries(500), NOW, 100)
+    async with writing(engine) as session:
+        for delivery in deliveries(3):
+            assert await store_again(session, delivery, NOW, 100)
+        read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'batches'"
+        assert await session.scalar(sa.text(read)) < 500
 
 
 async def test_units_are_stored_as_they_came(engine: AsyncEngine) -> None:
