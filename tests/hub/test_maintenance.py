@@ -12,11 +12,11 @@ from hub import models
 from hub.clocks import Clock
 from hub.database import reading as looking
 from hub.database import writing
-from hub.ingest import store_deliveries
+from hub.ingest import store_again, store_deliveries
 from hub.maintenance import forget, maintain
 from hub.partitions import make_partitions
 from protocol.readings import NewMeterReading
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ON_POSTGRESQL, database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, new_meter, reading
 
 __all__ = ["database_url", "engine"]
@@ -63,6 +63,21 @@ async def test_partitions_are_made_while_readings_arrive(engine: AsyncEngine) ->
 
     await asyncio.gather(deliver(), make_partitions(engine, NOW), make_partitions(engine, NOW))
     assert await rows_of(engine, "readings") == 20
+
+
+@ON_POSTGRESQL
+async def test_a_month_takes_the_readings_that_come_while_its_table_is_made(engine: AsyncEngine) -> None:
+    """Its first ones were not there when it was looked for what has to be moved, and are when everybody is kept out."""
+    estate = await make_estate(engine)
+    delivery = GatewayVoice().readings(reading(estate.meters["M1"], "1"))
+    async with writing(engine) as session:
+        assert await store_again(session, delivery, NOW, 10)
+        making = asyncio.create_task(make_partitions(engine, NOW))
+        while not await rows_of(engine, "pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - the database does not tell
+            await asyncio.sleep(0.01)
+    assert "readings_2026_11" in await making
+    assert await rows_of(engine, "readings_default") == 0
+    assert await rows_of(engine, "readings_2026_11") == 1
 
 
 async def test_replayed_payloads_are_forgotten_after_a_while(engine: AsyncEngine) -> None:
