@@ -6,7 +6,6 @@ import datetime as dt
 import time
 import uuid
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,7 +16,7 @@ from protocol.commands import CommandUpdate
 from protocol.plans import plan_digest
 from protocol.topics import Channel
 from protocol.wire import encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import make_estate
 from tests.parts.mosquitto import Mosquitto
 from tests.parts.relays import (
@@ -120,7 +119,7 @@ async def test_a_cancelled_command_is_called_back_and_an_unsent_one_ends_at_once
         assert agent.commands[1].cancels == sent.id
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@ONLY_POSTGRESQL
 async def test_relays_that_hear_of_the_same_command_publish_it_once_and_at_once(
     engine: AsyncEngine, database_url: str, broker: Mosquitto
 ) -> None:

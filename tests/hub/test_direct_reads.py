@@ -9,11 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.database import UNREACHABLE, create_engine, is_out_of_strength
 from hub.direct_reads import asking, fetch
-from tests.parts.databases import BOTH, engine, url_of_walks
+from tests.parts.databases import BOTH, ONLY_POSTGRESQL, engine, url_of_walks
 
 __all__ = ["engine", "url_of_walks"]
-
-ON_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
 
 
 @pytest.mark.parametrize("database_url", BOTH, indirect=True)
@@ -26,7 +24,7 @@ async def test_a_statement_of_one_form_gets_its_own_values_each_time(engine: Asy
             assert [tuple(row) for row in rows] == [(value + 1, value)], again
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_errors_are_those_of_others_and_the_connection_is_as_it_was(database_url: str) -> None:
     engine = create_engine(database_url, 4)
     wrong, slow = (sa.text(text) for text in ("SELECT 1 / 0", "SELECT pg_sleep(30)"))
@@ -57,7 +55,7 @@ async def test_errors_are_those_of_others_and_the_connection_is_as_it_was(databa
         await engine.dispose()
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_database_that_begins_is_away_and_no_bug_of_ours(database_url: str, engine: AsyncEngine) -> None:
     """It refuses to be connected to while it recovers; each request looks up its token by this way."""
     async with engine.connect() as connection:

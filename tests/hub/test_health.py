@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import pytest
 from sqlalchemy import text
 
 from hub.app import RESOURCES, create_app
@@ -11,7 +10,7 @@ from hub.database import create_engine, reading
 from hub.settings import Settings
 from hub.state import Hub
 from hub.wellbeing import CHECKS, judge
-from tests.parts.databases import database_url, drop_postgresql, engine, new_postgresql
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, drop_postgresql, engine, new_postgresql
 from tests.parts.rest import Rest, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -75,7 +74,7 @@ async def test_requests_without_a_database_may_come_again(rest: Rest) -> None:
     await away.dispose()
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@ONLY_POSTGRESQL
 async def test_a_database_whose_disk_is_full_may_be_asked_again(rest: Rest) -> None:
     async with rest.hub.engine.begin() as connection:
         await connection.exec_driver_sql(

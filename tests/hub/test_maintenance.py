@@ -16,7 +16,7 @@ from hub.ingest import store_again, store_deliveries
 from hub.maintenance import forget, maintain
 from hub.partitions import make_partitions
 from protocol.readings import NewMeterReading
-from tests.parts.databases import ON_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, new_meter, reading
 
 __all__ = ["database_url", "engine"]
@@ -65,7 +65,7 @@ async def test_partitions_are_made_while_readings_arrive(engine: AsyncEngine) ->
     assert await rows_of(engine, "readings") == 20
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_month_takes_the_readings_that_come_while_its_table_is_made(engine: AsyncEngine) -> None:
     """Its first ones were not there when it was looked for what has to be moved, and are when everybody is kept out."""
     estate = await make_estate(engine)

@@ -13,7 +13,7 @@ from hub import notices
 from hub.clocks import Clock
 from hub.database import create_engine, writing
 from hub.notices import Listener, Notice, look_seconds, notices_of, tell
-from tests.parts.databases import ON_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.poolers import deaf_pooler
 
 __all__ = ["database_url", "engine"]
@@ -72,7 +72,7 @@ async def test_what_is_told_is_heard_after_the_commit_only(engine: AsyncEngine, 
         assert not commands.is_set(), "what was undone was never told"
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@ONLY_POSTGRESQL
 async def test_who_lost_its_connection_listens_again_and_looks_at_everything_once(
     engine: AsyncEngine, database_url: str
 ) -> None:
@@ -97,7 +97,7 @@ async def test_who_lost_its_connection_listens_again_and_looks_at_everything_onc
         assert hearing.live
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@ONLY_POSTGRESQL
 async def test_a_pooler_that_delivers_nothing_is_found_out_and_gone_past(
     engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,13 +114,11 @@ async def test_a_pooler_that_delivers_nothing_is_found_out_and_gone_past(
             await heard(states)
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_connection_that_is_ended_at_any_moment_ends_no_process(
-    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the preparing of a statement and its values the driver calls it an error of its own: a relay ended."""
-    if engine.dialect.name == "sqlite":
-        return
     monkeypatch.setattr(notices, "RETRY_SECONDS", (0.01, 0.01))
     monkeypatch.setattr(notices, "ANSWER_SECONDS", 1.0)
     async with deaf_pooler(database_url, ending=range(1, 25)) as pooled, process(database_url, pooled):

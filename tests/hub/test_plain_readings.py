@@ -25,7 +25,7 @@ from hub.plain_readings import meters_of, read_plain
 from hub.versions import STORED
 from protocol.readings import NewMeterReading, batch_of
 from protocol.wire import ContractError, decode, encode
-from tests.parts.databases import ON_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, reading
 
 __all__ = ["database_url", "engine"]
@@ -133,7 +133,7 @@ async def test_a_group_with_old_and_new_and_double_rows_is_told_apart(engine: As
     assert [(row.rows, row.duplicates, row.revisions) for row in batches] == [(10, 0, 0), (13, 6, 2)]
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_of_a_young_hub_not_all_batches_are_read_for_each_reading(engine: AsyncEngine) -> None:
     """A few batches are read quickest from end to end, which a connection would keep doing while they become many."""
     estate = await make_estate(engine)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.database import create_engine, writing
 from hub.models import Gateway
 from hub.plan_claims import ALWAYS, HEARD_SECONDS, LEASE_SECONDS, claim
-from tests.parts.databases import ON_POSTGRESQL, ON_SQLITE, database_url, engine
+from tests.parts.databases import ON_SQLITE, ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import make_estate
 
 __all__ = ["database_url", "engine"]
@@ -32,12 +32,10 @@ async def gateways(engine: AsyncEngine) -> list[uuid.UUID]:
     return made
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_of_relays_that_hear_of_an_edit_at_once_one_publishes_each_plan(
     database_url: str, engine: AsyncEngine, gateways: list[uuid.UUID]
 ) -> None:
-    if engine.dialect.name == "sqlite":
-        return
     relays = [create_engine(database_url) for _ in range(3)]
     behind = dict.fromkeys(gateways, LEASE_SECONDS)
     try:
@@ -53,12 +51,10 @@ async def test_of_relays_that_hear_of_an_edit_at_once_one_publishes_each_plan(
             await relay.dispose()
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_plan_whose_relay_died_is_another_ones_after_a_while(
     engine: AsyncEngine, gateways: list[uuid.UUID]
 ) -> None:
-    if engine.dialect.name == "sqlite":
-        return
     one, *_ = gateways
     assert set(await claim(engine, {one: LEASE_SECONDS})) == {one}
     assert not await claim(engine, {one: 0.5})

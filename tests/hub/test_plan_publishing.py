@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub import models
 from hub.database import writing
-from tests.parts.databases import ON_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import make_estate
 from tests.parts.gates import gate
 from tests.parts.mosquitto import Mosquitto
@@ -46,11 +46,9 @@ async def test_an_edit_that_overtakes_a_publish_in_flight_is_published_after_it(
             await relays.stop()
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_plan_waits_for_nobody_elses_note(engine: AsyncEngine, broker: Mosquitto, relays: Relays) -> None:
     """Notes take turns with reports and life signs, which may take long: plans go out all the same."""
-    if engine.dialect.name == "sqlite":
-        return
     first, second = [await make_estate(engine, gateway_id=fresh_id()) for _ in range(2)]
     await raised(engine, first.gateway)
     async with (

@@ -7,7 +7,6 @@ import uuid
 from typing import Any
 
 import msgspec
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,12 +18,11 @@ from hub.readings_told import told_of
 from hub.staged_readings import RESOURCE as STAGED_RESOURCE
 from hub.staged_readings import StagedMeterReading
 from hub.validation import FLAGS, names_of
-from tests.parts.databases import BOTH, engine, url_of_walks
+from tests.parts.databases import ONLY_POSTGRESQL, engine, url_of_walks
 from tests.parts.rest import Rest, create_fleet, rest
 
 __all__ = ["engine", "rest", "url_of_walks"]
 
-ON_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
 ROWS = 1500
 _TEXTS = [
     '"',
@@ -85,7 +83,7 @@ def _reading(chance: random.Random) -> dict[str, Any]:
     return made | {"id": chance.randrange(2**63), "clock_offset": _floats(chance), "version_count": 1, "flags": flags}
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_reading_is_told_as_it_is_shown(engine: AsyncEngine) -> None:
     chance = random.Random(20261123)  # noqa: S311 - no secret
     rows = [_reading(chance) for _ in range(ROWS)]
@@ -102,7 +100,7 @@ async def test_a_reading_is_told_as_it_is_shown(engine: AsyncEngine) -> None:
         assert text.encode() == expected.replace(b',"versions":0', b"")
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_lists_tell_units_of_series_flags_and_versions(rest: Rest, engine: AsyncEngine) -> None:
     fleet = await create_fleet(rest)
     now = rest.clock.now()
@@ -153,7 +151,7 @@ async def test_lists_tell_units_of_series_flags_and_versions(rest: Rest, engine:
     assert (await rest.get("/v1/metering/meter-readings?flag=spike"))["results"] == expected[2:]
 
 
-@ON_POSTGRESQL
+@ONLY_POSTGRESQL
 async def test_a_staged_reading_is_told_as_it_is_shown(rest: Rest, engine: AsyncEngine) -> None:
     chance = random.Random(7)  # noqa: S311 - no secret
     fleet, now = await create_fleet(rest), rest.clock.now()

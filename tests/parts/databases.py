@@ -44,6 +44,9 @@ ON_SQLITE = pytest.mark.parametrize("database_url", OF_WALKS, indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH if len(OF_WALKS) == len(BOTH) else BOTH[1:], indirect=True)
 """As ``ON_SQLITE``: here REST and two relays are processes of their own."""
 
+ONLY_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
+"""For what SQLite does not have."""
+
 
 ROOM = 2 * 1024**3
 """Bytes that must be free in the machine's memory for a server to have its data there."""
