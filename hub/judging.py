@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import array_texts
 from hub.among import among
 from hub.many import batched
 from hub.models import DeviceGateway, MeterDevice, MeterDeviceType, NetworkInterface, ReadingSeries, config_series
@@ -260,7 +261,7 @@ def _is_postgresql(session: AsyncSession) -> bool:
 async def _asked(session: AsyncSession, statement: TextClause, **ids: Iterable[uuid.UUID]) -> Sequence[Any]:
     """Return the rows of a statement with lists of ids, each told as one text."""
     connection = await session.connection()
-    values = {name: f"{{{','.join([one.hex for one in some])}}}" for name, some in ids.items()}
+    values = {name: array_texts.of_ids(some) for name, some in ids.items()}
     return (await connection.execute(statement, values)).all()
 
 

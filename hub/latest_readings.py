@@ -23,6 +23,7 @@ from litestar.params import JSONBody
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from hub import array_texts
 from hub.access import access_of
 from hub.bodies import Body
 from hub.database import reading
@@ -172,20 +173,15 @@ async def _latest_told(fetch: Fetch, meters: Sequence[uuid.UUID], asked: _Asked)
     hour = asked.now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
     series, own = asked.series, asked.own
     recent, *further = _statements(hour, named=bool(series))
-    rows = await fetch(recent, _listed(meters), own, *([_listed(series)] if series else []))
+    rows = await fetch(recent, array_texts.of_ids(meters), own, *([array_texts.of_ids(series)] if series else []))
     for statement in further:
         silent = [row for row in rows if row[1] is not None]
         if not silent:
             break
-        pairs = _listed([row[1] for row in silent]), own, _listed([row[2] for row in silent])
+        pairs = array_texts.of_ids([row[1] for row in silent]), own, array_texts.of_ids([row[2] for row in silent])
         older = iter(await fetch(statement, *pairs))
         rows = [row if row[1] is None else next(older) for row in rows]
     return [row[0] for row in rows if row[0] is not None]
-
-
-def _listed(ids: Sequence[uuid.UUID]) -> str:
-    """Return ids as the text of an array: one by one the driver would look at them for a millisecond."""
-    return f"{{{b''.join([one.int.to_bytes(16, 'big') for one in ids]).hex(',', -16)}}}"
 
 
 async def _latest_in_sqlite(

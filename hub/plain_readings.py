@@ -21,7 +21,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import late_commits, ledger_pending, sqlite_rows, unjudged
+from hub import array_texts, late_commits, ledger_pending, sqlite_rows, unjudged
 from hub.columns import to_microseconds
 from hub.judging import FUTURE, OLDEST, Directory, Series
 from protocol.wire import Instant, MeterName, SeriesName, Word
@@ -242,9 +242,9 @@ class Columns:
             "device": [place.device for place in self.places],
             "series": [place.series for place in self.places],
             "timestamp": self.timestamps,
-            "value": _array(self._values),
-            "unit": _array_of_texts(self._units),
-            "provenance": _array_of_texts(self._provenances),
+            "value": array_texts.of_words(self._values),
+            "unit": array_texts.of_texts(self._units),
+            "provenance": array_texts.of_texts(self._provenances),
             "collected": self._collected,
             "clock_offset": self._clock_offsets,
             "batch": self._batches,
@@ -289,20 +289,6 @@ class Columns:
                 left.append(position)
             seen.add(key)
         return left
-
-
-def _array(words: Iterable[str]) -> str:
-    """Return an array as PostgreSQL writes it, of words that need no quotes.
-
-    Of a list the driver asks for each element whether that is a list as well, which takes as long as all else that is
-    done with it.
-    """
-    return f"{{{','.join(words)}}}"
-
-
-def _array_of_texts(texts: Sequence[str]) -> str:
-    quoted = {text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in set(texts)}
-    return _array([quoted[text] for text in texts])
 
 
 # The keys in one order, as everywhere (``hub.versions``); of equal ones the first that came. A list of ids is only made
