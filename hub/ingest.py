@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -27,21 +26,20 @@ from hub import versions
 from hub.arrived_batches import Arrived, count_batches, note_batches
 from hub.database import reading, writing
 from hub.judging import Claim, Directory, look_up
-from hub.models import Gateway
+from hub.known_gateways import WRONG_KEY, KnownGateway, pin_key, read_gateways, warn_of_wrong_key
 from hub.plain_readings import Columns, Plain, meters_of, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
 from hub.ready_readings import Ready, make_ready
 from hub.reports import Told, store_reports
 from hub.staging import find_repeated, stage
 from protocol import readings, reports
-from protocol.envelopes import ForgedError, fingerprint, open_envelope
+from protocol.envelopes import ForgedError, open_envelope
 from protocol.readings import BatchName
 from protocol.topics import Channel, Topic, parse_topic
 from protocol.wire import MAX_MESSAGE_BYTES, ContractError, decode
 
 UNKNOWN_GATEWAY = "unknown_gateway"
 FORGED = "forged"
-WRONG_KEY = "wrong_key"
 TOO_LARGE = "too_large"
 QUARANTINE_FULL = "quarantine_full"
 QUARANTINED_ROWS = "quarantined_rows"
@@ -272,65 +270,13 @@ async def _admit(session: AsyncSession, opened: Sequence[Opened], outcome: Outco
                 gateway = known[one.topic.gateway] = await pin_key(session, gateway, one.key)
             if gateway.public_key != one.key:
                 outcome.counts[WRONG_KEY] += 1
-                _warn_wrong_key(gateway, one.key)
+                warn_of_wrong_key(gateway, one.key)
                 continue
         admitted_ones.append(_read(one, gateway))
     for gateway_id, count in unknown.items():
         outcome.counts[UNKNOWN_GATEWAY] += count
         _log.warning(UNKNOWN_GATEWAY, gateway=gateway_id, deliveries=count, advice="create it; its agent keeps all")
     return admitted_ones
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KnownGateway:
-    """A gateway as far as deliveries need it."""
-
-    id: uuid.UUID
-    gateway_id: str
-    organization: uuid.UUID
-    public_key: bytes | None
-
-
-async def read_gateways(session: AsyncSession, gateway_ids: Iterable[str]) -> dict[str, KnownGateway]:
-    """Read the gateways with these ids in topics."""
-    names = sorted(gateway_ids)
-    if session.get_bind().dialect.name == "postgresql":
-        connection = await session.connection()
-        found = await connection.execute(_PG_GATEWAYS, {"names": names})
-        return {row[1]: KnownGateway(*row) for row in found}
-    chosen = sa.select(Gateway.id, Gateway.gateway_id, Gateway.organization, Gateway.public_key)
-    return {row[1]: KnownGateway(*row) for row in await session.execute(chosen.where(Gateway.gateway_id.in_(names)))}
-
-
-# As text for what ``hub.judging`` says of its own.
-_PG_GATEWAYS = sa.text(
-    "SELECT id, gateway_id, organization, public_key FROM gateways WHERE gateway_id = ANY(CAST(:names AS text[]))"
-)
-
-
-async def pin_key(session: AsyncSession, gateway: KnownGateway, key: bytes) -> KnownGateway:
-    """Trust the first key that is seen of a gateway; return the gateway with the key that now counts."""
-    result = await session.execute(
-        sa.update(Gateway)
-        .where(Gateway.id == gateway.id, Gateway.public_key.is_(None))
-        .values(public_key=key)
-        .returning(Gateway.id)
-        .execution_options(synchronize_session=False)
-    )
-    if result.first() is None:
-        return (await read_gateways(session, [gateway.gateway_id]))[gateway.gateway_id]
-    _log.info("gateway_key_pinned", gateway=gateway.gateway_id, fingerprint=fingerprint(key))
-    return dataclasses.replace(gateway, public_key=key)
-
-
-def _warn_wrong_key(gateway: KnownGateway, key: bytes) -> None:
-    _log.warning(
-        "gateway_wrong_key",
-        gateway=gateway.gateway_id,
-        fingerprint=fingerprint(key),
-        pinned=fingerprint(gateway.public_key) if gateway.public_key else "",
-        advice="when the gateway's key was replaced on purpose, remove its pinned key",
-    )
 
 
 def _read(opened: Opened, gateway: KnownGateway) -> _Admitted:

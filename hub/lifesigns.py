@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub import dispatch, outbox_progress, plans, rivals
 from hub.database import writing
-from hub.ingest import WRONG_KEY
+from hub.known_gateways import WRONG_KEY
 from hub.signs_kept import Known, read_again, read_known, write_known
 from hub.signs_waiting import LifeSign
 from protocol.envelopes import fingerprint
