@@ -26,8 +26,9 @@ from hub import versions
 from hub.arrived_batches import Arrived, count_batches, note_batches
 from hub.database import reading, writing
 from hub.judging import Claim, Directory, look_up
+from hub.known_estate import Estate, KnownEstate, known_estate_of
 from hub.known_gateways import WRONG_KEY, KnownGateway, pin_key, read_gateways, warn_of_wrong_key
-from hub.plain_readings import Columns, Plain, meters_of, read_plain
+from hub.plain_readings import Plain, meters_of, read_plain
 from hub.quarantine import ROW, Unreadable, admitted, quarantine
 from hub.ready_readings import Ready, make_ready
 from hub.reports import Told, store_reports
@@ -143,10 +144,12 @@ async def store_opened(
     outcome = Outcome()
     if not opened:
         return outcome
-    ready = await _make_ready(engine, opened, now) if engine.dialect.name == "sqlite" else None
+    known = known_estate_of(engine)
+    ready = await _make_ready(engine, known, opened, now) if engine.dialect.name == "sqlite" else None
     async with writing(engine) as session:
         begun = time.monotonic()
-        stored = await _store(session, opened, outcome, now, quarantine_rows, ready)
+        estate = await known.now(session)
+        stored = await _store(session, estate, opened, outcome, now, quarantine_rows, ready)
     outcome.seconds = time.monotonic() - begun
     for one in stored:
         _receipt(one, outcome)
@@ -159,7 +162,9 @@ async def store_again(session: AsyncSession, delivery: Delivery, now: dt.datetim
     opened = open_delivery(delivery, outcome.counts)
     if opened is None:
         return False
-    return any(one.batch is not None for one in await _store(session, [opened], outcome, now, quarantine_rows))
+    return any(
+        one.batch is not None for one in await _store(session, Estate(), [opened], outcome, now, quarantine_rows)
+    )
 
 
 async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt.datetime) -> str:
@@ -174,24 +179,29 @@ async def store_row_again(session: AsyncSession, topic: str, row: bytes, now: dt
         return f"there is no gateway {parsed.gateway!r}"
     one = _Admitted(Delivery(topic, row, (), now), parsed, gateway.id, gateway.organization)
     _read_row(one, row)
-    await _store_readings(session, [one], now, Outcome())
+    await _store_readings(session, Estate(), [one], now, Outcome())
     await _store_reports(session, [one], now, Outcome())
     return one.unreadable[0].reason if one.unreadable else ""
 
 
-async def _make_ready(engine: AsyncEngine, opened: Sequence[Opened], now: dt.datetime) -> Ready | None:
+async def _make_ready(
+    engine: AsyncEngine, known: KnownEstate, opened: Sequence[Opened], now: dt.datetime
+) -> Ready | None:
     """Make the plain readings of a group ready before its transaction; None where that is not worth it."""
     plain = [(one.topic.gateway, one.plain) for one in opened if one.plain is not None]
     if sum(len(one.timestamps) for _, one in plain) < READY_ROWS:
         return None
     async with reading(engine) as session:
-        known = await read_gateways(session, {gateway for gateway, _ in plain})
-        batches = [(known[gateway].id, one) for gateway, one in plain if gateway in known]
-        return await make_ready(session, batches, now)
+        estate = await known.now(session)
+        gateways = await estate.gateways(session, (gateway for gateway, _ in plain))
+        batches = [(gateways[gateway].id, one) for gateway, one in plain if gateway in gateways]
+        directory = await estate.meters(session, meters_of(one for _, one in batches))
+    return await make_ready(directory, batches, now, beside=True)
 
 
 async def _store(
     session: AsyncSession,
+    estate: Estate,
     opened: Sequence[Opened],
     outcome: Outcome,
     now: dt.datetime,
@@ -199,14 +209,14 @@ async def _store(
     ready: Ready | None = None,
 ) -> list[_Admitted]:
     """Store what is admitted; return what may be receipted after the commit."""
-    found = await _admit(session, opened, outcome)
+    found = await _admit(session, estate, opened, outcome)
     found = await _keep_if_room(session, found, outcome, quarantine_rows)
     arrived = [one.arrived for one in found if one.arrived is not None]
     await note_batches(session, arrived, now)
     for one in found:
         for claim in one.claims:
             claim.batch = one.batch_id
-    await _store_readings(session, found, now, outcome, ready)
+    await _store_readings(session, estate, found, now, outcome, ready)
     await _store_reports(session, found, now, outcome)
     # Once more: rows that cannot be read, and reports that belong to nothing known, are found only now. What is stored
     # of them may come again.
@@ -255,9 +265,9 @@ def open_delivery(delivery: Delivery, counts: Counter[str]) -> Opened | None:
     return Opened(delivery, topic, envelope.key, batch, plain)
 
 
-async def _admit(session: AsyncSession, opened: Sequence[Opened], outcome: Outcome) -> list[_Admitted]:
+async def _admit(session: AsyncSession, estate: Estate, opened: Sequence[Opened], outcome: Outcome) -> list[_Admitted]:
     """Return the deliveries of known gateways that are signed with their pinned key; a first key is pinned."""
-    known = await read_gateways(session, {one.topic.gateway for one in opened})
+    known = await estate.gateways(session, (one.topic.gateway for one in opened))
     admitted_ones: list[_Admitted] = []
     unknown: Counter[str] = Counter()
     for one in opened:
@@ -378,23 +388,25 @@ def _renamed(one: _Admitted, room: Mapping[bytes, BatchName | None], outcome: Ou
 
 async def _store_readings(
     session: AsyncSession,
+    estate: Estate,
     opened: list[_Admitted],
     now: dt.datetime,
     outcome: Outcome,
     ready: Ready | None = None,
 ) -> None:
     batches = [(one.gateway, one.plain) for one in opened if one.plain is not None]
-    if ready is None or any(one.claims for one in opened) or not await ready.is_still_so(session, batches):
-        directory = await look_up(
-            session,
-            (claim for one in opened for claim in one.claims),
-            meters_of(one for _, one in batches),
-            {gateway for gateway, _ in batches},
-        )
-        columns = Columns(now)
-        ready = Ready(batches, directory, columns, [columns.add(one, directory, gateway) for gateway, one in batches])
-    directory = ready.directory
+    sources = [(claim, one) for one in opened for claim in one.claims]
+    devices = meters_of(one for _, one in batches)
+    if sources:
+        # They may name meters, which is not what is kept.
+        ids = {uuid.UUID(bytes=device) for device in devices}
+        directory = await look_up(session, (claim for claim, _ in sources), ids)
+    else:
+        directory = await estate.meters(session, devices)
+    if ready is None or not ready.is_still_so(directory, batches):
+        ready = await make_ready(directory, batches, now)
     await _store_plain(session, [one for one in opened if one.plain is not None], ready, outcome)
+    # Those that were repeated in plain batches are claims only now.
     sources = [(claim, one) for one in opened for claim in one.claims]
     if sources:
         await _store_claims(session, sources, directory, now, outcome)

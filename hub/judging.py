@@ -171,6 +171,19 @@ class Directory:
             named = [meter for meter in named if meter.organization == claim.organization]
         return named[0] if len(named) == 1 else None
 
+    @property
+    def size(self) -> int:
+        """How many meters and claims it remembers something of."""
+        return len(self._meters) + len(self._places)
+
+    def take(self, found: "Directory") -> None:
+        """Have what another has read of other meters by their ids, all at once: nobody is told half of it."""
+        meters, history, of_configs = found._meters, found._history, found._series  # noqa: SLF001 - one of our kind
+        self._meters |= meters
+        self._history |= history
+        for config, series in of_configs.items():
+            self._series.setdefault(config, series)
+
     async def read_meters(self, session: AsyncSession, ids: set[uuid.UUID], names: set[str]) -> None:
         """Read the meters with these ids or names."""
         statement = (
@@ -199,19 +212,17 @@ class Directory:
                     self._named.setdefault(meter.name, []).append(meter)
                 self._meters[meter.id] = meter
 
-    async def read_history(self, session: AsyncSession, gateways: set[uuid.UUID]) -> None:
-        """Read which of the meters were ever assigned to these gateways."""
-        if not gateways or not self._meters:
+    async def read_history(self, session: AsyncSession) -> None:
+        """Read which gateways the meters were ever assigned to."""
+        if not self._meters:
             return
         if _is_postgresql(session):
-            rows = await _asked(session, _PG_HISTORY, ids=self._meters, gateways=gateways)
+            rows = await _asked(session, _PG_HISTORY, ids=self._meters)
             self._history.update((device, gateway) for device, gateway in rows)
             return
         for some in batched(sorted(self._meters), _CHUNK):
             found = await session.execute(
-                select(DeviceGateway.device, DeviceGateway.gateway).where(
-                    among(session, DeviceGateway.device, some), among(session, DeviceGateway.gateway, sorted(gateways))
-                )
+                select(DeviceGateway.device, DeviceGateway.gateway).where(among(session, DeviceGateway.device, some))
             )
             self._history.update((device, gateway) for device, gateway in found)
 
@@ -244,7 +255,7 @@ _PG_METERS = text("""
 """)
 _PG_HISTORY = text("""
     SELECT device, gateway FROM device_gateways
-    WHERE device = ANY(CAST(CAST(:ids AS text) AS uuid[])) AND gateway = ANY(CAST(CAST(:gateways AS text) AS uuid[]))
+    WHERE device = ANY(CAST(CAST(:ids AS text) AS uuid[]))
 """)
 _PG_SERIES = text("""
     SELECT c.config, s.name, s.id, s.organization
@@ -284,10 +295,10 @@ async def look_up(
     session: AsyncSession,
     claims: Iterable[Claim],
     ids: Iterable[uuid.UUID] = (),
-    gateways: Iterable[uuid.UUID] = (),
 ) -> Directory:
-    """Read what is needed to judge the claims, and readings of the meters with these ids by these gateways."""
-    ids, gateways = set(ids), set(gateways)
+    """Read what is needed to judge the claims, and what gateways bring of the meters with these ids."""
+    ids = set(ids)
+    by_gateways = bool(ids)
     names: set[str] = set()
     seen: set[tuple[int | str, int | None]] = set()
     for claim in claims:
@@ -299,18 +310,18 @@ async def look_up(
             ids.add(claim.device)
         else:
             names.add(claim.meter)
-        if claim.gateway is not None:
-            gateways.add(claim.gateway)
+        by_gateways = by_gateways or claim.gateway is not None
     directory = Directory()
     await directory.read_meters(session, ids, names)
-    await directory.read_history(session, gateways)
+    if by_gateways:
+        await directory.read_history(session)
     await directory.read_series(session)
     return directory
 
 
-async def look_up_meters(session: AsyncSession, devices: set[uuid.UUID], gateway: uuid.UUID) -> Directory:
-    """Read the meters with these ids, and whether they are or were the gateway's."""
+async def look_up_meters(session: AsyncSession, devices: set[uuid.UUID]) -> Directory:
+    """Read the meters with these ids, and which gateways' they are or were."""
     directory = Directory()
     await directory.read_meters(session, devices, set())
-    await directory.read_history(session, {gateway})
+    await directory.read_history(session)
     return directory

@@ -71,12 +71,12 @@ class Plain(msgspec.Struct):
     clock_offsets: list[float | None]
 
 
-def meters_of(batches: Iterable[Plain]) -> set[uuid.UUID]:
-    """Return the meters that have readings in these batches; those of one meter make one UUID."""
+def meters_of(batches: Iterable[Plain]) -> set[bytes]:
+    """Return the meters that have readings in these batches."""
     devices: set[bytes] = set()
     for one in batches:
         devices.update(one.devices)
-    return {uuid.UUID(bytes=device) for device in devices}
+    return devices
 
 
 def read_plain(body: bytes) -> Plain | None:

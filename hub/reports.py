@@ -142,7 +142,7 @@ async def _store_events(
         return {}
     left: dict[int, str] = {}
     rows = []
-    directory = await judging.look_up_meters(session, {event.device for _, event in events}, gateway)
+    directory = await judging.look_up_meters(session, {event.device for _, event in events})
     for position, event in events:
         meter = directory.meter(event.device)
         if meter is None:

@@ -104,7 +104,7 @@ def test_what_agents_send_is_plain_and_what_is_special_is_not() -> None:
     assert plain is not None
     assert plain.values == ["1234.5600"] * 3
     assert plain.timestamps == [to_microseconds(usual.timestamp)] * 3
-    assert meters_of([plain]) == {DEVICE}
+    assert meters_of([plain]) == {DEVICE.bytes}
     for one in odd:
         assert read_plain(encode(batch_of(bytes(16), 1, [encode(usual), encode(one)]))) is None
     assert read_plain(b"\xff") is None
