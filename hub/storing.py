@@ -3,11 +3,12 @@
 ``hear`` puts what the broker has brought into a lane (``hub.lanes``), or drops it when the lanes are full: its agent
 sends again what has no receipt, and slower. From there several ``carry_some`` carry it, side by side, a group at a time
 each, so that the database works on one group while the next is opened and the one before is receipted. For a whole
-group the transaction (``hub.ingest.store_opened``) does this: is it by the key that is pinned for this gateway?
-(``_admit``); one row in ``batches`` for each (``hub.arrived_batches``); is it a meter and a series that there is, of
-this gateway? (``hub.judging``; if not: ``hub.staging``); one INSERT for all that is plain and new
-(``hub.plain_readings``); is the rest new, repeated or another version? (``hub.versions``); notes for the clerks who
-have to look at these (``hub.ledger_pending``, ``hub.unjudged``); COMMIT.
+group the transaction (``hub.ingest.store_opened``) does this: has anything changed of the gateways and meters that are
+known? (``hub.known_estate``); is it by the key that is pinned for this gateway? (``_admit``); one row in ``batches``
+for each (``hub.arrived_batches``); is it a meter and a series that there is, of this gateway? (``hub.judging``; if not:
+``hub.staging``); one INSERT for all that is plain and new (``hub.plain_readings``); is the rest new, repeated or
+another version? (``hub.versions``); notes for the clerks who have to look at these (``hub.ledger_pending``,
+``hub.unjudged``); COMMIT.
 
 Rules: nothing is receipted but what is committed. What the database could not take goes back into its lane; where it
 cannot take a group, each delivery is tried by itself (``hub.failures.all_or_each``). What waits is bounded in bytes. On
