@@ -68,12 +68,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def database_of(data: Path | None, database: str | None) -> str:
-    """Return the URL of the database that is meant.
+    """Return the URL of the database that is meant: a directory that is typed, before what the environment says.
 
     Raises:
-        click.UsageError: when two are.
+        click.UsageError: when both are typed.
     """
-    if data is not None and database is not None and database != os.environ.get(DATABASE_VARIABLE):
+    source = click.get_current_context().get_parameter_source("database")
+    if data is not None and database is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --data or --database, not both")
     if data is None and database is not None:
         return database

@@ -232,6 +232,23 @@ def test_wrong_usage_is_2(arguments: list[str], text: str) -> None:
     assert "geheim" not in answer.output
 
 
+def test_two_databases_are_refused_also_where_one_stands_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", f"sqlite:///{tmp_path / 'there' / 'hub.db'}"
+    monkeypatch.setenv("METERGATE_DATABASE", there)
+    answer = CliRunner().invoke(commands, ["migrate", "--data", str(here), "--database", there])
+    assert answer.exit_code == 2, answer.output
+    assert "not both" in answer.output
+    assert not here.exists()
+    # What is typed counts more than what a machine's environment says for all commands.
+    assert CliRunner().invoke(commands, ["migrate", "--data", str(here)]).exit_code == 0
+    assert (here / "hub.db").exists()
+    assert not (tmp_path / "there").exists()
+    assert CliRunner().invoke(commands, ["migrate"]).exit_code == 0
+    assert (tmp_path / "there" / "hub.db").exists()
+
+
 def test_the_brokers_password_comes_from_the_environment_or_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
