@@ -141,7 +141,14 @@ def create_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
         # The one that was used last first: what it has prepared serves again, and the others may grow old.
         kept = min(_KEPT_CONNECTIONS, connections // 2)
         engine = create_async_engine(
-            target, connect_args=arguments, pool_size=kept, max_overflow=connections - kept, pool_use_lifo=True
+            target,
+            connect_args=arguments,
+            # Whatever the server or the database has as its default: who waited for another, or asked for a lock,
+            # goes on with what is committed by then (``hub.known_estate``).
+            isolation_level="READ COMMITTED",
+            pool_size=kept,
+            max_overflow=connections - kept,
+            pool_use_lifo=True,
         )
         event.listen(engine.sync_engine, "connect", _prepare_postgresql)
         event.listen(engine.sync_engine, "checkin", _note_use)

@@ -11,7 +11,9 @@ Rules:
   never older.
 - On PostgreSQL the count is a sequence's, which does not wait for a commit: so a change has a shared lock from before
   it is counted until its transaction ends, and while anybody has that lock nothing is kept. Nobody ever waits for it.
-  A server that was started anew has another count, whatever its number (a standby that took over lacks the last ones).
+  A server that was started anew has another count, whatever its number (a standby that took over lacks the last ones),
+  and so has a sequence that was made anew (a dump that was put back, a schema that went down and up).
+- What is looked up after the lock was asked for must be what is committed by then: READ COMMITTED, no other level.
 - On SQLite the count is a row's: who has the one writer's turn, or a snapshot, sees what belongs to it.
 """
 
@@ -35,7 +37,7 @@ CHANGES: Final = "estate_changes"
 LOCK: Final = 0x6D637265
 """PostgreSQL's advisory lock that a change has: the first of its two keys."""
 
-_PG_COUNT = text(f"SELECT last_value, is_called, pg_postmaster_start_time() FROM {CHANGES}")  # noqa: S608 - our own name
+_PG_COUNT = text(f"SELECT tableoid, last_value, is_called, pg_postmaster_start_time() FROM {CHANGES}")  # noqa: S608 - our own name
 _SQLITE_COUNT = text(f"SELECT value FROM hub_state WHERE key = '{CHANGES}'")  # noqa: S608 - as above
 _PG_CHANGING = text(f"""
     SELECT EXISTS (

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.util import await_only
 
 from hub import models
 from hub.database import create_engine, writing
 from hub.database import reading as looking
-from hub.ingest import STAGED, UNKNOWN_GATEWAY, store_deliveries
+from hub.ingest import BELIEVED_SECONDS, STAGED, UNKNOWN_GATEWAY, store_deliveries
 from hub.known_estate import Estate, KnownEstate, known_estate_of
 from hub.known_gateways import WRONG_KEY
+from hub.migrating import move
 from hub.versions import STORED
 from tests.parts import estates
 from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
@@ -188,6 +190,104 @@ async def test_what_is_changed_and_not_committed_yet_is_not_kept_as_it_was(
                 assert await became(engine, voice, meter, next(numbers)) == [STORED]
             await (other.commit() if commits else other.rollback())
         assert await became(engine, voice, meter, next(numbers)) == ([STAGED] if commits else [STORED])
+
+
+@ONLY_POSTGRESQL
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_what_the_database_has_as_its_isolation_makes_nothing_stale(
+    engine: AsyncEngine, elsewhere: AsyncEngine, level: str
+) -> None:
+    made = [await make_estate(engine)]
+    async with engine.begin() as connection:
+        name = engine.url.database
+        await connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'"))
+    await engine.dispose()
+    known = KnownEstate()
+    other = await elsewhere.connect()
+    await other.execute(sa.delete(models.config_series))
+
+    def commit_first(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        # Counted and seen by nobody when it is asked for, over when it is asked who is at it.
+        if "pg_locks" in statement:
+            await_only(other.commit())
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", commit_first)
+    before, _ = await check(known, engine, made)
+    sa.event.remove(engine.sync_engine, "before_cursor_execute", commit_first)
+    await other.close()
+    assert await check(known, engine, made) == (before, known._kept)
+
+
+@ONLY_POSTGRESQL
+async def test_a_count_that_begins_anew_is_another(engine: AsyncEngine, elsewhere: AsyncEngine) -> None:
+    made = [await make_estate(engine)]
+    known = KnownEstate()
+    before, _ = await check(known, engine, made)
+    async with engine.connect() as connection:
+        count = (await connection.execute(sa.text("SELECT last_value FROM estate_changes"))).scalar_one()
+    await move(elsewhere, "0022")
+    await move(elsewhere)
+    async with writing(elsewhere) as session:
+        for _ in range(count - 1):
+            await session.execute(sa.update(models.Gateway).values(organization=models.Gateway.organization))
+        await session.execute(sa.delete(models.config_series))
+    # What it has prepared is of tables that are not there any more.
+    await engine.dispose()
+    after, _ = await check(known, engine, made)
+    assert after != before
+
+
+@ONLY_POSTGRESQL
+async def test_who_waited_for_an_edit_judges_by_it(engine: AsyncEngine, elsewhere: AsyncEngine) -> None:
+    meter = (await make_estate(engine)).meters["M1"]
+    old, new = GatewayVoice(), GatewayVoice()
+    assert await became(engine, old, meter, 0) == [STORED]
+    async with writing(elsewhere) as session:
+        await session.execute(sa.update(models.Gateway).values(public_key=None))
+    async with writing(engine) as session:
+        estate = await known_estate_of(engine).now(session)
+        await estate.meters(session, {meter.bytes})
+    async with elsewhere.connect() as other:
+        await other.execute(sa.select(models.Gateway.id).with_for_update(key_share=True))
+        waiting = asyncio.create_task(became(engine, new, meter, 1))
+        await asyncio.sleep(2 * BELIEVED_SECONDS)
+        await other.execute(sa.delete(models.config_series))
+        await other.commit()
+    assert await waiting == [STAGED]
+
+
+@ONLY_POSTGRESQL
+async def test_who_may_only_write_the_tables_is_counted(engine: AsyncEngine) -> None:
+    made = [await make_estate(engine)]
+    known, role = KnownEstate(), f"r{uuid.uuid4().hex}"
+    before, _ = await check(known, engine, made)
+    async with engine.connect() as connection:
+        for statement in (
+            f"CREATE ROLE {role}",
+            f"GRANT SELECT, DELETE ON config_series TO {role}",
+            f"SET LOCAL ROLE {role}",
+            "SET LOCAL search_path = ''",
+            "DELETE FROM public.config_series",
+            "RESET ROLE",
+            f"DROP OWNED BY {role}",
+            f"DROP ROLE {role}",
+        ):
+            await connection.execute(sa.text(statement))
+        await connection.commit()
+    after, _ = await check(known, engine, made)
+    assert after != before
+
+
+@ONLY_POSTGRESQL
+async def test_who_copies_rows_as_a_replica_does_is_counted(engine: AsyncEngine) -> None:
+    made = [await make_estate(engine)]
+    known = KnownEstate()
+    before, _ = await check(known, engine, made)
+    async with writing(engine) as session:
+        await session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        await session.execute(sa.delete(models.config_series))
+    after, _ = await check(known, engine, made)
+    assert after != before
 
 
 async def test_who_looks_something_up_at_the_same_time_is_told_all_of_it(engine: AsyncEngine) -> None:

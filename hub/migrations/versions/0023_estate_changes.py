@@ -19,12 +19,14 @@ _WATCHED = {
 }
 """Tables, and the columns of each that it matters of."""
 
-# The lock first: who is counted has it until its transaction ends (``hub.known_estate``).
+# The lock first: who is counted has it until its transaction ends (``hub.known_estate``). Who may write the tables is
+# counted, whatever else it may do and wherever it looks for names.
 _PG_COUNT = """
-    CREATE FUNCTION count_estate_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION count_estate_change() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         PERFORM pg_advisory_xact_lock_shared(1835233893, 0);
-        PERFORM nextval('estate_changes');
+        PERFORM nextval(format('%I.estate_changes', TG_TABLE_SCHEMA));
         RETURN NULL;
     END $$
 """
@@ -47,6 +49,8 @@ def upgrade() -> None:
         op.execute(_PG_COUNT)
         for table, columns in _WATCHED.items():
             op.execute(_PG_TRIGGER.format(table=table, columns=columns))
+            # Also for whoever copies rows as a replica does, which leaves out triggers.
+            op.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER count_estate_change")
         return
     op.execute("INSERT INTO hub_state (key, value) VALUES ('estate_changes', '0')")
     for table, columns in _WATCHED.items():
