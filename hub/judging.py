@@ -88,6 +88,7 @@ class Directory:
         self._places: dict[tuple[object, ...], tuple[uuid.UUID, uuid.UUID, uuid.UUID] | str] = {}
         self._tables: dict[uuid.UUID, dict[bytes, dict[str, Series]]] = {}
         self._series_of: dict[uuid.UUID, dict[str, Series]] = {}
+        self._asked = 0
 
     def judge(self, claim: Claim, now: dt.datetime) -> Arrival | str:
         """Return the claim as an arrival, or the reason why it has to wait."""
@@ -144,6 +145,7 @@ class Directory:
             meter = self._meters.get(uuid.UUID(bytes=device))
             allowed = meter is not None and self.has_polled(gateway, meter)
             table = tables[device] = self._all_series(meter) if meter is not None and allowed else {}
+            self._asked += 1
         return table
 
     def _all_series(self, meter: Meter) -> dict[str, Series]:
@@ -173,8 +175,8 @@ class Directory:
 
     @property
     def size(self) -> int:
-        """How many meters and claims it remembers something of."""
-        return len(self._meters) + len(self._places)
+        """How many meters it knows, or was asked for by gateways if these are more (each may name any), and claims."""
+        return max(len(self._meters), self._asked) + len(self._places)
 
     def take(self, found: "Directory") -> None:
         """Have what another has read of other meters by their ids, all at once: nobody is told half of it."""

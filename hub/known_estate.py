@@ -58,7 +58,8 @@ class Estate:
     @property
     def size(self) -> int:
         """How much it has, in gateways and meters."""
-        return len(self._gateways) + len(self._meters) + self._directory.size
+        # Of those that there are not, the directory knows nothing until a gateway asks for them.
+        return len(self._gateways) + max(len(self._meters), self._directory.size)
 
     async def gateways(self, session: AsyncSession, names: Iterable[str]) -> dict[str, KnownGateway]:
         """Return those of the gateways that there are, by their ids in topics."""

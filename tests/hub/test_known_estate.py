@@ -339,3 +339,26 @@ async def test_it_does_not_grow_without_end(engine: AsyncEngine, monkeypatch: py
             await estate.gateways(session, {uuid.uuid4().hex for _ in range(10)})
             assert estate.size <= 50 + 20
     await check(known, engine, made)
+
+
+async def test_many_gateways_that_ask_for_the_same_meters_do_not_make_it_grow(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.known_estate.KEPT", 50)
+    known, meters, seen = KnownEstate(), {uuid.uuid4().bytes for _ in range(10)}, list[Estate]()
+    for _ in range(20):
+        async with looking(engine) as session:
+            seen.append(await known.now(session))
+            directory = await seen[-1].meters(session, meters)
+            gateway = uuid.uuid4()
+            assert [directory.table(gateway, meter) for meter in meters] == [{}] * 10
+    # Six times ten are more than fifty.
+    assert max(seen.count(one) for one in seen) == 6
+
+
+async def test_as_many_meters_are_kept_as_is_said(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.known_estate.KEPT", 51)
+    made = [await make_estate(engine, meters=tuple(f"M{n}" for n in range(49)))]
+    known = KnownEstate()
+    _, kept = await check(known, engine, made)
+    assert (await check(known, engine, made))[1] is kept
