@@ -83,6 +83,17 @@ hour for it to take a statement, and for an answer for ever."""
 _IDLE_SECONDS = 5.0
 """A connection that nobody used for so long is asked whether it still lives before it is used."""
 
+_CHECKPOINT_PAGES = 16_000
+"""Pages of SQLite's log (64 MB) after which whoever commits brings it into the database, and waits for the disk twice.
+
+A group of readings changes a page of the largest index for nearly each of them: by SQLite's own 1,000 every commit did
+that, and wrote again what the one before had written.
+"""
+
+_WRITERS_CACHE_KIB = 16_000
+"""What a connection that writes keeps of SQLite's pages: with SQLite's own 2,000 a group of readings does not fit, and
+is read and written again in its transaction."""
+
 _STATEMENTS = 500
 """Statements that each connection to PostgreSQL keeps prepared; lists of ids of each length are one of their own."""
 
@@ -171,7 +182,13 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     # The driver must not begin transactions by itself: it would begin them deferred.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS * 1000}"):
+    for pragma in (
+        "journal_mode=WAL",
+        f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_SECONDS * 1000}",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -206,8 +223,13 @@ def _refuse_dead(connection: Any, record: ConnectionPoolEntry, _proxy: object) -
 
 
 def _begin_immediate(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("read_only", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    if "writes" not in connection.info:
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITERS_CACHE_KIB}")
+        connection.info["writes"] = True
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _tell_of_commits(engine: AsyncEngine) -> None:

@@ -6,6 +6,7 @@ import decimal
 import socket
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,28 @@ async def test_sqlite_keeps_what_it_commits(engine: AsyncEngine) -> None:
             assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == 2
             assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
             assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
+async def test_sqlites_log_is_brought_in_now_and_then_and_does_not_grow(tmp_path: Path) -> None:
+    file = tmp_path / "hub.db"
+    log = tmp_path / "hub.db-wal"
+    engine = create_engine(f"sqlite:///{file}")
+    try:
+        async with writing(engine) as session:
+            await session.execute(text("CREATE TABLE written (bytes BLOB)"))
+        sizes = []
+        for _ in range(30):
+            async with writing(engine) as session:
+                await session.execute(text("INSERT INTO written VALUES (randomblob(8000000))"))
+            sizes.append(file.stat().st_size)
+    finally:
+        # The last one that closes it brings in all.
+        longest = log.stat().st_size
+        await engine.dispose()
+    assert len(set(sizes)) < 6, "every commit has brought the log in"
+    assert sizes[-1] > 100_000_000, "nobody brings the log in"
+    assert longest < 100_000_000
+    assert file.stat().st_size > 240_000_000
 
 
 def test_only_two_databases_are_supported() -> None:
