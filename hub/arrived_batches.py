@@ -5,6 +5,8 @@ its row says that from the start, and only another outcome is written afterwards
 """
 
 import datetime as dt
+import json
+import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import sqlite_rows, sqlite_trips
+from hub.columns import to_microseconds
 from hub.models import Batch
-from hub.once import upsert
 from protocol.readings import BatchName
 
 Key = tuple[uuid.UUID, bytes, str, int, int, bytes]
@@ -83,21 +86,51 @@ async def _note_postgresql(session: AsyncSession, same: _Same, now: dt.datetime)
     return (await session.execute(_PG_NOTE, values)).all()
 
 
+_SQLITE_NOTE = """
+    INSERT INTO batches (gateway, store, channel, "first", "last", digest, received_at, stored_at, rows, duplicates,
+                         revisions, staged)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0){}
+    ON CONFLICT (gateway, store, channel, "first", "last", digest) DO UPDATE SET received_at = excluded.received_at
+"""
+_SQLITE_NEWEST = "SELECT coalesce(max(id), 0) FROM batches"
+_SQLITE_NEW = """
+    SELECT json_group_array(json_array(id, gateway, hex(store), channel, "first", "last", hex(digest)))
+    FROM batches WHERE id > ?
+"""
+_SQLITE_THERE = """
+    SELECT id FROM batches WHERE gateway = ? AND store = ? AND channel = ? AND "first" = ? AND "last" = ? AND digest = ?
+"""
+
+
 async def _note_sqlite(session: AsyncSession, same: _Same, now: dt.datetime) -> Sequence[Any]:
-    connection = await session.connection()
-    # This transaction is the only one that writes, and no id is given twice: a higher one is new.
-    newest = (await connection.execute(sa.select(sa.func.max(Batch.id)))).scalar() or 0
-    statement = upsert(session, Batch)
-    statement = statement.on_conflict_do_update(
-        index_elements=list(_KEY), set_={"received_at": statement.excluded.received_at}
-    ).returning(Batch.id, Batch.id > newest, *(getattr(Batch, name) for name in _KEY))
-    rows = [
-        dict(zip(_KEY, key, strict=True))
-        | {"received_at": ones[0].received_at, "stored_at": now, "rows": ones[0].rows}
-        | {"duplicates": 0, "revisions": 0, "staged": 0}
-        for key, ones in same.items()
+    stored_at = to_microseconds(now)
+    forms: list[tuple[Any, ...]] = [(gateway.hex, store, *rest) for gateway, store, *rest in same]
+    arrived = [ones[0] for ones in same.values()]
+    values = [
+        value
+        for form, one in zip(forms, arrived, strict=True)
+        for value in (*form, to_microseconds(one.received_at), stored_at, one.rows)
     ]
-    return (await connection.execute(statement, rows)).all()
+    found: list[Any] = []
+
+    def note(cursor: sqlite3.Cursor) -> int:
+        # This transaction is the only one that writes, and no id is given twice: a higher one is new.
+        (newest,) = cursor.execute(_SQLITE_NEWEST).fetchone()
+        written = sqlite_rows.write(cursor, _SQLITE_NOTE, values, len(values) // len(forms))
+        # As one row (``hub.sqlite_rows``).
+        told = json.loads(cursor.execute(_SQLITE_NEW, (newest,)).fetchone()[0])
+        ids: dict[tuple[Any, ...], int] = {
+            (gateway, bytes.fromhex(store), channel, first, last, bytes.fromhex(digest)): row_id
+            for row_id, gateway, store, channel, first, last, digest in told
+        }
+        for form, key in zip(forms, same, strict=True):
+            new = form in ids
+            row_id = ids[form] if new else cursor.execute(_SQLITE_THERE, form).fetchone()[0]
+            found.append((row_id, new, *key))
+        return written
+
+    await sqlite_trips.together(await session.connection(), sqlite_rows.texts_of(_SQLITE_NOTE)[1], note)
+    return found
 
 
 _COUNT = (

@@ -22,6 +22,9 @@ Key = tuple[int, int, dt.datetime]
 Series = tuple[bytes, bytes, list[int]]
 """The bytes of meter and series, timestamps in microseconds since 1970."""
 
+SQLITE_NOTE = "INSERT INTO ledger_pending (keys, removed) VALUES (?, 0)"
+"""Notes, on SQLite, what was packed of new readings."""
+
 _notes = cast("Table", LedgerPending.__table__)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Series])

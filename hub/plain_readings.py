@@ -13,6 +13,7 @@ import datetime as dt
 import itertools
 import math
 import re
+import sqlite3
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub import array_texts, late_commits, ledger_pending, sqlite_rows, unjudged
+from hub import array_texts, late_commits, ledger_pending, sqlite_rows, sqlite_trips, unjudged
 from hub.columns import to_microseconds
 from hub.judging import FUTURE, OLDEST, Directory, Series
 from protocol.wire import Instant, MeterName, SeriesName, Word
@@ -122,9 +123,6 @@ _UNPAUSED = 250
 _Told = dict[int, tuple[Series, list[int]]]
 """By the place's own number (its object's) where readings are new, and their timestamps."""
 
-_Forms = tuple[list[str], list[str], list[str]]
-"""Owner, meter and series as SQLite has them."""
-
 
 class Columns:
     """Plain batches of a transaction, one after another, as the INSERT takes them.
@@ -143,9 +141,11 @@ class Columns:
         self._counts: list[int] = []
         """How many rows each batch has."""
         self._batches: list[int | None] = []
-        self._forms: _Forms | None = None
-        """On SQLite the columns of ``places`` as they are written."""
+        self._values_of_rows: list[Any] | None = None
+        """On SQLite the values of all rows, one row after another, but for their batches."""
         self._notes: tuple[bytes, bytes] | None = None
+        self._noted = False
+        """Whether they are written."""
         self._now = now
         self._first = to_microseconds(OLDEST)
         self._last = to_microseconds(now + FUTURE)
@@ -176,21 +176,33 @@ class Columns:
     async def make_notes(self) -> None:
         """Make what is noted for the clerks when everything is new, and on SQLite is written of meters and series."""
         told: _Told = {}
-        forms: _Forms = ([], [], [])
+        values: list[Any] = []
         for start in range(0, len(self.places), _UNPAUSED):
             await asyncio.sleep(0)
-            some = range(start, min(start + _UNPAUSED, len(self.places)))
-            self._tell(told, some)
-            self._write_forms(forms, self.places[some.start : some.stop])
+            some = slice(start, min(start + _UNPAUSED, len(self.places)))
+            self._tell(told, range(some.start, some.stop))
+            self._write_values(values, some)
         self._notes = self._pack(told)
-        self._forms = forms
+        self._values_of_rows = values
 
-    @staticmethod
-    def _write_forms(forms: _Forms, places: Sequence[Series]) -> None:
-        owners, devices, series = forms
-        owners += [place.organization.hex for place in places]
-        devices += [place.device.hex for place in places]
-        series += [place.series.hex for place in places]
+    def _write_values(self, values: list[Any], some: slice) -> None:
+        """Add the values of these rows in the forms of their column types on SQLite, each without its batch."""
+        places = self.places[some]
+        created = to_microseconds(self._now)
+        columns = (
+            [place.organization.hex for place in places],
+            [place.device.hex for place in places],
+            [place.series.hex for place in places],
+            self.timestamps[some],
+            self._values[some],
+            self._units[some],
+            self._provenances[some],
+            self._collected[some],
+            self._clock_offsets[some],
+            [None] * len(places),
+            [created] * len(places),
+        )
+        values += itertools.chain.from_iterable(zip(*columns, strict=True))
 
     async def insert(self, session: AsyncSession, batches: Sequence[int | None]) -> list[int]:
         """Insert what is new, in the caller's transaction, and note it for the clerks.
@@ -207,6 +219,8 @@ class Columns:
         self._batches = list(itertools.chain.from_iterable(map(itertools.repeat, batches, self._counts)))
         postgresql = session.get_bind().dialect.name == "postgresql"
         left = await (self._insert_postgresql if postgresql else self._insert_sqlite)(session)
+        if self._noted:
+            return left
         everything = range(len(self.places))
         if left or self._notes is None:
             told: _Told = {}
@@ -258,25 +272,31 @@ class Columns:
         return self._not_of(set(found.scalars()))
 
     async def _insert_sqlite(self, session: AsyncSession) -> list[int]:
-        # In the forms of its column types; this transaction is the only one that writes.
+        values = self._values_of_rows
+        if values is None:
+            values = []
+            self._write_values(values, slice(0, len(self.places)))
+        values[_SQLITE_BATCH::_SQLITE_WIDTH] = self._batches
+        newest = 0
+
+        def write(cursor: sqlite3.Cursor) -> int:
+            nonlocal newest
+            # This transaction is the only one that writes.
+            (newest,) = cursor.execute(_SQLITE_NEWEST).fetchone()
+            written = sqlite_rows.write(cursor, _SQLITE_INSERT, values, _SQLITE_WIDTH)
+            if written == len(self.places) and self._notes is not None:
+                for statement, packed in zip(_SQLITE_NOTES, self._notes, strict=True):
+                    cursor.execute(statement, (packed,))
+                self._noted = True
+            return written
+
         connection = await session.connection()
-        before = (await connection.exec_driver_sql(_SQLITE_NEWEST)).scalar() or 0
-        created = to_microseconds(self._now)
-        if self._forms is None:
-            self._forms = ([], [], [])
-            self._write_forms(self._forms, self.places)
-        owners, devices, series = self._forms
-        rows = list(
-            zip(
-                owners, devices, series, self.timestamps, self._values, self._units, self._provenances,
-                self._collected, self._clock_offsets, self._batches, [created] * len(owners), strict=True,
-            )
-        )  # fmt: skip
-        if await sqlite_rows.insert(connection, _SQLITE_INSERT, rows) == len(rows):
+        result = await sqlite_trips.together(connection, sqlite_rows.texts_of(_SQLITE_INSERT)[1], write)
+        if result.rowcount == len(self.places):
             return []
-        found = await connection.exec_driver_sql(_SQLITE_WRITTEN, (before,))
+        found = await connection.exec_driver_sql(_SQLITE_WRITTEN, (newest,))
         written = {tuple(row) for row in found}
-        keys = zip(devices, series, self.timestamps, strict=True)
+        keys = zip(values[1::_SQLITE_WIDTH], values[2::_SQLITE_WIDTH], self.timestamps, strict=True)
         return self._not_of({position for position, key in enumerate(keys) if key in written})
 
     def _not_of(self, written: set[int]) -> list[int]:
@@ -324,10 +344,13 @@ _PG_WRITTEN = text("""
             AND timestamptz 'epoch' + CAST(:newest AS bigint) * interval '1 microsecond'
 """)
 
-_SQLITE_NEWEST = "SELECT max(id) FROM readings"
+_SQLITE_NOTES = ledger_pending.SQLITE_NOTE, unjudged.SQLITE_NOTE
+_SQLITE_NEWEST = "SELECT coalesce(max(id), 0) FROM readings"
 _SQLITE_INSERT = """
     INSERT INTO readings (organization, meter_device, series, timestamp, value, unit, provenance, collected,
                           clock_offset, batch, version_count, created_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?){} ON CONFLICT DO NOTHING
 """
+_SQLITE_WIDTH, _SQLITE_BATCH = 11, 9
+"""How many values a row has there, and the place of its batch among them."""
 _SQLITE_WRITTEN = "SELECT meter_device, series, timestamp FROM readings WHERE id > ?"

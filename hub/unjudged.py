@@ -25,6 +25,9 @@ LAST = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 EVERY_SERIES = uuid.UUID(int=0)
 """Stands for all series of a device."""
 
+SQLITE_NOTE = "INSERT INTO unjudged_readings (spans) VALUES (?)"
+"""Notes, on SQLite, what was packed."""
+
 DEVICES_PER_NOTE = 200
 _GAP = dt.timedelta(days=1)
 _MICROSECOND = dt.timedelta(microseconds=1)

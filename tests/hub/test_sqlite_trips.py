@@ -1,6 +1,7 @@
 """Statements on SQLite: one trip to the thread each, the rows and errors of before, and no transaction left open."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from hub import sqlite_trips
 from hub.database import create_engine, reading, writing
 
 
@@ -28,9 +30,8 @@ async def names(engine: AsyncEngine) -> list[str]:
         return list((await session.scalars(text("SELECT name FROM thing ORDER BY id"))).all())
 
 
-async def test_a_reader_makes_three_trips_and_a_writer_as_many(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def counted_trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that each trip from now on is added to."""
     trips: list[str] = []
     execute: Callable[..., Awaitable[Any]] = aiosqlite.Connection._execute
 
@@ -39,6 +40,13 @@ async def test_a_reader_makes_three_trips_and_a_writer_as_many(
         return await execute(self, work, *args)
 
     monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    return trips
+
+
+async def test_a_reader_makes_three_trips_and_a_writer_as_many(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips = counted_trips(monkeypatch)
     assert await names(engine) == []
     assert len(trips) == 3, trips
     trips.clear()
@@ -76,6 +84,34 @@ async def test_what_failed_is_rolled_back_and_the_connection_serves_on(engine: A
     async with writing(engine) as session:
         await session.execute(text("INSERT INTO thing (name) VALUES ('one')"))
     assert await names(engine) == ["one"]
+
+
+async def test_several_statements_make_one_trip_and_fail_as_one(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips = counted_trips(monkeypatch)
+
+    def note(cursor: sqlite3.Cursor) -> int:
+        cursor.execute("INSERT INTO thing (name) VALUES (?)", ("one",))
+        cursor.execute("INSERT INTO thing (name) VALUES (?), (?)", ("two", "three"))
+        cursor.execute("SELECT id, name FROM thing ORDER BY id")
+        return 3
+
+    async with writing(engine) as session:
+        connection = await session.connection()
+        trips.clear()
+        result = await sqlite_trips.together(connection, "INSERT INTO thing", note)
+        assert len(trips) == 1, trips
+        assert list(result) == [(1, "one"), (2, "two"), (3, "three")]
+
+    async def again() -> None:
+        async with writing(engine) as session:
+            await session.execute(text("INSERT INTO thing (name) VALUES ('four')"))
+            await sqlite_trips.together(await session.connection(), "INSERT INTO thing", note)
+
+    with pytest.raises(IntegrityError, match="UNIQUE"):
+        await again()
+    assert await names(engine) == ["one", "two", "three"]
 
 
 async def test_who_is_cancelled_while_waiting_for_the_lock_leaves_no_transaction_behind(
