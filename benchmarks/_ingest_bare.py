@@ -71,8 +71,18 @@ async def _write_each(statement: Any, parts: Sequence[tuple[Any, ...]]) -> None:
         await statement.fetch(*part)
 
 
-async def write_sqlite(file: str, owner: Any, rows: Sequence[Row], batch: int, size: int) -> float:  # noqa: ANN401 - as above
-    """Do the same on SQLite, with its durability and foreign keys as the hub has them."""
+async def write_sqlite(
+    file: str,
+    owner: Any,  # noqa: ANN401 - a UUID
+    rows: Sequence[Row],
+    batch: int,
+    size: int,
+    pragmas: Sequence[str] = (),
+) -> float:
+    """Do the same on SQLite, with its durability and foreign keys as the hub has them; everything else as it comes.
+
+    Other settings are told by ``pragmas``.
+    """
     created = to_microseconds(rows[0].collected)
     ready = [
         (
@@ -81,13 +91,13 @@ async def write_sqlite(file: str, owner: Any, rows: Sequence[Row], batch: int, s
         )
         for row in rows
     ]  # fmt: skip
-    return await asyncio.to_thread(_write, file, ready, size)
+    return await asyncio.to_thread(_write, file, ready, size, pragmas)
 
 
-def _write(file: str, ready: Sequence[tuple[Any, ...]], size: int) -> float:
+def _write(file: str, ready: Sequence[tuple[Any, ...]], size: int, pragmas: Sequence[str]) -> float:
     connection = sqlite3.connect(file, isolation_level=None, timeout=30)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
         begun = time.perf_counter()
         for start in range(0, len(ready), size):

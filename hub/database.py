@@ -83,14 +83,14 @@ hour for it to take a statement, and for an answer for ever."""
 _IDLE_SECONDS = 5.0
 """A connection that nobody used for so long is asked whether it still lives before it is used."""
 
-_CHECKPOINT_PAGES = 16_000
+CHECKPOINT_PAGES = 16_000
 """Pages of SQLite's log (64 MB) after which whoever commits brings it into the database, and waits for the disk twice.
 
 A group of readings changes a page of the largest index for nearly each of them: by SQLite's own 1,000 every commit did
 that, and wrote again what the one before had written.
 """
 
-_WRITERS_CACHE_KIB = 16_000
+WRITERS_CACHE_KIB = 16_000
 """What a connection that writes keeps of SQLite's pages: with SQLite's own 2,000 a group of readings does not fit, and
 is read and written again in its transaction."""
 
@@ -184,7 +184,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     cursor = connection.cursor()
     for pragma in (
         "journal_mode=WAL",
-        f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={_BUSY_SECONDS * 1000}",
@@ -227,7 +227,7 @@ def _begin_immediate(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
         return
     if "writes" not in connection.info:
-        connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITERS_CACHE_KIB}")
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{WRITERS_CACHE_KIB}")
         connection.info["writes"] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
