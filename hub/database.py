@@ -90,7 +90,7 @@ A group of readings changes a page of the largest index for nearly each of them:
 that, and wrote again what the one before had written.
 """
 
-WRITERS_CACHE_KIB = 16_000
+WRITERS_CACHE_KIB = 8_000
 """What a connection that writes keeps of SQLite's pages: with SQLite's own 2,000 a group of readings does not fit, and
 is read and written again in its transaction."""
 
