@@ -35,7 +35,7 @@ from hub.problems import wrong
 from hub.readings_shown import COLUMNS, NAMES, MeterReadings, shown_by
 from hub.readings_told import told_of
 from hub.state import HubRequest, hub_of
-from hub.told import listed
+from hub.told import raw_list
 
 METERS: Final = 1000
 """Meters of one question in a body."""
@@ -103,15 +103,22 @@ _SQLITE_LATEST = {
 
 
 def _newest(pairs: str, months: str) -> str:
-    """Return the statement of pairs' newest readings: the JSON of each that may be seen; where is none, the pair."""
+    """Return the statement of pairs' newest readings: a line of JSON of each, empty where none may be seen; and these.
+
+    It is one row, and bytes: a thousand rows, each with a text that is decoded to be encoded again, were a tenth of all
+    that an answer took. Pairs come as the arrays' texts that the next statement is given.
+    """
+    # What is seen is said three times: a subquery that says it once would make each reading's JSON three times.
+    seen = "(r.organization = $2::uuid OR ($2 IS NULL AND r.id IS NOT NULL))"
+    order = "ORDER BY p.place, p.series"
     return f"""
-        SELECT CASE WHEN r.organization = $2::uuid OR ($2 IS NULL AND r.id IS NOT NULL) THEN {told_of("r")} END,
-            CASE WHEN r.id IS NULL THEN p.device END, CASE WHEN r.id IS NULL THEN p.series END
+        SELECT convert_to(string_agg(CASE WHEN {seen} THEN {told_of("r")} ELSE '' END, E'\\n' {order}), 'UTF8'),
+            CAST(array_agg(p.device {order}) FILTER (WHERE {seen} IS NOT TRUE) AS text),
+            CAST(array_agg(p.series {order}) FILTER (WHERE {seen} IS NOT TRUE) AS text)
         FROM {pairs} LEFT JOIN LATERAL (
             SELECT {", ".join(NAMES)} FROM readings
             WHERE meter_device = p.device AND series = p.series {months} ORDER BY timestamp DESC LIMIT 1
         ) AS r ON true
-        ORDER BY p.place, p.series
     """  # noqa: S608 - our own names
 
 
@@ -143,12 +150,12 @@ class _Asked:
     own: uuid.UUID | None
 
 
-async def _told_together(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
+async def _told_together(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[bytes]:
     async with fetching(engine) as fetch:
-        return await _latest_told(fetch, meters, asked)
+        return [await _latest_told(fetch, meters, asked)]
 
 
-async def _told_apart(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
+async def _told_apart(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _Asked) -> list[bytes]:
     """Look up each half by a connection of its own, if there are some.
 
     The first is given back last, so it is the one that is used next: its process has the database's pages at hand,
@@ -165,23 +172,32 @@ async def _told_apart(engine: AsyncEngine, meters: Sequence[uuid.UUID], asked: _
             ]
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from failed
-    return [text for one in told for text in one.result()]
+    return [one.result() for one in told]
 
 
-async def _latest_told(fetch: Fetch, meters: Sequence[uuid.UUID], asked: _Asked) -> list[str]:
-    """Return the JSON of the newest readings, in the order of the meters, each meter's by series."""
+async def _latest_told(fetch: Fetch, meters: Sequence[uuid.UUID], asked: _Asked) -> bytes:
+    """Return the JSON of the newest readings, with commas between, in the order of the meters, each meter's by series.
+
+    Readings of others are asked for again like those that are not there: who asks cannot tell them apart by the time.
+    """
     hour = asked.now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
     series, own = asked.series, asked.own
     recent, *further = _statements(hour, named=bool(series))
-    rows = await fetch(recent, array_texts.of_ids(meters), own, *([array_texts.of_ids(series)] if series else []))
+    ((told, *untold),) = await fetch(
+        recent, array_texts.of_ids(meters), own, *([array_texts.of_ids(series)] if series else [])
+    )
+    if untold[0] is None:
+        # JSON has no line ends of its own. No pairs at all are no lines.
+        return bytes((told or b"").replace(b"\n", b","))
+    lines = told.split(b"\n")
     for statement in further:
-        silent = [row for row in rows if row[1] is not None]
-        if not silent:
+        devices, their_series = untold
+        ((told, *untold),) = await fetch(statement, devices, own, their_series)
+        older = iter(told.split(b"\n"))
+        lines = [line or next(older) for line in lines]
+        if untold[0] is None:
             break
-        pairs = array_texts.of_ids([row[1] for row in silent]), own, array_texts.of_ids([row[2] for row in silent])
-        older = iter(await fetch(statement, *pairs))
-        rows = [row if row[1] is None else next(older) for row in rows]
-    return [row[0] for row in rows if row[0] is not None]
+    return b",".join(filter(None, lines))
 
 
 async def _latest_in_sqlite(
@@ -205,7 +221,7 @@ async def _answer(request: HubRequest, meters: Sequence[uuid.UUID], series: Sequ
     if reads_directly(hub.engine):
         asked = _Asked(series, hub.clock.now(), own)
         told = await (_told_apart if len(meters) >= APART else _told_together)(hub.engine, meters, asked)
-        return LatestReadings(results=listed(told))
+        return LatestReadings(results=raw_list(told))
     rows = _in_order(meters, await _latest_in_sqlite(hub.engine, meters, series))
     if own is not None:
         rows = [row for row in rows if row[_ORGANIZATION] == str(own)]

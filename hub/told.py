@@ -130,3 +130,8 @@ def _plain(one: Any) -> Any:  # noqa: ANN401 - a mapped or plain column, up or d
 def listed(texts: Sequence[str]) -> Any:  # noqa: ANN401 - stands for a list of structs
     """Return rows' texts as the list in an answer."""
     return msgspec.Raw(f"[{','.join(texts)}]".encode())
+
+
+def raw_list(parts: Sequence[bytes]) -> Any:  # noqa: ANN401 - stands for a list of structs
+    """Return the list in an answer of parts of it, which the database put together; some may be empty."""
+    return msgspec.Raw(b"[%b]" % b",".join(filter(None, parts)))
