@@ -128,6 +128,7 @@ RESOURCE = Resource(
         StagedMeterReading.__struct_fields__,
         lambda table: object_of([(name, _told(table, name)) for name in StagedMeterReading.__struct_fields__]),
         _Place,
+        key="id",
     ),
 )
 
