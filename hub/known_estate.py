@@ -12,7 +12,8 @@ Rules:
 - On PostgreSQL the count is a sequence's, which does not wait for a commit: so a change has a shared lock from before
   it is counted until its transaction ends, and while anybody has that lock nothing is kept. Nobody ever waits for it.
   A server that was started anew has another count, whatever its number (a standby that took over lacks the last ones),
-  and so has a sequence that was made anew (a dump that was put back, a schema that went down and up).
+  and so has a sequence that was made anew (a dump that was put back, a schema that went down and up). One that has
+  crashed may count again what was rolled back: nothing is believed over a new connection.
 - What is looked up after the lock was asked for must be what is committed by then: READ COMMITTED, no other level.
 - On SQLite the count is a row's: who has the one writer's turn, or a snapshot, sees what belongs to it.
 """
@@ -22,7 +23,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hub.judging import Directory, look_up
@@ -87,6 +88,10 @@ class KnownEstate:
         self._count: object = None
         self._kept = Estate()
 
+    def forget(self, *_connection: object) -> None:
+        """Begin anew, because a connection is new: the server may have crashed, and count again what it counted."""
+        self._count = None
+
     async def now(self, session: AsyncSession) -> Estate:
         """Return the estate as it is in this transaction, which has not changed anything of it itself."""
         connection = await session.connection()
@@ -108,4 +113,8 @@ _known: weakref.WeakKeyDictionary[object, KnownEstate] = weakref.WeakKeyDictiona
 
 def known_estate_of(engine: AsyncEngine) -> KnownEstate:
     """Return what this process keeps of the database's estate."""
-    return _known.setdefault(engine.sync_engine, KnownEstate())
+    known = _known.get(engine.sync_engine)
+    if known is None:
+        known = _known[engine.sync_engine] = KnownEstate()
+        event.listen(engine.sync_engine, "connect", known.forget)
+    return known

@@ -237,6 +237,16 @@ async def test_a_count_that_begins_anew_is_another(engine: AsyncEngine, elsewher
     assert after != before
 
 
+async def test_what_was_kept_is_not_believed_over_a_new_connection(engine: AsyncEngine) -> None:
+    made = [await make_estate(engine)]
+    known = known_estate_of(engine)
+    _, kept = await check(known, engine, made)
+    assert (await check(known, engine, made))[1] is kept
+    # A server that has crashed, and come back, may count again what was rolled back before.
+    await engine.dispose()
+    assert (await check(known, engine, made))[1] is not kept
+
+
 @ONLY_POSTGRESQL
 async def test_who_waited_for_an_edit_judges_by_it(engine: AsyncEngine, elsewhere: AsyncEngine) -> None:
     meter = (await make_estate(engine)).meters["M1"]
