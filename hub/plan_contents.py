@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import structlog
-from sqlalchemy import Row, Table, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Row, Table, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from hub.among import among
 from hub.hosts import host_of, sim_addresses
@@ -104,25 +104,28 @@ async def read_contents(session: AsyncSession, gateways: Collection[uuid.UUID]) 
             lines[interface.id] = interface.gateway
     # What the session knew is written by now, and rows that are no objects come quicker without it.
     connection = await session.connection()
-    tasks = await _read_tasks(session, gateways)
     used: dict[uuid.UUID, set[uuid.UUID]] = {gateway: set() for gateway in gateways}
-    polled = _METERS.join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface).where(
-        among(session, NetworkInterface.gateway, gateways)
-    )
-    meters = cast("Sequence[Row[Any]]", (await connection.execute(polled.order_by(MeterDevice.id))).all())
+    # By the lines and not by their gateways: that would be a look at all meters there are for every hundred gateways.
+    polled = among(session, MeterDevice.network_interface, lines)
+    has_arrays = connection.dialect.name == "postgresql"
+    statement = (_METERS.add_columns(*_GIVEN) if has_arrays else _METERS).where(polled).order_by(MeterDevice.id)
+    meters = (await connection.execute(statement)).all()
+    if has_arrays:
+        own = {meter.id: set(meter.own) for meter in meters if meter.own}
+        groups = {meter.id: set(meter.groups) for meter in meters if meter.groups}
+    else:
+        own, groups = [await _pairs(connection, table, far, polled) for table, far in _MEMBERSHIPS]
+    tasks = await _read_tasks(session, own, groups)
     kinds = await _read_kinds(session, {meter.type for meter in meters})
     for meter in meters:
-        gateway = lines.get(meter.network_interface)
-        if gateway is None:
-            continue
-        own = tasks.of(meter.id)
-        device = _item("device", meter.name, lambda: _device(meter, kinds.get(meter.type, _NO_KIND), own))  # noqa: B023 - called at once
+        gateway, named = lines[meter.network_interface], tasks.of(meter.id)
+        device = _item("device", meter.name, lambda: _device(meter, kinds.get(meter.type, _NO_KIND), named))  # noqa: B023 - called at once
         if device is not None:
             contents[gateway].devices.append(device)
             contents[gateway].meters[meter.id] = None
-            used[gateway].update(own)
-    for gateway, named in used.items():
-        contents[gateway].tasks.extend(tasks.made[key] for key in sorted(named) if key in tasks.made)
+            used[gateway].update(named)
+    for gateway, wanted in used.items():
+        contents[gateway].tasks.extend(tasks.made[key] for key in sorted(wanted) if key in tasks.made)
     callers = select(Caller).where(among(session, Caller.gateway, gateways)).order_by(Caller.name)
     for caller in (await session.scalars(callers)).all():
         grant = _item("caller", caller.name, lambda: _grant(caller))  # noqa: B023 - as above
@@ -144,6 +147,24 @@ _METERS = select(
     MeterDevice.type,
 )
 """Meters as rows: as objects they would take ten times as long."""
+
+_MEMBERSHIPS = ((device_tasks, "task"), (device_groups, "group"))
+_GIVEN = [
+    select(func.array_agg(table.c[far])).where(table.c.device == MeterDevice.id).scalar_subquery().label(name)
+    for (table, far), name in zip(_MEMBERSHIPS, ("own", "groups"), strict=True)
+]
+"""The tasks and groups of each meter, where the database has arrays."""
+
+
+async def _pairs(
+    connection: AsyncConnection, table: Table, far: str, polled: ColumnElement[bool]
+) -> dict[uuid.UUID, set[uuid.UUID]]:
+    """Return the tasks or groups of these meters, where the database has no arrays."""
+    found: dict[uuid.UUID, set[uuid.UUID]] = {}
+    given = select(table.c.device, table.c[far]).join(MeterDevice, MeterDevice.id == table.c.device).where(polled)
+    for meter, one in await connection.execute(given):
+        found.setdefault(meter, set()).add(one)
+    return found
 
 
 class _Kind(NamedTuple):
@@ -240,24 +261,11 @@ class _Tasks:
         return sorted(own.union(*(self.grouped.get(group, set()) for group in groups)) & self.active)
 
 
-async def _read_tasks(session: AsyncSession, gateways: Collection[uuid.UUID]) -> _Tasks:
-    """Read the active tasks of the gateways' meters."""
+async def _read_tasks(
+    session: AsyncSession, own: dict[uuid.UUID, set[uuid.UUID]], groups: dict[uuid.UUID, set[uuid.UUID]]
+) -> _Tasks:
+    """Read the active tasks that meters have by themselves, and in groups."""
     connection = await session.connection()
-
-    async def pairs(table: Table, near: str, far: str) -> dict[uuid.UUID, set[uuid.UUID]]:
-        found: dict[uuid.UUID, set[uuid.UUID]] = {}
-        statement = (
-            select(table.c[near], table.c[far])
-            .join(MeterDevice, MeterDevice.id == table.c[near])
-            .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-            .where(among(session, NetworkInterface.gateway, gateways))
-        )
-        for one, other in await connection.execute(statement):
-            found.setdefault(one, set()).add(other)
-        return found
-
-    own = await pairs(device_tasks, "device", "task")
-    groups = await pairs(device_groups, "device", "group")
     grouped: dict[uuid.UUID, set[uuid.UUID]] = {}
     named = set().union(*groups.values())
     for group, task in await connection.execute(

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from hub import array_texts
 from hub.among import among
 from hub.many import batched, update_many
 from hub.models import (
@@ -353,17 +354,22 @@ async def _remember_devices(
     session: AsyncSession, devices: Mapping[uuid.UUID, Sequence[uuid.UUID]], now: dt.datetime
 ) -> None:
     """Remember which meters stand on the plans of these gateways; most are known already."""
-    polled = (
-        select(DeviceGateway.device, DeviceGateway.gateway)
-        .join(MeterDevice, MeterDevice.id == DeviceGateway.device)
-        .join(NetworkInterface, NetworkInterface.id == MeterDevice.network_interface)
-        .where(among(session, NetworkInterface.gateway, devices), DeviceGateway.gateway == NetworkInterface.gateway)
-    )
-    known = {(device, gateway) for device, gateway in await (await session.connection()).execute(polled)}
-    rows = [
-        {"device": device, "gateway": gateway, "since": now}
-        for gateway, named in devices.items()
-        for device in named
-        if (device, gateway) not in known
-    ]
-    await insert_once(session, DeviceGateway, rows, "device", "gateway")
+    pairs = sorted((device, gateway) for gateway, named in devices.items() for device in named)
+    if session.get_bind().dialect.name == "postgresql":
+        # Whether a pair is known costs the insert less than to tell it all those that are.
+        told = {
+            "devices": array_texts.of_ids([device for device, _ in pairs]),
+            "gateways": array_texts.of_ids([gateway for _, gateway in pairs]),
+        }
+        await (await session.connection()).execute(_REMEMBER, told | {"since": now})
+    else:
+        rows = [{"device": device, "gateway": gateway, "since": now} for device, gateway in pairs]
+        await insert_once(session, DeviceGateway, rows, "device", "gateway")
+
+
+_REMEMBER = sa.text(
+    """INSERT INTO device_gateways (device, gateway, since) SELECT news.*, :since
+    FROM unnest(CAST(CAST(:devices AS text) AS uuid[]), CAST(CAST(:gateways AS text) AS uuid[])) AS news
+    ON CONFLICT (device, gateway) DO NOTHING"""
+).bindparams(sa.bindparam("since", type_=DeviceGateway.__table__.c.since.type))
+"""In the order of the keys, so that two who remember the same wait for each other and never form a ring."""

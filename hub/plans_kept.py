@@ -16,9 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import audit
 from hub.among import among
-from hub.many import update_many
+from hub.many import insert_many, update_many
 from hub.models import Gateway, GatewayPlan
-from hub.once import insert_once
 from protocol.plans import plan_digest
 from protocol.reports import PlanApplied
 
@@ -44,7 +43,7 @@ async def keep(session: AsyncSession, made: Sequence[Made], now: dt.datetime) ->
     author = audit.author_in(session)
     by, via = (None, None) if author is None else (f"{author.kind} {author.name}"[:_LONGEST_BY], author.via)
     rows = [_row(one, now) | {"made_by": by, "made_via": via} for one in made]
-    await insert_once(session, GatewayPlan, rows, "gateway", "revision")
+    await insert_many(session, GatewayPlan, ("gateway", "revision"), rows)
     await _forget_old(session, made)
 
 
@@ -181,7 +180,7 @@ async def note_published(
         if standing.kept_digest is None:
             desired = standing.desired_at if standing.desired_revision == one.revision else None
             rows.append(_row(Made(one.gateway, one.revision, one.body), desired or now) | {"published_at": now})
-    await insert_once(session, GatewayPlan, rows, "gateway", "revision")
+    await insert_many(session, GatewayPlan, ("gateway", "revision"), rows)
     return standings
 
 

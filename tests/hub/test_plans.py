@@ -129,6 +129,19 @@ async def test_a_plan_has_lines_meters_tasks_once_and_callers(engine: AsyncEngin
     assert plan.callers["scada"].allows("generic_lis200", "read_single_value")
 
 
+async def test_meters_of_a_line_that_is_blocked_are_on_no_plan(engine: AsyncEngine) -> None:
+    estate = await make_estate(engine)
+    await give_tasks(engine, estate)
+    await raised(engine, estate.gateway)
+    await edit(engine, models.NetworkInterface, estate.line, is_blocked=True)
+    assert await raised(engine, estate.gateway) == ["gw-1"]
+    async with looking(engine) as session:
+        rendered = await plans.render(session, estate.gateway)
+    assert rendered is not None
+    plan = read_plan(rendered.body)
+    assert (plan.lines, plan.devices, plan.tasks) == ({}, {}, {})
+
+
 async def test_an_edit_that_changes_nothing_raises_nothing(engine: AsyncEngine) -> None:
     estate = await make_estate(engine)
     tasks = await give_tasks(engine, estate)
