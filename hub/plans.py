@@ -356,20 +356,28 @@ async def _remember_devices(
     """Remember which meters stand on the plans of these gateways; most are known already."""
     pairs = sorted((device, gateway) for gateway, named in devices.items() for device in named)
     if session.get_bind().dialect.name == "postgresql":
-        # Whether a pair is known costs the insert less than to tell it all those that are.
         told = {
             "devices": array_texts.of_ids([device for device, _ in pairs]),
             "gateways": array_texts.of_ids([gateway for _, gateway in pairs]),
         }
-        await (await session.connection()).execute(_REMEMBER, told | {"since": now})
+        connection = await session.connection()
+        # An insert of nothing would count as a change of what relays keep (``hub.known_estate``).
+        if (await connection.execute(_UNKNOWN, told)).scalar_one():
+            await connection.execute(_REMEMBER, told | {"since": now})
     else:
         rows = [{"device": device, "gateway": gateway, "since": now} for device, gateway in pairs]
         await insert_once(session, DeviceGateway, rows, "device", "gateway")
 
 
-_REMEMBER = sa.text(
-    """INSERT INTO device_gateways (device, gateway, since) SELECT news.*, :since
-    FROM unnest(CAST(CAST(:devices AS text) AS uuid[]), CAST(CAST(:gateways AS text) AS uuid[])) AS news
-    ON CONFLICT (device, gateway) DO NOTHING"""
-).bindparams(sa.bindparam("since", type_=DeviceGateway.__table__.c.since.type))
+_PAIRS = "unnest(CAST(CAST(:devices AS text) AS uuid[]), CAST(CAST(:gateways AS text) AS uuid[])) AS p(device, gateway)"
+_UNKNOWN = sa.text(f"""
+    SELECT EXISTS (
+        SELECT FROM {_PAIRS} LEFT JOIN device_gateways k ON k.device = p.device AND k.gateway = p.gateway
+        WHERE k.device IS NULL
+    )
+""")  # noqa: S608 - our own text
+_REMEMBER = sa.text(f"""
+    INSERT INTO device_gateways (device, gateway, since) SELECT p.device, p.gateway, :since FROM {_PAIRS}
+    ON CONFLICT (device, gateway) DO NOTHING
+""").bindparams(sa.bindparam("since", type_=DeviceGateway.__table__.c.since.type))  # noqa: S608 - as above
 """In the order of the keys, so that two who remember the same wait for each other and never form a ring."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.util import await_only
 
-from hub import models
+from hub import models, plans
 from hub.database import create_engine, writing
 from hub.database import reading as looking
 from hub.ingest import BELIEVED_SECONDS, STAGED, UNKNOWN_GATEWAY, store_deliveries
@@ -173,6 +173,26 @@ async def test_groups_of_the_same_meters_look_nothing_up(engine: AsyncEngine) ->
     said.clear()
     assert await store(3) == 2
     assert [one for one in said if any(f"FROM {table}" in one for table in TABLES)] == []
+
+
+async def test_another_plan_for_the_same_meters_changes_nothing_that_is_kept(engine: AsyncEngine) -> None:
+    made = [await make_estate(engine)]
+    async with writing(engine) as session:
+        assert await plans.raise_changed(session, [made[0].gateway], NOW) == ["gw-1"]
+    known = KnownEstate()
+    told_before, kept = await check(known, engine, made)
+    async with writing(engine) as session:
+        caller = {
+            "organization": made[0].organization,
+            "gateway": made[0].gateway,
+            "name": "scada",
+            "public_key": bytes(32),
+            "allowed": ["lis200.*"],
+        }
+        session.add(models.Caller(**caller, created_at=NOW, updated_at=NOW))
+        await session.flush()
+        assert await plans.raise_changed(session, [made[0].gateway], NOW) == ["gw-1"]
+    assert await check(known, engine, made) == (told_before, kept)
 
 
 @ONLY_POSTGRESQL
