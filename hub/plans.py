@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import array_texts
 from hub.among import among
-from hub.many import batched, update_many
+from hub.many import batched, insert_many, update_many
 from hub.models import (
     DeviceGateway,
     Gateway,
@@ -40,7 +40,6 @@ from hub.models import (
     receiver_meters,
 )
 from hub.notices import Notice, tell
-from hub.once import insert_once
 from hub.plan_contents import Content, read_contents
 from hub.plans_kept import Made, keep
 from hub.problems import Conflict
@@ -354,30 +353,24 @@ async def _remember_devices(
     session: AsyncSession, devices: Mapping[uuid.UUID, Sequence[uuid.UUID]], now: dt.datetime
 ) -> None:
     """Remember which meters stand on the plans of these gateways; most are known already."""
-    pairs = sorted((device, gateway) for gateway, named in devices.items() for device in named)
+    pairs = [(device, gateway) for gateway, named in devices.items() for device in named]
     if session.get_bind().dialect.name == "postgresql":
         told = {
             "devices": array_texts.of_ids([device for device, _ in pairs]),
             "gateways": array_texts.of_ids([gateway for _, gateway in pairs]),
         }
-        connection = await session.connection()
         # An insert of nothing would count as a change of what relays keep (``hub.known_estate``).
-        if (await connection.execute(_UNKNOWN, told)).scalar_one():
-            await connection.execute(_REMEMBER, told | {"since": now})
-    else:
-        rows = [{"device": device, "gateway": gateway, "since": now} for device, gateway in pairs]
-        await insert_once(session, DeviceGateway, rows, "device", "gateway")
+        if not (await (await session.connection()).execute(_UNKNOWN, told)).scalar_one():
+            return
+    rows = [{"device": device, "gateway": gateway, "since": now} for device, gateway in pairs]
+    await insert_many(session, DeviceGateway, ("device", "gateway"), rows)
 
 
-_PAIRS = "unnest(CAST(CAST(:devices AS text) AS uuid[]), CAST(CAST(:gateways AS text) AS uuid[])) AS p(device, gateway)"
-_UNKNOWN = sa.text(f"""
+_UNKNOWN = sa.text("""
     SELECT EXISTS (
-        SELECT FROM {_PAIRS} LEFT JOIN device_gateways k ON k.device = p.device AND k.gateway = p.gateway
+        SELECT FROM unnest(CAST(CAST(:devices AS text) AS uuid[]), CAST(CAST(:gateways AS text) AS uuid[]))
+            AS p(device, gateway)
+        LEFT JOIN device_gateways k ON k.device = p.device AND k.gateway = p.gateway
         WHERE k.device IS NULL
     )
-""")  # noqa: S608 - our own text
-_REMEMBER = sa.text(f"""
-    INSERT INTO device_gateways (device, gateway, since) SELECT p.device, p.gateway, :since FROM {_PAIRS}
-    ON CONFLICT (device, gateway) DO NOTHING
-""").bindparams(sa.bindparam("since", type_=DeviceGateway.__table__.c.since.type))  # noqa: S608 - as above
-"""In the order of the keys, so that two who remember the same wait for each other and never form a ring."""
+""")

@@ -23,7 +23,7 @@ from hub.models import Command, CommandEvent
 from hub.tokens import create_token
 from protocol import commands as states
 from protocol.commands import CommandUpdate
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.rest import Fleet, Rest, create_fleet, rest
 
 __all__ = ["database_url", "engine", "rest"]
@@ -209,10 +209,9 @@ async def test_silence_is_broken_and_a_process_that_ends_ends_its_streams(
     assert text.count(": waiting") >= 2
 
 
+@ONLY_POSTGRESQL
 async def test_a_number_that_comes_late_is_waited_for(rest: Rest, database_url: str) -> None:
     """On PostgreSQL transactions commit in another order than their numbers were given in."""
-    if rest.hub.engine.dialect.name != "postgresql":
-        return
     fleet = await create_fleet(rest)
     first, second, third = [await order(rest, fleet) for _ in range(3)]
     rest.settle(stream_seconds=2)

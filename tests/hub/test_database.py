@@ -21,7 +21,7 @@ from hub import database
 from hub.database import LEAST_CONNECTIONS, MIGRATIONS, async_url, create_engine, migrate, reading, schemas, writing
 from hub.failures import DATABASE_ERRORS, all_or_each
 from hub.models import Base, Organization, ReadingSeries
-from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, ONLY_SQLITE, database_url, engine
 from tests.parts.poolers import deaf_pooler
 
 __all__ = ["database_url", "engine"]
@@ -125,9 +125,8 @@ def test_only_two_databases_are_supported() -> None:
         async_url("mysql://localhost/x")
 
 
+@ONLY_SQLITE
 async def test_writers_have_their_turn_in_the_order_in_which_they_asked(engine: AsyncEngine) -> None:
-    if engine.dialect.name != "sqlite":
-        return
     done: list[str] = []
     asked = asyncio.Event()
 

@@ -25,7 +25,7 @@ from hub.plain_readings import meters_of, read_plain
 from hub.versions import STORED
 from protocol.readings import NewMeterReading, batch_of
 from protocol.wire import ContractError, decode, encode
-from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, ONLY_SQLITE, database_url, engine
 from tests.parts.estates import NOW, GatewayVoice, make_estate, reading
 
 __all__ = ["database_url", "engine"]
@@ -234,9 +234,8 @@ async def test_what_changes_under_load_is_judged_as_it_is_then(
     assert reasons == {NOT_THIS_GATEWAY if state == "elsewhere" else SERIES_NOT_ALLOWED}
 
 
+@ONLY_SQLITE
 async def test_what_was_made_ready_before_an_edit_is_judged_after_it(engine: AsyncEngine) -> None:
-    if engine.dialect.name != "sqlite":
-        return
     estate = await make_estate(engine)
     voice, meter = GatewayVoice(), estate.meters["M1"]
     first, second, third = (

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from hub.database import create_engine, writing
 from hub.models import Gateway
 from hub.plan_claims import ALWAYS, HEARD_SECONDS, LEASE_SECONDS, claim
-from tests.parts.databases import ON_SQLITE, ONLY_POSTGRESQL, database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, ONLY_SQLITE, database_url, engine
 from tests.parts.estates import make_estate
 
 __all__ = ["database_url", "engine"]
@@ -64,9 +64,7 @@ async def test_a_plan_whose_relay_died_is_another_ones_after_a_while(
     assert set(await claim(engine, {one: ALWAYS})) == {one}
 
 
-@ON_SQLITE
+@ONLY_SQLITE
 async def test_where_there_is_one_relay_all_plans_are_its(engine: AsyncEngine, gateways: list[uuid.UUID]) -> None:
-    if engine.dialect.name == "postgresql":
-        return
     for _ in range(2):
         assert set(await claim(engine, dict.fromkeys(gateways, LEASE_SECONDS))) == set(gateways)

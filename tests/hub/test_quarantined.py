@@ -12,7 +12,7 @@ from hub.ingest import store_deliveries
 from protocol.reports import MeterSystemEvent
 from protocol.topics import Channel
 from protocol.wire import encode
-from tests.parts.databases import database_url, engine
+from tests.parts.databases import ONLY_POSTGRESQL, database_url, engine
 from tests.parts.estates import GatewayVoice
 from tests.parts.rest import Rest, create_fleet, rest
 
@@ -60,9 +60,8 @@ async def test_what_can_never_be_read_is_looked_at_and_deleted(rest: Rest) -> No
     assert (await rest.get(QUARANTINE))["count"] == 0
 
 
+@ONLY_POSTGRESQL
 async def test_a_replay_that_crosses_another_transaction_is_done_again(rest: Rest) -> None:
-    if rest.hub.engine.dialect.name != "postgresql":
-        return
     fleet = await create_fleet(rest)
     meter = await rest.post(
         "/v1/metering/meter-devices", organization=fleet.organization, name="Unplugged", protocol="lis-200"

@@ -47,6 +47,9 @@ ON_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH if len(OF_WALKS) ==
 ONLY_POSTGRESQL = pytest.mark.parametrize("database_url", BOTH[1:], indirect=True)
 """For what SQLite does not have."""
 
+ONLY_SQLITE = pytest.mark.parametrize("database_url", BOTH[:1], indirect=True)
+"""For what its one writer brings with it."""
+
 
 ROOM = 2 * 1024**3
 """Bytes that must be free in the machine's memory for a server to have its data there."""
